@@ -1,0 +1,31 @@
+"""Builds the native data plane; everything else is in pyproject.toml."""
+
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+NATIVE = Path("src/stratovirt/_native")
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"stratovirt._native.{source.stem}",
+                [str(source)],
+                extra_compile_args=["-O2", "-g", "-fvisibility=hidden", "-Wno-unused-function"],
+            )
+            for source in sorted(NATIVE.glob("*.pyx"))
+        ],
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+        include_path=["src"],
+        build_dir="build",
+        nthreads=2,
+    )
+)

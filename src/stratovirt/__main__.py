@@ -1,0 +1,5 @@
+"""``python -m stratovirt``."""
+
+from stratovirt.cli import main
+
+main()

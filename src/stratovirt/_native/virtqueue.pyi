@@ -1,0 +1,26 @@
+from typing_extensions import Buffer
+
+from stratovirt._native.guest_memory import GuestMemory
+
+RING_ERRORS: dict[int, str]
+
+class VirtqueueError(ValueError): ...
+
+class Virtqueue:
+    size: int
+    position: tuple[int, int]
+    def __init__(
+        self, memory: GuestMemory, size: int, desc: int, avail: int, used: int, event_idx: bool
+    ) -> None: ...
+    @property
+    def failure(self) -> str | None: ...
+    def pop_chain(self) -> DescriptorChain | None: ...
+    def push_chain(self, chain: DescriptorChain) -> bool: ...
+    def rearm(self) -> bool: ...
+
+class DescriptorChain:
+    head: int
+    readable_len: int
+    writable_len: int
+    def read(self, size: int) -> bytes: ...
+    def write(self, data: Buffer) -> int: ...

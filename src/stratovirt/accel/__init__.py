@@ -1,0 +1,1 @@
+"""What runs vCPUs: the contract (``base``), Linux KVM (``kvm``) and the test client (``test``)."""

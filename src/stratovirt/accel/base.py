@@ -1,0 +1,50 @@
+"""The accelerator contract: all a board and its devices know of what runs the vCPUs."""
+
+from __future__ import annotations
+
+from stratovirt.errors import StratovirtError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.runtime.clock import Clock
+
+    class Accelerator(Protocol):
+        """Memory, interrupts and doorbells of one machine."""
+
+        @property
+        def clock(self) -> Clock:
+            """What devices read the time from and set timers on."""
+
+        def connect(
+            self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
+        ) -> None:
+            """Follow the machine's address spaces from now on."""
+
+        def set_irq_level(self, gsi: int, level: bool) -> None:
+            """Drive a GSI's line."""
+
+        def irqfd(self, gsi: int) -> int:
+            """A new eventfd whose writes pulse the GSI."""
+
+        def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
+            """Let guest writes of `value` to a memory address signal eventfd `fd`."""
+
+        def remove_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
+            """Undo `add_doorbell`."""
+
+        def pause(self) -> None:
+            """Stop every vCPU; returns when none runs guest code."""
+
+        def resume(self) -> None:
+            """Let the vCPUs run."""
+
+        def stop(self) -> None:
+            """Stop every vCPU for good; returns when their threads are gone."""
+
+
+class AccelError(StratovirtError):
+    """The accelerator is missing or cannot do what the machine needs."""

@@ -1,0 +1,1 @@
+"""Linux KVM: ``machine`` is the accelerator, ``vcpu`` the threads, one file per architecture."""

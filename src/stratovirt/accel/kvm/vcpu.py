@@ -1,0 +1,140 @@
+"""vCPU threads: started, paused, resumed and ended; what the guest's last exit means."""
+
+from __future__ import annotations
+
+import _thread
+
+from stratovirt._native import kvm as native
+from stratovirt._native.kvm import KvmVcpu
+from stratovirt.runtime.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = Log(__name__)
+
+
+class ExitReport:
+    """Why a vCPU stopped by itself: `reset` for a triple fault, else an error."""
+
+    __slots__ = ("reset", "text")
+
+    def __init__(self, text: str, *, reset: bool) -> None:
+        self.text = text
+        self.reset = reset
+
+
+def describe_registers(vcpu: KvmVcpu) -> str:
+    """The registers that tell where a vCPU is, in one line."""
+    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    words = [f"{name}={value:x}" for name, value in regs.items()]
+    words += [f"{name}={sregs[name]:x}" for name in ("cr0", "cr2", "cr3", "cr4", "efer")]
+    words += [f"{name}={sregs[name]['selector']:x}" for name in ("cs", "ss")]
+    return " ".join(words)
+
+
+class VcpuThread:
+    """One vCPU and the thread it runs in.
+
+    The thread waits in `_gate` while the vCPU is paused, and acknowledges by releasing
+    `_parked`.  Both are plain locks: `threading` would cost start-up time for nothing.
+    """
+
+    def __init__(self, vcpu: KvmVcpu, report: Callable[[ExitReport], None]) -> None:
+        self.vcpu = vcpu
+        self._report = report
+        self._gate = _thread.allocate_lock()
+        self._gate.acquire()
+        self._parked = _thread.allocate_lock()
+        self._ended = _thread.allocate_lock()
+        self._pause_wanted = False
+        self._stop_wanted = False
+        self._is_parked = False
+        self._started = False
+        self.thread_id = 0
+
+    def resume(self) -> None:
+        """Let the vCPU run."""
+        self._pause_wanted = False
+        if not self._started:
+            self._started = True
+            self._ended.acquire()
+            self._parked.acquire()
+            _thread.start_new_thread(self._main, ())
+        elif self._is_parked:
+            self._is_parked = False
+            self._gate.release()
+
+    def request_pause(self) -> None:
+        """Ask the vCPU to stop between two instructions."""
+        if self._started and not self._is_parked:
+            self._pause_wanted = True
+            self.vcpu.kick()
+
+    def wait_paused(self) -> None:
+        """Wait until a requested pause is reached."""
+        if self._pause_wanted:
+            self._parked.acquire()
+            self._is_parked = True
+
+    def request_stop(self) -> None:
+        """Ask the thread to end."""
+        self._stop_wanted = True
+        if self._is_parked:
+            self._is_parked = False
+            self._gate.release()
+        elif self._started:
+            self.vcpu.kick()
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        if self._started:
+            self._ended.acquire()
+            self._ended.release()
+
+    def _park(self) -> None:
+        self.vcpu.note_paused()
+        self._parked.release()
+        self._gate.acquire()
+
+    def _main(self) -> None:
+        native.block_signals_in_this_thread()
+        self.thread_id = _thread.get_native_id()
+        try:
+            while not self._stop_wanted:
+                reason = self.vcpu.run()
+                if reason != native.KICKED and not self._stop_wanted:
+                    self._report(self._explain(reason))
+                    # The machine decides what follows: it pauses or stops this vCPU.
+                    while not (self._pause_wanted or self._stop_wanted):
+                        self._idle()
+                if self._pause_wanted and not self._stop_wanted:
+                    self._park()
+        except Exception as error:
+            place = error.__traceback__
+            while place is not None and place.tb_next is not None:
+                place = place.tb_next
+            where = f"{place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place else "?"
+            self._report(
+                ExitReport(f"device error {type(error).__name__}: {error} in {where}", reset=False)
+            )
+            while not (self._pause_wanted or self._stop_wanted):
+                self._idle()
+            if self._pause_wanted and not self._stop_wanted:
+                self._park()
+        finally:
+            self._ended.release()
+
+    def _idle(self) -> None:
+        # Sleep without burning a core; a pause or stop request follows within milliseconds.
+        import time
+
+        time.sleep(0.001)
+
+    def _explain(self, reason: int) -> ExitReport:
+        if reason == native.RUN_FAILED:
+            return ExitReport(f"vCPU {self.vcpu.index}: KVM_RUN failed", reset=False)
+        text = f"vCPU {self.vcpu.index}: {self.vcpu.describe_exit()}"
+        text = f"{text}; {describe_registers(self.vcpu)}"
+        return ExitReport(text, reset=reason == native.SHUTDOWN)

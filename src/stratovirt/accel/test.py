@@ -1,0 +1,311 @@
+"""The test accelerator: a client on a UNIX socket plays the processor.
+
+Reads and writes go through the same address spaces a vCPU would use; interrupts are kept until
+asked for; the clock moves only when told to.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from stratovirt._native.dispatch import Dispatcher
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt.accel.base import AccelError
+from stratovirt.memory.address_space import AddressSpace, FlatRange, IoRegion, RamRegion
+from stratovirt.memory.dispatch import connect
+from stratovirt.runtime.clock import VirtualClock
+from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import READABLE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = Log(__name__)
+
+SIZES = {"b": 1, "w": 2, "l": 4, "q": 8}
+LINE_LIMIT = 1 << 20
+"""Longest command line, in bytes: a client that never ends its line is cut off."""
+TRANSFER_LIMIT = 1 << 19
+"""Most bytes one read, write or memset moves."""
+
+
+class CommandError(ValueError):
+    """A command that cannot be done; the client gets the text."""
+
+
+class _Doorbell:
+    """Signals an eventfd in user space, as KVM's ioeventfd does."""
+
+    def __init__(self, fd: int, value: int | None) -> None:
+        self.fd = fd
+        self.value = value
+
+
+class _DoorbellHandler:
+    """The registers at one doorbell address; values nobody rings for go to the device below."""
+
+    def __init__(self) -> None:
+        self.bells: list[_Doorbell] = []
+
+    def read(self, _offset: int, _size: int) -> int:
+        return 0
+
+    def write(self, _offset: int, _size: int, value: int) -> None:
+        for bell in self.bells:
+            if bell.value is None or bell.value == value:
+                os.eventfd_write(bell.fd, 1)
+
+
+class TestAccelerator:
+    """One machine without a processor; see the module's text."""
+
+    __test__ = False  # not a test class, whatever pytest makes of its name
+
+    def __init__(self, loop: Loop, vm_lock: object, path: str) -> None:
+        self.clock = VirtualClock()
+        # An access that hits nothing reads zeros here, not the floating bus of real hardware.
+        self.dispatcher = Dispatcher(vm_lock, 0)
+        self._loop = loop
+        self._levels: dict[int, bool] = {}
+        self._irqfds: dict[int, int] = {}
+        self._messages: list[tuple[int, int]] = []
+        self._doorbells: dict[tuple[int, int], tuple[_DoorbellHandler, IoRegion]] = {}
+        self._pending = b""
+        self.disconnected: Callable[[], None] = lambda: None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise AccelError(f"-mod-test {path}: cannot connect: {error.strerror}") from error
+
+    def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
+        """Follow the machine's address spaces from now on."""
+        self._ram = guest_memory
+        self._memory = memory
+        self._ports = ports
+        connect(self.dispatcher, memory, ports)
+
+    def set_irq_level(self, gsi: int, level: bool) -> None:
+        """Drive a GSI's line."""
+        self._levels[gsi] = level
+
+    def irqfd(self, gsi: int) -> int:
+        """A new eventfd whose writes pulse the GSI."""
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._irqfds[fd] = gsi
+        return fd
+
+    def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
+        """Let writes of `value` to a memory address signal eventfd `fd`."""
+        if (address, size) not in self._doorbells:
+            handler = _DoorbellHandler()
+            region = IoRegion(f"doorbell@0x{address:x}", size, handler)
+            self._memory.add(address, region, priority=2)
+            self._memory.commit()
+            self._doorbells[address, size] = (handler, region)
+        self._doorbells[address, size][0].bells.append(_Doorbell(fd, value))
+
+    def remove_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
+        """Undo `add_doorbell`."""
+        handler, region = self._doorbells[address, size]
+        handler.bells = [b for b in handler.bells if (b.fd, b.value) != (fd, value)]
+        if not handler.bells:
+            del self._doorbells[address, size]
+            self._memory.remove(region)
+            self._memory.commit()
+
+    def pause(self) -> None:
+        """Nothing runs, so nothing has to stop."""
+
+    def resume(self) -> None:
+        """Start to serve the client, the first time."""
+        self._loop.watch(self._socket.fileno(), READABLE, self._readable)
+
+    def stop(self) -> None:
+        """Leave the client."""
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+
+    def _readable(self, _events: int) -> None:
+        try:
+            received = self._socket.recv(65536)
+        except OSError:
+            received = b""
+        if not received:
+            self._loop.unwatch(self._socket.fileno())
+            self.disconnected()
+            return
+        self._pending += received
+        *lines, self._pending = self._pending.split(b"\n")
+        for line in lines:
+            reply = self._answer(line.decode(errors="replace").strip())
+            self._socket.sendall(reply.encode() + b"\n")
+        if len(self._pending) > LINE_LIMIT:
+            log.error(f"the test client's line is longer than {LINE_LIMIT} bytes")
+            self.disconnected()
+
+    def _answer(self, line: str) -> str:
+        words = line.split()
+        if not words:
+            return "Unsupported command: "
+        command = self._commands.get(words[0])
+        if command is None:
+            return f"Unsupported command: {words[0]}"
+        try:
+            return command(self, *words)
+        except (CommandError, ValueError, TypeError) as error:
+            return f"ERR {words[0]}: {error}"
+
+    def _read(self, command: str, address: str) -> str:
+        size = SIZES[command[-1]]
+        if command[0] == "i":
+            value = self.dispatcher.read(True, _hex(address) & 0xFFFF, size)
+        else:
+            value = int.from_bytes(self._read_memory(_hex(address), size), "little")
+        return f"OK 0x{value:016x}"
+
+    def _write(self, command: str, address: str, text: str) -> str:
+        size = SIZES[command[-1]]
+        value = _hex(text) & ((1 << 8 * size) - 1)
+        if command[0] == "o":
+            self.dispatcher.write(True, _hex(address) & 0xFFFF, size, value)
+        else:
+            self._write_memory(_hex(address), value.to_bytes(size, "little"))
+        return "OK"
+
+    def _read_block(self, _command: str, address: str, size: str) -> str:
+        return "OK 0x" + self._read_memory(_hex(address), _length(size)).hex()
+
+    def _write_block(self, _command: str, address: str, size: str, text: str) -> str:
+        content = bytes.fromhex(text.removeprefix("0x"))
+        if len(content) != _length(size):
+            raise CommandError(f"{len(content)} bytes given, {_length(size)} announced")
+        self._write_memory(_hex(address), content)
+        return "OK"
+
+    def _set_block(self, _command: str, address: str, size: str, pattern: str) -> str:
+        digits = pattern.removeprefix("0x")
+        unit = bytes.fromhex(digits if len(digits) % 2 == 0 else "0" + digits)
+        if not unit:
+            raise CommandError("the pattern is empty")
+        length = _length(size)
+        self._write_memory(_hex(address), (unit * (length // len(unit) + 1))[:length])
+        return "OK"
+
+    def _clock_step(self, _command: str, step_ns: str = "") -> str:
+        deadline = self.clock.next_deadline_ns() if not step_ns else None
+        target = int(step_ns) + self.clock.now_ns() if step_ns else deadline
+        if target is not None:
+            self.clock.move_to(target)
+        return f"OK {self.clock.now_ns()}"
+
+    def _clock_set(self, _command: str, now_ns: str) -> str:
+        self.clock.move_to(int(now_ns))
+        return f"OK {self.clock.now_ns()}"
+
+    def _query_msix(self, _command: str, address: str, payload: str) -> str:
+        message = (int(address), int(payload))
+        sent = message in self._messages
+        if sent:
+            self._messages.remove(message)
+        return f"OK {'TRUE' if sent else 'FALSE'}"
+
+    def _query_intx(self, _command: str, gsi: str) -> str:
+        self._collect_irqfds()
+        return f"OK {'TRUE' if self._levels.get(int(gsi)) else 'FALSE'}"
+
+    def _eoi_intx(self, _command: str, gsi: str) -> str:
+        self._collect_irqfds()
+        was_up = self._levels.get(int(gsi), False)
+        self._levels[int(gsi)] = False
+        return f"OK {'TRUE' if was_up else 'FALSE'}"
+
+    _commands: dict[str, Callable[..., str]] = {
+        **dict.fromkeys(("readb", "readw", "readl", "readq", "inb", "inw", "inl"), _read),
+        **dict.fromkeys(("writeb", "writew", "writel", "writeq", "outb", "outw", "outl"), _write),
+        "read": _read_block,
+        "write": _write_block,
+        "memset": _set_block,
+        "clock_step": _clock_step,
+        "clock_set": _clock_set,
+        "query_msix": _query_msix,
+        "query_intx": _query_intx,
+        "eoi_intx": _eoi_intx,
+    }
+
+    def _collect_irqfds(self) -> None:
+        for fd, gsi in self._irqfds.items():
+            try:
+                os.eventfd_read(fd)
+            except BlockingIOError:
+                continue
+            self._levels[gsi] = True
+
+    def _pieces(self, address: int, size: int) -> list[tuple[int, int, FlatRange | None]]:
+        """Cut an access into (address, size, range) at the borders of the map."""
+        pieces: list[tuple[int, int, FlatRange | None]] = []
+        end = address + size
+        for flat in self._memory.view:
+            if flat.start + flat.size <= address or flat.start >= end:
+                continue
+            if flat.start > address:
+                pieces.append((address, flat.start - address, None))
+                address = flat.start
+            stop = min(end, flat.start + flat.size)
+            pieces.append((address, stop - address, flat))
+            address = stop
+        if address < end:
+            pieces.append((address, end - address, None))
+        return pieces
+
+    def _read_memory(self, address: int, size: int) -> bytes:
+        result = b""
+        for start, length, flat in self._pieces(address, size):
+            if flat is None:
+                result += bytes(length)
+            elif isinstance(flat.region, RamRegion):
+                result += self._ram.read(start, length)
+            else:
+                for at, width in _accesses(start, length):
+                    result += self.dispatcher.read(False, at, width).to_bytes(width, "little")
+        return result
+
+    def _write_memory(self, address: int, content: bytes) -> None:
+        for start, length, flat in self._pieces(address, len(content)):
+            part = content[start - address : start - address + length]
+            if flat is None:
+                continue
+            if isinstance(flat.region, RamRegion):
+                self._ram.write(start, part)
+                continue
+            for at, width in _accesses(start, length):
+                value = int.from_bytes(part[at - start : at - start + width], "little")
+                self.dispatcher.write(False, at, width, value)
+
+
+def _accesses(address: int, size: int) -> list[tuple[int, int]]:
+    """Cut a range of registers into aligned accesses of at most 8 bytes."""
+    accesses: list[tuple[int, int]] = []
+    while size:
+        width = next(w for w in (8, 4, 2, 1) if w <= size and address % w == 0)
+        accesses.append((address, width))
+        address += width
+        size -= width
+    return accesses
+
+
+def _hex(text: str) -> int:
+    value = int(text, 16)
+    if not 0 <= value < 1 << 64:
+        raise CommandError(f"{text} is not a 64-bit number")
+    return value
+
+
+def _length(text: str) -> int:
+    size = _hex(text)
+    if size > TRANSFER_LIMIT:
+        raise CommandError(f"{text} is more than 0x{TRANSFER_LIMIT:x} bytes")
+    return size

@@ -1,0 +1,106 @@
+"""An encoder for the part of AML that boards need (ACPI 6.5, chapter 20)."""
+
+from __future__ import annotations
+
+import struct
+
+
+class Term:
+    """Encoded AML."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: bytes) -> None:
+        self.code = code
+
+
+def _package_length(size: int) -> bytes:
+    """PkgLength (20.2.4): counts itself."""
+    if size + 1 < 0x40:
+        return bytes([size + 1])
+    for extra in (1, 2, 3):
+        total = size + 1 + extra
+        if total < 1 << (4 + 8 * extra):
+            rest = (total >> 4).to_bytes(extra, "little")
+            return bytes([extra << 6 | total & 0xF]) + rest
+    raise ValueError("AML package too long")
+
+
+def name_string(path: str) -> bytes:
+    """NameString (20.2.2) of ``\\_SB_.COM1`` and the like."""
+    root = b"\\" if path.startswith("\\") else b""
+    segments = [part.ljust(4, "_").encode() for part in path.lstrip("\\").split(".") if part]
+    if any(len(segment) != 4 for segment in segments):
+        raise ValueError(f"'{path}' has a segment longer than four characters")
+    if len(segments) == 1:
+        return root + segments[0]
+    if len(segments) == 2:
+        return root + b"\x2e" + b"".join(segments)
+    return root + b"\x2f" + bytes([len(segments)]) + b"".join(segments)
+
+
+def encode(value: int | str | bytes | Term) -> bytes:
+    """DataRefObject (20.2.3): an integer, a string, a buffer, or a term as it is."""
+    if isinstance(value, Term):
+        return value.code
+    if isinstance(value, str):
+        return b"\x0d" + value.encode("ascii") + b"\0"
+    if isinstance(value, bytes):
+        body = encode(len(value)) + value
+        return b"\x11" + _package_length(len(body)) + body
+    if value in (0, 1):
+        return bytes([value])
+    for prefix, size in ((0x0A, 1), (0x0B, 2), (0x0C, 4), (0x0E, 8)):
+        if value < 1 << 8 * size:
+            return bytes([prefix]) + value.to_bytes(size, "little")
+    raise ValueError(f"{value} does not fit into 64 bits")
+
+
+def name(path: str, value: int | str | bytes | Term) -> Term:
+    """DefName."""
+    return Term(b"\x08" + name_string(path) + encode(value))
+
+
+def scope(path: str, *terms: Term) -> Term:
+    """DefScope."""
+    body = name_string(path) + b"".join(term.code for term in terms)
+    return Term(b"\x10" + _package_length(len(body)) + body)
+
+
+def device(path: str, *terms: Term) -> Term:
+    """DefDevice."""
+    body = name_string(path) + b"".join(term.code for term in terms)
+    return Term(b"\x5b\x82" + _package_length(len(body)) + body)
+
+
+def package(*values: int | str | bytes | Term) -> Term:
+    """DefPackage."""
+    body = bytes([len(values)]) + b"".join(encode(value) for value in values)
+    return Term(b"\x12" + _package_length(len(body)) + body)
+
+
+def eisa_id(text: str) -> int:
+    """EISAID macro: a seven-character id as the number that _HID holds (19.6.37)."""
+    letters = [ord(letter) - 0x40 for letter in text[:3]]
+    number = letters[0] << 26 | letters[1] << 21 | letters[2] << 16 | int(text[3:], 16)
+    return int.from_bytes(number.to_bytes(4, "big"), "little")
+
+
+def resources(*descriptors: bytes) -> bytes:
+    """ResourceTemplate: descriptors and the end tag (6.4.2.9), whose checksum 0 means unchecked."""
+    return b"".join(descriptors) + b"\x79\0"
+
+
+def memory32(base: int, size: int) -> bytes:
+    """Memory32Fixed, read-write (6.4.3.4)."""
+    return struct.pack("<BHBII", 0x86, 9, 1, base, size)
+
+
+def io_ports(base: int, size: int) -> bytes:
+    """IO with 16-bit decoding (6.4.2.5)."""
+    return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, size)
+
+
+def interrupt(gsi: int) -> bytes:
+    """Extended Interrupt: consumer, edge, active high, exclusive (6.4.3.6)."""
+    return struct.pack("<BHBBI", 0x89, 6, 0b0011, 1, gsi)

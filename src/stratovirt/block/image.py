@@ -1,0 +1,88 @@
+"""A raw image file or block device: opened, locked, measured."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from stratovirt.config.devices import Drive
+from stratovirt.errors import StratovirtError
+
+SECTOR = 512
+DIRECT_ALIGNMENT = 4096
+"""What every Linux file system and disk accepts for O_DIRECT."""
+
+
+class ImageError(StratovirtError):
+    """An image cannot be used; the text names the -drive."""
+
+
+class Image:
+    """An open image.
+
+    `fd` honours the drive's ``direct``; `buffered_fd` goes through the page cache, for requests
+    that O_DIRECT cannot take.  `sectors` is the whole number of 512-byte sectors.
+    """
+
+    def __init__(self, drive: Drive) -> None:
+        self._source = f"-drive id={drive.id},file={drive.file}"
+        self.readonly = drive.readonly
+        access = os.O_RDONLY if drive.readonly else os.O_RDWR
+        self.buffered_fd = self._open(drive.file, access)
+        try:
+            self._lock()
+            self.sectors = self._size() // SECTOR
+            if self.sectors == 0:
+                raise ImageError(f"{self._source}: the image holds not even one 512-byte sector")
+            self.fd = self.buffered_fd
+            self.direct_align = 0
+            if drive.direct:
+                self.fd = self._open_direct(drive.file, access)
+                self.direct_align = DIRECT_ALIGNMENT
+        except StratovirtError:
+            os.close(self.buffered_fd)
+            raise
+
+    def close(self) -> None:
+        """Give back the descriptors, and with them the lock."""
+        if self.fd != self.buffered_fd:
+            os.close(self.fd)
+        os.close(self.buffered_fd)
+
+    def _open(self, path: str, flags: int) -> int:
+        try:
+            return os.open(path, flags | os.O_CLOEXEC)
+        except OSError as error:
+            hint = "; use readonly=on" if error.errno == errno.EROFS and flags & os.O_RDWR else ""
+            raise ImageError(f"{self._source}: cannot open: {error.strerror}{hint}") from error
+
+    def _open_direct(self, path: str, access: int) -> int:
+        try:
+            return os.open(path, access | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(
+                f"{self._source}: cannot open with direct=on: {error.strerror}; "
+                "this file system may not support O_DIRECT, use direct=off"
+            ) from error
+
+    def _lock(self) -> None:
+        kind = fcntl.LOCK_SH if self.readonly else fcntl.LOCK_EX
+        try:
+            # flock belongs to the open file, so it holds until the last descriptor goes.
+            fcntl.flock(self.buffered_fd, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise ImageError(
+                    f"{self._source}: the image is in use by another process"
+                ) from error
+            raise ImageError(f"{self._source}: cannot lock: {error.strerror}") from error
+
+    def _size(self) -> int:
+        status = os.fstat(self.buffered_fd)
+        if stat.S_ISBLK(status.st_mode):
+            return os.lseek(self.buffered_fd, 0, os.SEEK_END)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{self._source}: neither a regular file nor a block device")
+        return status.st_size

@@ -1,0 +1,26 @@
+"""The raw image that ``objcopy -O binary vmlinux`` makes: loaded and entered at 16 MiB."""
+
+from __future__ import annotations
+
+import mmap
+
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt.boot.image import KernelFile, KernelImage
+
+LOAD_ADDRESS = 0x0100_0000
+BANNER = b"Linux version "
+"""Every kernel holds its banner (linux_banner), and a raw image has no other mark."""
+
+
+def is_raw_image(file: KernelFile) -> bool:
+    """Whether the file holds a kernel's banner."""
+    if file.size < len(BANNER):
+        return False
+    with mmap.mmap(file.fd, 0, access=mmap.ACCESS_READ) as content:
+        return content.find(BANNER) >= 0
+
+
+def load_raw_image(file: KernelFile, memory: GuestMemory) -> KernelImage:
+    """Load the file as it is; raises BootError when it does not fit."""
+    file.load(memory, LOAD_ADDRESS, 0, file.size)
+    return KernelImage(entry=LOAD_ADDRESS, end=LOAD_ADDRESS + file.size)

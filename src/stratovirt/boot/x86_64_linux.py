@@ -1,0 +1,84 @@
+"""Puts a Linux kernel, its command line and its tables where an x86_64 board wants them."""
+
+from __future__ import annotations
+
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt.boot.boot_params import E820_RAM, E820_RESERVED, boot_params
+from stratovirt.boot.bzimage import is_bzimage, load_bzimage
+from stratovirt.boot.elf import is_elf, load_elf
+from stratovirt.boot.image import BootError, KernelFile, KernelImage
+from stratovirt.boot.initrd import load_initrd
+from stratovirt.boot.raw_image import is_raw_image, load_raw_image
+from stratovirt.cpu.x86_64_boot import EntryPoint, write_descriptor_tables, write_page_tables
+
+ZERO_PAGE = 0x7000
+BOOT_STACK = 0x8FF0
+PAGE_TABLES = 0x9000
+COMMAND_LINE = 0x2_0000
+COMMAND_LINE_ROOM = 0x1_0000
+EBDA = 0x9_FC00
+LOW_RAM_TOP = 0xA_0000
+ACPI_TABLES = 0xE_0000
+RESET_VECTOR = 0xF_FFF0
+"""F000:FFF0, where Linux jumps in real mode when its other ways to reboot are not there."""
+RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")
+"""mov al, 0xfe; out 0x64, al; then halt: what a firmware's entry would come to."""
+HIGH_RAM = 0x10_0000
+
+
+def load_kernel(path: str, memory: GuestMemory) -> KernelImage:
+    """Load a kernel of any supported format; raises BootError."""
+    file = KernelFile(path)
+    try:
+        if is_bzimage(file):
+            return load_bzimage(file, memory)
+        if is_elf(file):
+            return load_elf(file, memory)
+        if is_raw_image(file):
+            return load_raw_image(file, memory)
+        raise file.error("not a Linux kernel: no bzImage, ELF vmlinux or raw image")
+    finally:
+        file.close()
+
+
+def load_linux(
+    *,
+    kernel: str,
+    initrd: str | None,
+    command_line: str,
+    memory: GuestMemory,
+    ram: list[tuple[int, int]],
+) -> EntryPoint:
+    """Load everything Linux needs and say where to start; `ram` is (gpa, size), lowest first."""
+    image = load_kernel(kernel, memory)
+    low_end = ram[0][0] + ram[0][1]
+    placed = load_initrd(initrd, image, memory, low_end) if initrd is not None else None
+    text = command_line.encode()
+    limit = min(image.command_line_limit, COMMAND_LINE_ROOM - 1)
+    if len(text) > limit:
+        raise BootError(
+            f"-append: the command line has {len(text)} bytes with what the board adds; "
+            f"this kernel takes at most {limit}"
+        )
+    memory.write(COMMAND_LINE, text + b"\0")
+    e820 = [
+        (0, EBDA, E820_RAM),
+        (EBDA, LOW_RAM_TOP - EBDA, E820_RESERVED),
+        (ACPI_TABLES, HIGH_RAM - ACPI_TABLES, E820_RESERVED),
+        (HIGH_RAM, low_end - HIGH_RAM, E820_RAM),
+        *((gpa, size, E820_RAM) for gpa, size in ram[1:]),
+    ]
+    memory.write(
+        ZERO_PAGE,
+        boot_params(
+            setup_header=image.setup_header,
+            command_line_gpa=COMMAND_LINE,
+            initrd=placed,
+            e820=e820,
+            rsdp=ACPI_TABLES,
+        ),
+    )
+    memory.write(RESET_VECTOR, RESET_CODE)
+    write_page_tables(memory, PAGE_TABLES)
+    write_descriptor_tables(memory)
+    return EntryPoint(image.entry, ZERO_PAGE, PAGE_TABLES, BOOT_STACK)

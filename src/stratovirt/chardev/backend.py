@@ -1,0 +1,177 @@
+"""The chardev contract, and what stream-like back ends share."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from stratovirt.errors import StratovirtError
+from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import READABLE, WRITABLE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = Log(__name__)
+
+OUTPUT_HIGH = 4096
+"""Bytes waiting for a slow peer from which on the device is told to hold back."""
+OUTPUT_LIMIT = 1 << 16
+"""Bytes kept for a device that does not hold back; what comes beyond is dropped and logged."""
+CHUNK = 512
+"""Most bytes written at once: a writable pipe or terminal takes this many without blocking."""
+
+
+class ChardevError(StratovirtError):
+    """A chardev cannot be set up; the text names the option."""
+
+
+class Chardev:
+    """A stream of bytes to and from the host.
+
+    The device sets `on_input` (bytes have come), `room` (how many it can take now) and
+    `on_drained` (a slow peer has caught up), and calls `write`; after taking input it calls
+    `resume_input`.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.on_input: Callable[[bytes], None] = lambda _received: None
+        self.room: Callable[[], int] = lambda: 0
+        self.on_drained: Callable[[], None] = lambda: None
+        self._input_fd = -1
+        self._output_fd = -1
+        self._pending = bytearray()
+        self._input_watched = False
+        self._output_watched = False
+        self._dropped = False
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Whether the peer is so slow that the device should wait for `on_drained`."""
+        return len(self._pending) >= OUTPUT_HIGH
+
+    def write(self, content: bytes) -> None:
+        """Send bytes to the peer, now or when it reads; never blocks."""
+        if self._output_fd < 0:
+            return
+        if len(self._pending) + len(content) > OUTPUT_LIMIT:
+            if not self._dropped:
+                log.warn("a chardev's peer does not read; output is dropped")
+            self._dropped = True
+            return
+        self._pending += content
+        if len(self._pending) == len(content):
+            self._flush()
+
+    def drain(self) -> None:
+        """Send what the peer takes at once: the process is about to end."""
+        self._flush()
+
+    def resume_input(self) -> None:
+        """The device has room again."""
+        if self._input_fd >= 0 and not self._input_watched and self.room() > 0:
+            self._watch_input()
+
+    def close(self) -> None:
+        """Stop watching and give back the descriptors."""
+        self._detach()
+
+    def _attach(self, input_fd: int, output_fd: int) -> None:
+        self._input_fd, self._output_fd = input_fd, output_fd
+        self._dropped = False
+        if input_fd >= 0:
+            self._watch_input()
+
+    def _detach(self) -> None:
+        for fd in {self._input_fd, self._output_fd} - {-1}:
+            self.loop.unwatch(fd)
+        self._input_fd = self._output_fd = -1
+        self._input_watched = self._output_watched = False
+        if self._pending:
+            self._pending.clear()
+            self.on_drained()
+
+    def _hung_up(self) -> None:
+        """The peer has gone; what that means is the back end's to say."""
+        self._detach()
+
+    def _events(self) -> dict[int, int]:
+        wanted: dict[int, int] = {}
+        if self._input_watched:
+            wanted[self._input_fd] = READABLE
+        if self._pending and self._output_fd >= 0:
+            wanted[self._output_fd] = wanted.get(self._output_fd, 0) | WRITABLE
+        return wanted
+
+    def _rewatch(self) -> None:
+        wanted = self._events()
+        for fd in {self._input_fd, self._output_fd} - {-1}:
+            if fd in wanted:
+                self.loop.watch(fd, wanted[fd], lambda events, fd=fd: self._ready(fd, events))  # type: ignore[misc]
+            else:
+                self.loop.unwatch(fd)
+
+    def _watch_input(self) -> None:
+        self._input_watched = True
+        try:
+            self._rewatch()
+        except PermissionError:
+            # A regular file or /dev/null cannot be polled; take what it has, once.
+            self._input_watched = False
+            self.loop.call_soon(self._read_file)
+
+    def _read_file(self) -> None:
+        room = self.room()
+        if room > 0 and self._input_fd >= 0:
+            received = os.read(self._input_fd, room)
+            if received:
+                self.on_input(received)
+            else:
+                self._input_fd = -1
+
+    def _ready(self, fd: int, events: int) -> None:
+        if fd == self._output_fd and events & WRITABLE:
+            self._flush()
+        if fd == self._input_fd and events & ~WRITABLE:
+            self._receive()
+
+    def _receive(self) -> None:
+        room = self.room()
+        if room <= 0:
+            self._input_watched = False
+            self._rewatch()
+            return
+        try:
+            received = os.read(self._input_fd, room)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if received:
+            self.on_input(received)
+        else:
+            self._hung_up()
+
+    def _flush(self) -> None:
+        poller = select.poll()
+        poller.register(self._output_fd, select.POLLOUT)
+        while self._pending and poller.poll(0):
+            try:
+                count = os.write(self._output_fd, self._pending[:CHUNK])
+            except BlockingIOError:
+                break
+            except OSError:
+                self._hung_up()
+                return
+            del self._pending[:count]
+        self._rewatch_output()
+
+    def _rewatch_output(self) -> None:
+        # The common case, all sent and nothing watched for it, costs no system call.
+        if self._pending or self._output_watched:
+            was_watched, self._output_watched = self._output_watched, bool(self._pending)
+            self._rewatch()
+            if was_watched and not self._output_watched:
+                self.on_drained()

@@ -1,0 +1,35 @@
+"""Splitting of option values as QEMU users write them: ``first,key=value,flag``."""
+
+from stratovirt.config.errors import ConfigError
+
+
+def split(option: str, text: str) -> list[tuple[str | None, str]]:
+    """Split `text` into (key, value) pairs; a word without ``=`` has the key None.
+
+    A doubled comma is a literal comma.  Raises ConfigError for an empty piece or key.
+    """
+    pairs: list[tuple[str | None, str]] = []
+    for piece in _pieces(text):
+        key, equals, value = piece.partition("=")
+        if not piece or (equals and not key):
+            raise ConfigError(f"{option} {text}: empty property; write key=value,key=value")
+        pairs.append((key, value) if equals else (None, piece))
+    return pairs
+
+
+def _pieces(text: str) -> list[str]:
+    pieces: list[str] = []
+    current = ""
+    rest = text
+    while True:
+        head, comma, tail = rest.partition(",")
+        current += head
+        if comma and tail.startswith(","):
+            current += ","
+            rest = tail[1:]
+            continue
+        pieces.append(current)
+        current = ""
+        if not comma:
+            return pieces
+        rest = tail

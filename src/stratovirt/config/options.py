@@ -1,0 +1,169 @@
+"""One definition per option: from it come parsing, checks, help and the QMP arguments.
+
+An option is a class with typed fields::
+
+    class Smp(Options, flag="-smp", first="cpus"):
+        \"\"\"Virtual CPUs and their topology.\"\"\"
+
+        cpus: int = opt(Integer(1, 254), default=1, help="vCPUs present at start")
+
+``Smp.parse("2,maxcpus=4")`` and ``Smp(cpus=2)`` give an immutable object.  ``first`` names the
+field that a first word without ``=`` sets; a switch may be written without its value.
+"""
+
+from __future__ import annotations
+
+from stratovirt.config.errors import ConfigError
+from stratovirt.config.keyval import split
+from stratovirt.config.kinds import Kind, OnOff, one_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any, Self, TypeVar, dataclass_transform
+
+    T = TypeVar("T")
+else:
+
+    def dataclass_transform(**_arguments: object) -> object:
+        """Runtime stand-in: the decorator only informs type checkers."""
+        return lambda cls: cls
+
+
+REQUIRED: Any = object()
+
+
+class Field:
+    """One property of an option."""
+
+    __slots__ = ("default", "help", "key", "kind", "name")
+
+    def __init__(self, kind: Kind[Any], default: Any, key: str | None, text: str) -> None:
+        self.kind = kind
+        self.default = default
+        self.key = key or ""
+        self.help = text
+        self.name = ""
+
+
+def opt(kind: Kind[T], *, default: Any = REQUIRED, key: str | None = None, help: str = "") -> Any:
+    """Define a property: its kind, default (none: it is required), spelling and help line."""
+    return Field(kind, default, key, help)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(opt,))
+class Options:
+    """Base of every option; see the module's text."""
+
+    flag = ""
+    first: str | None = None
+    fields: dict[str, Field] = {}
+    """Properties by the key the user writes."""
+
+    def __init_subclass__(cls, flag: str = "", first: str | None = None) -> None:
+        """Collect the fields; a subclass inherits those of its bases."""
+        cls.flag = flag or cls.flag
+        cls.first = first or cls.first
+        cls.fields = dict(cls.fields)
+        for name, field in list(vars(cls).items()):
+            if isinstance(field, Field):
+                field.name = name
+                field.key = field.key or name.rstrip("_").replace("_", "-")
+                cls.fields[field.key] = field
+                delattr(cls, name)
+
+    def __init__(self, **values: Any) -> None:
+        """Set the given fields and the defaults of the others."""
+        for field in self.fields.values():
+            value = values.pop(field.name, field.default)
+            if value is REQUIRED:
+                raise TypeError(f"{type(self).__name__} needs {field.name}")
+            object.__setattr__(self, field.name, value)
+        if values:
+            raise TypeError(f"{type(self).__name__} has no field {next(iter(values))}")
+        self.check()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: options do not change once read."""
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __repr__(self) -> str:
+        """The fields, as they were given."""
+        values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in self.fields.values())
+        return f"{type(self).__name__}({values})"
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when of one class with equal fields."""
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def check(self) -> None:
+        """Rules between fields; raises ValueError with a sentence about them."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same option with some fields changed."""
+        return type(self)(**{**vars(self), **changes})
+
+    @classmethod
+    def parse(cls, text: str, flag: str | None = None) -> Self:
+        """Read ``first,key=value``; raises ConfigError naming the option and what is wrong."""
+        flag = flag or cls.flag
+        return cls.from_pairs(split(flag, text), f"{flag} {text}")
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[str | None, str]], source: str) -> Self:
+        """Read pairs from a command line; `source` starts the error messages."""
+        values: dict[str, object] = {}
+        for index, (key, text) in enumerate(pairs):
+            if key is None:
+                field = cls.fields.get(text)
+                if field is not None and isinstance(field.kind, OnOff):
+                    key, text = text, "on"
+                elif index == 0 and cls.first is not None:
+                    key = cls.first
+                else:
+                    known = f"; write {text}=..." if field else cls._known()
+                    raise ConfigError(f"{source}: '{text}' needs a value or is unknown{known}")
+            field = cls._field(key, values, source)
+            try:
+                values[field.name] = field.kind.parse(text)
+            except ValueError as error:
+                raise ConfigError(f"{source}: {key} must be {error}, not '{text}'") from None
+        return cls._complete(values, source)
+
+    @classmethod
+    def from_json(cls, arguments: Mapping[str, object], source: str) -> Self:
+        """Read the arguments of a QMP command."""
+        values: dict[str, object] = {}
+        for key, value in arguments.items():
+            field = cls._field(key, values, source)
+            try:
+                values[field.name] = field.kind.from_json(value)
+            except ValueError as error:
+                shown = repr(value) if len(repr(value)) < 80 else type(value).__name__
+                raise ConfigError(f"{source}: {key} must be {error}, not {shown}") from None
+        return cls._complete(values, source)
+
+    @classmethod
+    def _field(cls, key: str, values: Mapping[str, object], source: str) -> Field:
+        field = cls.fields.get(key)
+        if field is None:
+            raise ConfigError(f"{source}: unknown property '{key}'{cls._known()}")
+        if field.name in values:
+            raise ConfigError(f"{source}: {key} is given twice")
+        return field
+
+    @classmethod
+    def _known(cls) -> str:
+        return f"; known are {one_of(list(cls.fields))}" if cls.fields else "; it takes none"
+
+    @classmethod
+    def _complete(cls, values: dict[str, object], source: str) -> Self:
+        for key, field in cls.fields.items():
+            if field.default is REQUIRED and field.name not in values:
+                raise ConfigError(f"{source}: {key} is missing; it must be {field.kind.allowed}")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from None

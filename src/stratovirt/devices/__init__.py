@@ -1,0 +1,1 @@
+"""Devices that are not virtio: serial port, keyboard controller's reset line, power control."""

@@ -1,0 +1,214 @@
+"""microvm on x86_64: RAM, a serial port, power control and virtio-mmio slots."""
+
+from __future__ import annotations
+
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt.acpi import aml, tables
+from stratovirt.block.image import Image
+from stratovirt.boot import x86_64_linux
+from stratovirt.boot.mptable import mp_table
+from stratovirt.config.errors import ConfigError
+from stratovirt.config.vm_config import VmConfig
+from stratovirt.cpu.x86_64_boot import EntryPoint
+from stratovirt.cpu.x86_64_cpuid import ApicIds
+from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
+from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
+from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
+from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
+from stratovirt.devices.uart16550 import Uart16550
+from stratovirt.machine import microvm_x86_64_layout as layout
+from stratovirt.memory import ram
+from stratovirt.memory.address_space import AddressSpace, IoRegion
+from stratovirt.virtio.blk import Blk
+from stratovirt.virtio.mmio import MmioTransport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.chardev.open import AnyChardev
+    from stratovirt.runtime.loop import Loop
+    from stratovirt.virtio.device import VirtioDevice
+
+
+class Microvm:
+    """The board, built from its configuration; `guest_reset` and `guest_power_off` report up."""
+
+    target = "x86_64"
+
+    def __init__(
+        self,
+        config: VmConfig,
+        accelerator: Accelerator,
+        loop: Loop,
+        serial: AnyChardev | None,
+        guest_reset: Callable[[], None],
+        guest_power_off: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._accelerator = accelerator
+        self.memory_space = AddressSpace("memory", 1 << layout.PHYSICAL_ADDRESS_BITS)
+        self.port_space = AddressSpace("port", layout.PORT_SPACE)
+        self.guest_memory = GuestMemory()
+        self.ram = layout.ram_pieces(config.memory.size)
+        self.slots: list[MmioTransport] = []
+        self.images: list[Image] = []
+        self.serial = serial
+        topology = config.smp.topology
+        self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
+
+        accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
+        mapping = ram.allocate(
+            config.memory.size, shared=config.machine.mem_share, dump=config.machine.dump_guest_core
+        )
+        ram.place(self.guest_memory, self.memory_space, mapping, self.ram)
+        self._add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
+        self._add_ports(
+            "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(guest_power_off)
+        )
+        if serial is not None:
+            self._add_ports(
+                "uart", layout.UART_PORT, UART_REGISTERS, Uart16550(serial, self._uart_irq)
+            )
+        try:
+            for options in config.devices:
+                image = Image(config.drives[options.drive])
+                self.images.append(image)
+                self._add_virtio(Blk(options, image, loop), f"{options.flag},drive={options.drive}")
+        except Exception:
+            self.close()
+            raise
+        self.memory_space.commit()
+        self.port_space.commit()
+
+    @property
+    def devices(self) -> list[VirtioDevice]:
+        """All virtio devices."""
+        return [slot.device for slot in self.slots]
+
+    def load(self) -> EntryPoint | None:
+        """Load the kernel and the tables; where the first vCPU starts, None without a kernel."""
+        self._write_acpi_tables()
+        self._write_mp_table()
+        if self._config.kernel is None:
+            return None
+        return x86_64_linux.load_linux(
+            kernel=self._config.kernel,
+            initrd=self._config.initrd,
+            command_line=self._command_line(),
+            memory=self.guest_memory,
+            ram=self.ram,
+        )
+
+    def close(self) -> None:
+        """Stop the devices and give back their files; requests in flight are completed."""
+        for slot in self.slots:
+            slot.reset()
+        for image in self.images:
+            image.close()
+        self.images.clear()
+        if self.serial is not None:
+            self.serial.drain()
+
+    def _uart_irq(self, level: bool) -> None:
+        self._accelerator.set_irq_level(layout.UART_GSI, level)
+
+    def _add_ports(
+        self, name: str, port: int, size: int, device: ResetController | SleepController | Uart16550
+    ) -> None:
+        self.port_space.add(port, IoRegion(name, size, device))
+
+    def _add_virtio(self, device: VirtioDevice, source: str) -> None:
+        index = len(self.slots)
+        if index == layout.VIRTIO_SLOTS:
+            raise ConfigError(
+                f"{source}: microvm has {layout.VIRTIO_SLOTS} virtio slots and all are taken"
+            )
+        self.slots.append(
+            MmioTransport(
+                device,
+                self.guest_memory,
+                self._accelerator,
+                self.memory_space,
+                layout.VIRTIO_MMIO + index * layout.VIRTIO_SLOT,
+                layout.VIRTIO_FIRST_GSI + index,
+            )
+        )
+
+    def _command_line(self) -> str:
+        # In front, because what follows a "--" in the user's text is for init, not the kernel.
+        added = [f"virtio_mmio.device=512@0x{slot.base:x}:{slot.gsi}" for slot in self.slots]
+        return " ".join([*added, self._config.append]).strip()
+
+    def _dsdt(self) -> bytes:
+        devices = [
+            aml.device(
+                f"V{index:03d}",
+                aml.name("_HID", "LNRO0005"),
+                aml.name("_UID", index),
+                aml.name("_CCA", 1),
+                aml.name(
+                    "_CRS",
+                    aml.resources(
+                        aml.memory32(slot.base, layout.VIRTIO_SLOT), aml.interrupt(slot.gsi)
+                    ),
+                ),
+            )
+            for index, slot in enumerate(self.slots)
+        ]
+        if self.serial is not None:
+            devices.append(
+                aml.device(
+                    "COM1",
+                    aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0501")))),
+                    aml.name("_UID", 0),
+                    aml.name("_STA", 0xF),
+                    aml.name(
+                        "_CRS",
+                        aml.resources(
+                            aml.io_ports(layout.UART_PORT, UART_REGISTERS),
+                            aml.interrupt(layout.UART_GSI),
+                        ),
+                    ),
+                )
+            )
+        body = aml.scope("\\_SB_", *devices).code
+        body += aml.name("\\_S5_", aml.package(SLEEP_TYPE_S5, 0, 0, 0)).code
+        return tables.table(b"DSDT", 6, body)
+
+    def _write_acpi_tables(self) -> None:
+        ioapic_id = self._ioapic_id()
+        placed = tables.lay_out(
+            x86_64_linux.ACPI_TABLES,
+            x86_64_linux.RESET_VECTOR,
+            self._dsdt(),
+            lambda dsdt: tables.fadt(
+                dsdt=dsdt,
+                reset_port=layout.RESET_PORT,
+                reset_value=PULSE_RESET,
+                sleep_control=layout.SLEEP_PORT,
+                sleep_status=layout.SLEEP_PORT + 1,
+            ),
+            [
+                tables.madt(
+                    lapic=layout.LAPIC,
+                    apic_ids=self.apic_ids,
+                    ioapic_id=ioapic_id,
+                    ioapic=layout.IOAPIC,
+                )
+            ],
+        )
+        for address, content in placed:
+            self.guest_memory.write(address, content)
+
+    def _write_mp_table(self) -> None:
+        table = mp_table(
+            self.apic_ids, self._ioapic_id(), layout.IOAPIC, layout.LAPIC, x86_64_linux.EBDA
+        )
+        # More vCPUs than the EBDA has room for are only listed in ACPI.
+        if len(table) <= x86_64_linux.LOW_RAM_TOP - x86_64_linux.EBDA:
+            self.guest_memory.write(x86_64_linux.EBDA, table)
+
+    def _ioapic_id(self) -> int:
+        return min(max(self.apic_ids) + 1, 0xFE)

@@ -1,0 +1,31 @@
+"""The address and interrupt map of microvm on x86_64."""
+
+from __future__ import annotations
+
+GIB = 1 << 30
+
+LOW_RAM_END = 3 * GIB
+HIGH_RAM_START = 4 * GIB
+PHYSICAL_ADDRESS_BITS = 52
+PORT_SPACE = 1 << 16
+
+VIRTIO_MMIO = 0xF010_0000
+VIRTIO_SLOT = 0x200
+VIRTIO_FIRST_GSI, VIRTIO_LAST_GSI = 5, 15
+VIRTIO_SLOTS = VIRTIO_LAST_GSI - VIRTIO_FIRST_GSI + 1
+
+IOAPIC = 0xFEC0_0000
+LAPIC = 0xFEE0_0000
+IDENTITY_MAP = 0xFEF0_C000
+TSS = 0xFEF0_D000
+
+KEYBOARD_PORT = 0x60
+RESET_PORT = 0x64
+UART_PORT, UART_GSI = 0x3F8, 4
+SLEEP_PORT = 0x600
+
+
+def ram_pieces(size: int) -> list[tuple[int, int]]:
+    """(gpa, size) of the RAM pieces: below 3 GiB, the rest from 4 GiB."""
+    low = min(size, LOW_RAM_END)
+    return [(0, low)] if low == size else [(0, low), (HIGH_RAM_START, size - low)]

@@ -1,0 +1,139 @@
+"""Who answers at which address: regions, flattened, and listeners that follow the map.
+
+An AddressSpace holds regions at addresses with priorities.  `commit` flattens them to disjoint
+ranges and tells each listener what went and what came, in one transaction.
+"""
+
+from __future__ import annotations
+
+from stratovirt._native.dispatch import NativeOps
+from stratovirt._native.guest_memory import RamMapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Handler(Protocol):
+        """A device's registers, seen as a range of offsets."""
+
+        def read(self, offset: int, size: int) -> int:
+            """The `size`-byte little-endian value at `offset`."""
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            """Store a `size`-byte little-endian value at `offset`."""
+
+    class Listener(Protocol):
+        """Follows the flat view of an address space."""
+
+        def changed(
+            self, removed: list[FlatRange], added: list[FlatRange], view: list[FlatRange]
+        ) -> None:
+            """The map changed; `view` is all of it, sorted by address."""
+
+
+class Region:
+    """A named range of `size` bytes that something answers."""
+
+    def __init__(self, name: str, size: int) -> None:
+        if size <= 0:
+            raise ValueError(f"region {name} has no size")
+        self.name = name
+        self.size = size
+
+
+class RamRegion(Region):
+    """Guest RAM: part of a host mapping."""
+
+    def __init__(self, name: str, size: int, mapping: RamMapping, offset: int) -> None:
+        super().__init__(name, size)
+        self.mapping = mapping
+        self.offset = offset
+
+
+class IoRegion(Region):
+    """Registers answered by a Python device."""
+
+    def __init__(self, name: str, size: int, handler: Handler) -> None:
+        super().__init__(name, size)
+        self.handler = handler
+
+
+class NativeRegion(Region):
+    """Registers answered by native code without the GIL."""
+
+    def __init__(self, name: str, size: int, ops: NativeOps) -> None:
+        super().__init__(name, size)
+        self.ops = ops
+
+
+class FlatRange:
+    """One piece of the flat view: [start, start+size) is `region` from `offset` on."""
+
+    __slots__ = ("offset", "region", "size", "start")
+
+    def __init__(self, start: int, size: int, region: Region, offset: int) -> None:
+        self.start, self.size, self.region, self.offset = start, size, region, offset
+
+    def key(self) -> tuple[int, int, int, int]:
+        """Equal for ranges that mean the same."""
+        return self.start, self.size, id(self.region), self.offset
+
+
+class AddressSpace:
+    """The memory or port space of one machine; `limit` is its size in bytes."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = name
+        self.limit = limit
+        self._regions: list[tuple[int, int, Region]] = []
+        self._listeners: list[Listener] = []
+        self.view: list[FlatRange] = []
+
+    def add(self, start: int, region: Region, priority: int = 0) -> None:
+        """Map `region` at `start`; where regions overlap, the higher priority answers.
+
+        Raises ValueError when it does not fit or overlaps another of the same priority.
+        """
+        if start < 0 or start + region.size > self.limit:
+            raise ValueError(f"{region.name} at 0x{start:x} lies outside {self.name} space")
+        for other_start, other_priority, other in self._regions:
+            overlaps = start < other_start + other.size and other_start < start + region.size
+            if overlaps and priority == other_priority:
+                raise ValueError(f"{region.name} overlaps {other.name} in {self.name} space")
+        self._regions.append((start, priority, region))
+
+    def remove(self, region: Region) -> None:
+        """Take `region` out of the map."""
+        self._regions = [entry for entry in self._regions if entry[2] is not region]
+
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` of the map as it is and of every change."""
+        self._listeners.append(listener)
+        listener.changed([], list(self.view), list(self.view))
+
+    def commit(self) -> None:
+        """Make the additions and removals since the last commit real."""
+        fresh = self._flatten()
+        old_keys = {entry.key() for entry in self.view}
+        new_keys = {entry.key() for entry in fresh}
+        removed = [entry for entry in self.view if entry.key() not in new_keys]
+        added = [entry for entry in fresh if entry.key() not in old_keys]
+        self.view = fresh
+        for listener in self._listeners:
+            listener.changed(removed, added, fresh)
+
+    def _flatten(self) -> list[FlatRange]:
+        flat: list[FlatRange] = []
+        for start, _, region in sorted(self._regions, key=lambda entry: -entry[1]):
+            holes = [(start, start + region.size)]
+            for taken in flat:
+                taken_end = taken.start + taken.size
+                holes = [
+                    piece
+                    for low, high in holes
+                    for piece in ((low, min(high, taken.start)), (max(low, taken_end), high))
+                    if piece[0] < piece[1]
+                ]
+            flat += [FlatRange(low, high - low, region, low - start) for low, high in holes]
+        flat.sort(key=lambda entry: entry.start)
+        return flat

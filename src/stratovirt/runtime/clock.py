@@ -1,0 +1,62 @@
+"""The clock that devices read and set timers on: real, or moved by hand in board tests."""
+
+from __future__ import annotations
+
+import time
+
+from stratovirt.runtime.loop import Loop, Timer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class MonotonicClock:
+    """Real time, in ns."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def now_ns(self) -> int:
+        """Nanoseconds since some fixed point."""
+        return time.monotonic_ns()
+
+    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
+        """Run `callback` at `deadline_ns`."""
+        return self._loop.call_at(deadline_ns, callback)
+
+
+class VirtualClock:
+    """Starts at 0 and moves only when told to."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+        self._timers: list[Timer] = []
+
+    def now_ns(self) -> int:
+        """Nanoseconds it has been moved."""
+        return self._now_ns
+
+    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
+        """Run `callback` when the clock is moved to or past `deadline_ns`."""
+        timer = Timer(deadline_ns, callback)
+        self._timers.append(timer)
+        return timer
+
+    def next_deadline_ns(self) -> int | None:
+        """When the next timer is due, or None."""
+        return min((t.deadline_ns for t in self._timers if t.callback is not None), default=None)
+
+    def move_to(self, now_ns: int) -> None:
+        """Set the time (never back) and run the timers that are due, in order."""
+        while (due := self.next_deadline_ns()) is not None and due <= now_ns:
+            timer = next(t for t in self._timers if t.callback is not None and t.deadline_ns == due)
+            self._timers.remove(timer)
+            self._now_ns = max(self._now_ns, due)
+            if timer.callback is not None:
+                timer.callback()
+        self._timers = [t for t in self._timers if t.callback is not None]
+        self._now_ns = max(self._now_ns, now_ns)
+
+
+Clock = MonotonicClock | VirtualClock

@@ -1,0 +1,114 @@
+"""Block device (virtio 1.2, section 5.2): a disk image served by the native engine."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import struct
+
+from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt.block.image import Image
+from stratovirt.config.devices import VirtioBlk
+from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import READABLE, Loop
+from stratovirt.virtio.device import ActiveQueue, VirtioDevice
+
+log = Log(__name__)
+
+QUEUE_SIZE = 256
+SEG_MAX = QUEUE_SIZE - 2
+"""Data segments of one request: a chain less its header and its status."""
+BLOCK_SIZE = 512
+
+F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH = 1 << 2, 1 << 5, 1 << 6, 1 << 9
+
+CONFIG = struct.Struct("<QIIHBBI")
+"""capacity, size_max, seg_max, geometry (3 fields), blk_size."""
+
+
+class Blk(VirtioDevice):
+    """One disk. Requests run in the engine's own thread and never meet Python."""
+
+    device_id = 2
+
+    def __init__(self, options: VirtioBlk, image: Image, loop: Loop) -> None:
+        super().__init__()
+        self.name = options.id or f"virtio-blk({options.drive})"
+        self._image = image
+        self._serial = (options.serial or "").encode()
+        self._loop = loop
+        self._queues: list[ActiveQueue] = []
+        self._features = 0
+        self._engine: BlockEngine | None = None
+        self._ended = _thread.allocate_lock()
+        self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        loop.watch(self._failure_fd, READABLE, self._failed)
+
+    @property
+    def queue_sizes(self) -> tuple[int, ...]:
+        """One request queue."""
+        return (QUEUE_SIZE,)
+
+    @property
+    def features(self) -> int:
+        """Flush always; read-only when the drive is."""
+        return F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self._image.readonly else 0)
+
+    def config_space(self) -> bytes:
+        """struct virtio_blk_config up to blk_size (section 5.2.4)."""
+        return CONFIG.pack(self._image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE)
+
+    def activate(self, queues: list[ActiveQueue], features: int) -> None:
+        """Start the engine on the driver's queue."""
+        self._queues, self._features = queues, features
+        self._start()
+
+    def deactivate(self) -> None:
+        """Stop the engine; requests it has taken are completed first."""
+        self._stop()
+        self._queues = []
+
+    def quiesce(self) -> None:
+        """Complete what is in flight and rest."""
+        self._stop()
+
+    def resume(self) -> None:
+        """Serve again from where the rings are."""
+        if self._queues and self._engine is None:
+            self._start()
+
+    def _start(self) -> None:
+        if not self._queues:
+            return
+        engine = BlockEngine(
+            [BlockQueue(queue.ring, queue.kick_fd, queue.notifier) for queue in self._queues],
+            fd=self._image.fd,
+            buffered_fd=self._image.buffered_fd,
+            direct_align=self._image.direct_align,
+            capacity=self._image.sectors,
+            readonly=self._image.readonly,
+            writeback=bool(self._features & F_FLUSH),
+            serial=self._serial,
+            failure_fd=self._failure_fd,
+        )
+        self._engine = engine
+        self._ended.acquire()
+        _thread.start_new_thread(self._serve, (engine,))
+
+    def _serve(self, engine: BlockEngine) -> None:
+        try:
+            engine.run()
+        finally:
+            self._ended.release()
+
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.request_stop()
+            self._ended.acquire()
+            self._ended.release()
+            self._engine = None
+
+    def _failed(self, _events: int) -> None:
+        os.eventfd_read(self._failure_fd)
+        reasons = [queue.ring.failure for queue in self._queues if queue.ring.failure]
+        self.broken(reasons[0] if reasons else "the engine stopped")

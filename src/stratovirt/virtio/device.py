@@ -1,0 +1,73 @@
+"""The contract between a virtio device and whatever transport carries it."""
+
+from __future__ import annotations
+
+from stratovirt._native.interrupt import Notifier
+from stratovirt._native.virtqueue import Virtqueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RING_INDIRECT_DESC = 1 << 28
+RING_EVENT_IDX = 1 << 29
+VERSION_1 = 1 << 32
+TRANSPORT_FEATURES = RING_INDIRECT_DESC | RING_EVENT_IDX | VERSION_1
+"""Feature bits every device here offers (virtio 1.2, chapter 6)."""
+
+
+class ActiveQueue:
+    """A queue the driver has set up: its ring, its doorbell eventfd and its interrupt."""
+
+    __slots__ = ("index", "kick_fd", "notifier", "ring")
+
+    def __init__(self, index: int, ring: Virtqueue, kick_fd: int, notifier: Notifier) -> None:
+        self.index, self.ring = index, ring
+        self.kick_fd, self.notifier = kick_fd, notifier
+
+
+class VirtioDevice:
+    """One device. It knows queues, features and config space, and never a transport register.
+
+    The transport calls `activate` at DRIVER_OK and `deactivate` at reset, both from one thread at
+    a time; `quiesce` and `resume` bracket a pause of the machine.  A device whose driver breaks
+    the rules calls `broken` with the reason, in the loop's thread.
+    """
+
+    device_id = 0
+    """Section 5 of the specification."""
+    name = "virtio"
+
+    def __init__(self) -> None:
+        self.broken: Callable[[str], None] = lambda _reason: None
+
+    @property
+    def queue_sizes(self) -> tuple[int, ...]:
+        """The largest size of each queue."""
+        return ()
+
+    @property
+    def features(self) -> int:
+        """Device-specific feature bits."""
+        return 0
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """`size` bytes of the device's configuration space; zeros where there is none."""
+        content = self.config_space()[offset : offset + size]
+        return content.ljust(size, b"\0")
+
+    def config_space(self) -> bytes:
+        """The whole configuration space, little endian."""
+        return b""
+
+    def activate(self, queues: list[ActiveQueue], features: int) -> None:
+        """Start to serve; `features` are those both sides agreed on."""
+
+    def deactivate(self) -> None:
+        """Stop serving and forget the queues; returns when no request is in flight."""
+
+    def quiesce(self) -> None:
+        """Finish what is in flight and rest until `resume`."""
+
+    def resume(self) -> None:
+        """Go on after `quiesce`."""

@@ -1,0 +1,266 @@
+"""One command, run in the lab: QEMU started, streams relayed, the exit status brought back."""
+
+import contextlib
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import termios
+import tty
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from stratovirt_lab import images
+from stratovirt_lab.errors import LabError
+
+SCRATCH_SIZE = "8G"
+"""Size of the lab's scratch disk; sparse on the host."""
+
+PASSED_ENVIRONMENT = ("PATH", "HOME", "TERM", "LANG", "VIRTUAL_ENV")
+"""Variables of the caller that the command sees, besides all named STRATOVIRT_*."""
+
+PERIODIC_TICK = "nohz=off highres=off"
+"""The lab has been seen to stop with both CPUs busy, as if QEMU's SVM emulation had lost a timer
+interrupt.  Losing a one-shot timer would stop a CPU for good; a periodic one would only be late."""
+
+CHUNK = 65536
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cpus: int = 2,
+    memory_mib: int = 4096,
+    writable: Sequence[Path] = (),
+    environment: dict[str, str] | None = None,
+) -> int:
+    """Run `argv` in a fresh lab and return its exit status.
+
+    The lab sees this machine's root file system read-only (changes go to memory) except for the
+    folders in `writable`.  A scratch ext4 disk is at ``/scratch``.  When standard input and
+    output are terminals, the command gets one of its own.
+    """
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is None:
+        raise LabError("qemu-system-x86_64 is missing; run 'make setup'")
+    kernel, initramfs = images.lab_host()
+    interactive = os.isatty(0) and os.isatty(1)
+    with tempfile.TemporaryDirectory(prefix="stratovirt-lab-") as folder:
+        job = Path(folder)
+        (job / "run.sh").write_text(_script(argv, environment or {}))
+        if interactive:
+            size = os.get_terminal_size()
+            (job / "tty").write_text(f"rows {size.lines} cols {size.columns}")
+        images.scratch_disk(job / "scratch.img", SCRATCH_SIZE)
+        command = _qemu_command(qemu, kernel, initramfs, job, cpus, memory_mib, writable)
+        names = ("tty", "status") if interactive else ("in", "out", "err", "status")
+        return _relay(command, names, job, interactive)
+
+
+def _script(argv: Sequence[str], extra: dict[str, str]) -> str:
+    kept = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("STRATOVIRT_")}
+    kept |= {"TMPDIR": "/scratch", "STRATOVIRT_IN_LAB": "1"} | extra
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in kept.items()]
+    lines += [f"cd {shlex.quote(os.getcwd())} || exit 126", f"exec {shlex.join(argv)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _qemu_command(
+    qemu: str,
+    kernel: Path,
+    initramfs: Path,
+    job: Path,
+    cpus: int,
+    memory_mib: int,
+    writable: Sequence[Path],
+) -> list[str]:
+    append = f"console=ttyS0 quiet panic=-1 mitigations=off {PERIODIC_TICK} lab.job={job}"
+    command = [
+        qemu,
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max,+svm",
+        "-smp",
+        str(cpus),
+        "-m",
+        f"{memory_mib}M",
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-chardev",
+        f"file,id=console,path={job}/console.log",
+        "-serial",
+        "chardev:console",
+        "-kernel",
+        str(kernel),
+        "-initrd",
+        str(initramfs),
+        "-fsdev",
+        "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+        "-device",
+        "virtio-9p-pci,fsdev=root,mount_tag=hostroot",
+        "-drive",
+        f"file={job}/scratch.img,if=none,id=scratch,format=raw,cache=unsafe",
+        "-device",
+        "virtio-blk-pci,drive=scratch",
+        "-device",
+        "virtio-serial-pci",
+    ]
+    for index, path in enumerate(writable):
+        command += [
+            "-fsdev",
+            f"local,id=rw{index},path={path},security_model=none,multidevs=remap",
+            "-device",
+            f"virtio-9p-pci,fsdev=rw{index},mount_tag=rw{index}",
+        ]
+        append += f" lab.rw={path}"
+    return [*command, "-append", append]
+
+
+def _relay(command: list[str], names: Sequence[str], job: Path, interactive: bool) -> int:
+    ours: dict[str, socket.socket] = {}
+    theirs: list[socket.socket] = []
+    for name in names:
+        near, far = socket.socketpair()
+        ours[name] = near
+        theirs.append(far)
+        command += ["-chardev", f"socket,id={name},fd={far.fileno()}"]
+        if name == "tty":
+            command += ["-device", "virtconsole,chardev=tty"]
+        else:
+            command += ["-device", f"virtserialport,chardev={name},name=lab.{name}"]
+    qemu_log = job / "qemu.log"
+    with qemu_log.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            pass_fds=[far.fileno() for far in theirs],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    for far in theirs:
+        far.close()
+    status = b""
+    try:
+        with _raw_terminal(interactive), _signals_end(process):
+            status = _pump(ours)
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
+        process.wait()
+        for near in ours.values():
+            near.close()
+    text = status.decode(errors="replace").strip()
+    if not text.isdigit():
+        raise LabError(f"the lab ended before its command did: {_last_words(job)}")
+    return int(text)
+
+
+def _last_words(job: Path) -> str:
+    for name in ("qemu.log", "console.log"):
+        path = job / name
+        if path.exists():
+            lines = path.read_text(errors="replace").strip().splitlines()
+            if lines:
+                return lines[-1]
+    return "nothing on its console"
+
+
+def _pump(ours: dict[str, socket.socket]) -> bytes:
+    """Move bytes between this process's streams and the lab's until the status has come."""
+    sinks = {"out": 1, "err": 2, "tty": 1}
+    status = b""
+    writer = ours.get("in") or ours["tty"]
+    with selectors.DefaultSelector() as selector:
+        for name, near in ours.items():
+            if name != "in":
+                selector.register(near, selectors.EVENT_READ, name)
+        with contextlib.suppress(PermissionError):
+            # A regular file or /dev/null as standard input cannot be polled: see below.
+            selector.register(0, selectors.EVENT_READ, "stdin")
+        if 0 not in selector.get_map():
+            _send_all_of_stdin(writer, "in" in ours)
+        open_ports = {name for name in ours if name != "in"}
+        while open_ports:
+            for key, _ in selector.select():
+                if key.data == "stdin":
+                    data = os.read(0, CHUNK)
+                    if data:
+                        with contextlib.suppress(BrokenPipeError):
+                            writer.sendall(data)
+                    else:
+                        selector.unregister(0)
+                        if "in" in ours:
+                            _end_of_input(writer)
+                    continue
+                data = ours[key.data].recv(CHUNK)
+                if not data:
+                    selector.unregister(key.fileobj)
+                    open_ports.discard(key.data)
+                elif key.data == "status":
+                    status += data
+                else:
+                    _write_all(sinks[key.data], data)
+    return status
+
+
+def _send_all_of_stdin(writer: socket.socket, close: bool) -> None:
+    while data := os.read(0, CHUNK):
+        writer.sendall(data)
+    if close:
+        _end_of_input(writer)
+
+
+def _end_of_input(writer: socket.socket) -> None:
+    # A half-close: QEMU treats a full close as a hang-up and drops what it has not read yet.
+    writer.shutdown(socket.SHUT_WR)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@contextlib.contextmanager
+def _raw_terminal(interactive: bool) -> Iterator[None]:
+    if not interactive:
+        yield
+        return
+    saved = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+@contextlib.contextmanager
+def _signals_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """SIGTERM, SIGHUP and SIGINT end the lab instead of leaving QEMU behind."""
+
+    def end(number: int, _frame: object) -> None:
+        process.kill()
+        raise LabError(f"interrupted by {signal.Signals(number).name}")
+
+    before = {
+        number: signal.signal(number, end)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

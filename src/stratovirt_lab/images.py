@@ -1,0 +1,215 @@
+"""What boots: the lab host's initramfs, the guest's initramfs, kernels in every form, root images.
+
+All of it comes from Debian's packages and needs neither root rights nor loop devices.
+"""
+
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+from stratovirt_lab.cache import built, cache_dir
+from stratovirt_lab.errors import LabError
+from stratovirt_lab.kernels import Kernel, kernel, run_tool
+
+HERE = Path(__file__).parent
+
+HOST_MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "ext4",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+    "virtio_console",
+    "kvm_amd",
+    "tun",
+    "bridge",
+    "vhost_net",
+    "vhost_vsock",
+    "loop",
+)
+"""What the lab host loads, in Debian's module names."""
+
+GUEST_MODULES = (
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_balloon",
+    "virtio_rng",
+    "vmw_vsock_virtio_transport",
+)
+"""What the guest's initramfs carries and loads; the cloud kernel has ext4 built in."""
+
+ROOT_SIZE = "64M"
+
+PAYLOAD_OFFSET = 0x248
+"""Offset of payload_offset and payload_length in a bzImage (Linux boot protocol 2.08)."""
+
+SETUP_SECTS = 0x1F1
+
+
+def busybox() -> Path:
+    """The statically linked busybox of Debian's ``busybox-static``."""
+    for path in (Path("/bin/busybox"), Path("/usr/bin/busybox")):
+        if path.exists():
+            return path
+    raise LabError("busybox is missing; run 'make setup' (Debian package busybox-static)")
+
+
+def _cpio(folder: Path, target: Path) -> None:
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
+    with target.open("wb") as out:
+        out.write(
+            _run_bytes(
+                "cpio",
+                "--quiet",
+                "-o",
+                "-H",
+                "newc",
+                "--owner=0:0",
+                "--reproducible",
+                cwd=folder,
+                stdin="\n".join(names).encode(),
+            )
+        )
+
+
+def _run_bytes(*argv: str, cwd: Path, stdin: bytes) -> bytes:
+    # cpio's archive is binary and must not pass through text decoding.
+    with tempfile.NamedTemporaryFile(dir=cache_dir()) as out:
+        run_tool(*argv, "-O", out.name, cwd=cwd, stdin=stdin)
+        return Path(out.name).read_bytes()
+
+
+def _initramfs(
+    source: Kernel,
+    modules: tuple[str, ...],
+    scripts: dict[str, str],
+    target: Path,
+) -> None:
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        folder = Path(scratch)
+        (folder / "bin").mkdir()
+        (folder / "modules").mkdir()
+        shutil.copy(busybox(), folder / "bin" / "busybox")
+        paths = source.modules(*modules)
+        for path in paths:
+            shutil.copy(path, folder / "modules" / path.name)
+        (folder / "modules" / "order").write_text("".join(f"{path.name}\n" for path in paths))
+        for name, script in scripts.items():
+            file = folder / name
+            file.write_text((HERE / script).read_text())
+            file.chmod(0o755)
+        _cpio(folder, target)
+
+
+def _scripts_recipe(source: Kernel, modules: tuple[str, ...], scripts: dict[str, str]) -> str:
+    texts = [(HERE / script).read_text() for script in scripts.values()]
+    return "\0".join([source.version, *modules, *scripts, *texts])
+
+
+def lab_host() -> tuple[Path, Path]:
+    """(kernel, initramfs) of the lab host."""
+    source = kernel("amd64")
+    scripts = {"init": "lab-init.sh", "lab-agent.sh": "lab-agent.sh"}
+    initramfs = built(
+        "lab-initramfs",
+        _scripts_recipe(source, HOST_MODULES, scripts),
+        lambda target: _initramfs(source, HOST_MODULES, scripts, target),
+    )
+    return source.bzimage, initramfs
+
+
+def guest_kernel() -> Path:
+    """Debian's cloud kernel, the bzImage as shipped."""
+    return kernel("cloud-amd64").bzimage
+
+
+def guest_vmlinux() -> Path:
+    """The same kernel as an ELF file: the payload of the bzImage, decompressed."""
+    source = kernel("cloud-amd64")
+    return built("guest-vmlinux", source.version, lambda target: _extract(source, target))
+
+
+def _extract(source: Kernel, target: Path) -> None:
+    image = source.bzimage.read_bytes()
+    offset, length = struct.unpack_from("<II", image, PAYLOAD_OFFSET)
+    start = (image[SETUP_SECTS] + 1) * 512 + offset
+    # The last four bytes are the uncompressed size, which is not part of the LZ4 stream.
+    payload = image[start : start + length - 4]
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        packed = Path(scratch) / "payload.lz4"
+        packed.write_bytes(payload)
+        run_tool("lz4", "-d", "-f", "-q", str(packed), str(target))
+
+
+def guest_raw_image() -> Path:
+    """The same kernel as the raw image that ``objcopy -O binary vmlinux`` makes."""
+    source = kernel("cloud-amd64")
+    vmlinux = guest_vmlinux()
+    return built(
+        "guest-raw-image",
+        source.version,
+        lambda target: _objcopy(vmlinux, target),
+    )
+
+
+def _objcopy(vmlinux: Path, target: Path) -> None:
+    run_tool("objcopy", "-O", "binary", str(vmlinux), str(target))
+
+
+def guest_initramfs() -> Path:
+    """The guest's initramfs: loads virtio drivers, then mounts ``root=`` or runs a shell."""
+    source = kernel("cloud-amd64")
+    scripts = {"init": "guest-init.sh"}
+    return built(
+        "guest-initramfs",
+        _scripts_recipe(source, GUEST_MODULES, scripts),
+        lambda target: _initramfs(source, GUEST_MODULES, scripts, target),
+    )
+
+
+def guest_root() -> Path:
+    """A pristine ext4 root image with busybox; copy it before giving it to a guest."""
+    recipe = "\0".join(
+        [(HERE / "guest-root-init.sh").read_text(), ROOT_SIZE, str(busybox().stat().st_size)]
+    )
+    return built("guest-root", recipe, _make_root)
+
+
+def _make_root(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        folder = Path(scratch)
+        folder.chmod(0o755)
+        for name in ("bin", "sbin", "proc", "sys", "dev", "tmp", "etc", "root", "mnt", "run"):
+            (folder / name).mkdir()
+        shutil.copy(busybox(), folder / "bin" / "busybox")
+        applets = run_tool(str(busybox()), "--list").split()
+        for applet in applets:
+            if applet != "busybox":
+                (folder / "bin" / applet).symlink_to("busybox")
+        init = folder / "sbin" / "init"
+        init.write_text((HERE / "guest-root-init.sh").read_text())
+        init.chmod(0o755)
+        run_tool(
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            "guest-root",
+            "-E",
+            "root_owner=0:0",
+            "-d",
+            str(folder),
+            str(target),
+            ROOT_SIZE,
+        )
+
+
+def scratch_disk(target: Path, size: str) -> None:
+    """An empty ext4 image at `target`: the lab's disk for images under test (O_DIRECT works)."""
+    run_tool("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", str(target), size)

@@ -1,0 +1,1 @@
+"""Four beds, cheapest first: unit, board, kvm, guest (docs/testing.md)."""

@@ -1,0 +1,335 @@
+"""virtio-blk over virtio-mmio, driven register by register as a guest driver would."""
+
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.board.conftest import Board, Processor
+from tests.machine_process import run_to_end
+from tests.payload import SPIN, write_kernel
+from tests.ring import DESC_NEXT, DriverRing
+
+Start = Callable[..., Board]
+
+BASE, GSI = 0xF010_0000, 5
+RING, HEADER, DATA, STATUS = 0x10_0000, 0x20_0000, 0x21_0000, 0x22_0000
+VERSION_1, EVENT_IDX, INDIRECT = 1 << 32, 1 << 29, 1 << 28
+NEEDS_RESET = 64
+IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
+
+
+class BlkDriver:
+    """The driver side of one disk."""
+
+    def __init__(self, cpu: Processor, base: int = BASE, gsi: int = GSI) -> None:
+        self.cpu, self.base, self.gsi = cpu, base, gsi
+        self.completed = 0
+
+    def get(self, offset: int) -> int:
+        return self.cpu.value(f"readl {self.base + offset:x}")
+
+    def set(self, offset: int, value: int) -> None:
+        self.cpu.do(f"writel {self.base + offset:x} {value:x}")
+
+    def features(self) -> int:
+        low = 0
+        for word in (0, 1):
+            self.set(0x14, word)
+            low |= self.get(0x10) << 32 * word
+        return low
+
+    def start(self, features: int = VERSION_1, size: int = 8) -> None:
+        self.set(0x70, 0)
+        for status in (1, 3):
+            self.set(0x70, status)
+        for word in (0, 1):
+            self.set(0x24, word)
+            self.set(0x20, features >> 32 * word & 0xFFFF_FFFF)
+        self.set(0x70, 11)
+        assert self.get(0x70) == 11
+        self.ring = DriverRing(self.cpu, RING, size)
+        self.completed = 0
+        self.place(self.ring.desc, self.ring.avail, self.ring.used, size)
+        self.set(0x70, 15)
+
+    def place(self, desc: int, avail: int, used: int, size: int) -> None:
+        self.set(0x30, 0)
+        self.set(0x38, size)
+        for offset, address in ((0x80, desc), (0x90, avail), (0xA0, used)):
+            self.set(offset, address & 0xFFFF_FFFF)
+            self.set(offset + 4, address >> 32)
+        self.set(0x44, 1)
+
+    def request(
+        self, kind: int, sector: int, data: bytes = b"", length: int = 0
+    ) -> tuple[int, bytes]:
+        """One request; (status byte, bytes read)."""
+        self.cpu.write(HEADER, struct.pack("<IIQ", kind, 0, sector))
+        self.cpu.write(STATUS, b"\xff")
+        pieces = [(HEADER, 16, False)]
+        if data:
+            self.cpu.write(DATA, data)
+            pieces.append((DATA, len(data), False))
+        if length:
+            pieces.append((DATA, length, True))
+        pieces.append((STATUS, 1, True))
+        self.ring.want_interrupt_after(self.completed)
+        self.ring.offer(self.ring.chain(pieces))
+        self.set(0x50, 0)
+        self.wait()
+        return self.cpu.read(STATUS, 1)[0], self.cpu.read(DATA, length) if length else b""
+
+    def wait(self) -> None:
+        self.completed += 1
+        deadline = time.monotonic() + 10
+        while self.ring.used_index() != self.completed & 0xFFFF:
+            assert time.monotonic() < deadline, "the request never completed"
+        assert self.interrupted()
+
+    def interrupted(self) -> bool:
+        deadline = time.monotonic() + 10
+        while self.cpu.ask(f"eoi_intx {self.gsi}") != "OK TRUE":
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def wait_needs_reset(self) -> None:
+        deadline = time.monotonic() + 10
+        while not self.get(0x70) & NEEDS_RESET:
+            assert time.monotonic() < deadline, "the device was never marked NEEDS_RESET"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+def blk(start: Start, image: Path, drive: str = "", device: str = "") -> tuple[Board, BlkDriver]:
+    board = start(
+        "-drive", f"id=d,file={image},direct=off{drive}",
+        "-device", f"virtio-blk-device,drive=d{device}",
+    )  # fmt: skip
+    return board, BlkDriver(board.cpu)
+
+
+def test_the_device_introduces_itself(start_board: Start, image: Path) -> None:
+    _, driver = blk(start_board, image)
+    assert [driver.get(offset) for offset in (0, 4, 8)] == [0x74726976, 2, 2]
+    assert (
+        driver.features() & (VERSION_1 | EVENT_IDX | INDIRECT) == VERSION_1 | EVENT_IDX | INDIRECT
+    )
+    assert driver.features() & 1 << 5 == 0 and driver.features() & 1 << 9
+    capacity = driver.cpu.value(f"readq {BASE + 0x100:x}")
+    assert capacity == image.stat().st_size // 512
+    # A slot without a device has no magic, so a driver passes it by.
+    assert driver.cpu.value(f"readl {BASE + 0x200:x}") == 0
+
+
+@pytest.mark.parametrize("features", [VERSION_1, VERSION_1 | EVENT_IDX | INDIRECT | 1 << 9])
+def test_reads_writes_flushes_and_identifies(
+    start_board: Start, image: Path, features: int
+) -> None:
+    _, driver = blk(start_board, image, device=",serial=disk-7")
+    driver.start(features)
+    before = image.read_bytes()
+    assert driver.request(IN, 3, length=1024) == (0, before[3 * 512 : 5 * 512])
+    assert driver.request(OUT, 5, data=b"w" * 512)[0] == 0
+    assert driver.request(FLUSH, 0)[0] == 0
+    assert image.read_bytes() == before[: 5 * 512] + b"w" * 512 + before[6 * 512 :]
+    assert driver.request(GET_ID, 0, length=20) == (0, b"disk-7".ljust(20, b"\0"))
+    assert driver.request(99, 0)[0] == 2
+
+
+def test_requests_outside_the_disk_fail_alone(start_board: Start, image: Path) -> None:
+    _, driver = blk(start_board, image)
+    driver.start()
+    before = image.read_bytes()
+    last = len(before) // 512 - 1
+    assert driver.request(IN, last, length=512)[0] == 0
+    for sector, length in (
+        (last, 1024),
+        (last + 1, 512),
+        ((1 << 64) - 1, 512),
+        (1 << 55, 512),
+        (0, 100),
+    ):
+        assert driver.request(IN, sector, length=length)[0] == 1
+        assert driver.request(OUT, sector, data=b"x" * length)[0] == 1
+    assert driver.request(IN, 0, length=512) == (0, before[:512])
+    assert image.read_bytes() == before
+
+
+def test_a_readonly_drive_offers_and_enforces_it(start_board: Start, image: Path) -> None:
+    before = image.read_bytes()
+    _, driver = blk(start_board, image, drive=",readonly=on")
+    assert driver.features() & 1 << 5
+    driver.start()
+    assert driver.request(OUT, 0, data=b"x" * 512)[0] == 1
+    assert image.read_bytes() == before
+
+
+def break_loop(driver: BlkDriver) -> None:
+    driver.ring.describe(0, HEADER, 16, DESC_NEXT, 0)
+    driver.ring.offer(0)
+
+
+def break_address(driver: BlkDriver) -> None:
+    driver.ring.describe(0, 1 << 62, 16, DESC_NEXT, 1)
+    driver.ring.offer(0)
+
+
+def break_index(driver: BlkDriver) -> None:
+    driver.cpu.write(driver.ring.avail + 2, b"\xff\x7f")
+
+
+def break_short(driver: BlkDriver) -> None:
+    driver.ring.offer(driver.ring.chain([(HEADER, 15, False), (STATUS, 1, True)]))
+
+
+def break_no_status(driver: BlkDriver) -> None:
+    driver.ring.offer(driver.ring.chain([(HEADER, 16, False)]))
+
+
+@pytest.mark.parametrize(
+    "break_it", [break_loop, break_address, break_index, break_short, break_no_status]
+)
+def test_a_broken_ring_needs_a_reset_and_a_reset_mends_it(
+    start_board: Start, image: Path, break_it: Callable[[BlkDriver], None]
+) -> None:
+    board, driver = blk(start_board, image)
+    driver.start()
+    break_it(driver)
+    driver.set(0x50, 0)
+    driver.wait_needs_reset()
+    assert driver.get(0x60) & 2 and driver.interrupted()
+    driver.start()
+    assert driver.request(IN, 0, length=512) == (0, image.read_bytes()[:512])
+    board.machine.terminate()
+    assert b"the device needs a reset" in board.machine.errors
+    assert b"Traceback" not in board.machine.errors
+
+
+@pytest.mark.parametrize(
+    ("desc", "avail", "used", "size"),
+    [(1 << 40, RING, RING + 4096, 8), (RING, RING + 4096, (1 << 64) - 8, 8), (RING, RING, RING, 3),
+     (RING, RING + 4096, RING + 8192, 0), (RING + 1, RING + 4096, RING + 8192, 8),
+     (RING, RING + 4096, RING + 8192, 512)],
+)  # fmt: skip
+def test_a_queue_in_a_wrong_place_needs_a_reset(
+    start_board: Start, image: Path, desc: int, avail: int, used: int, size: int
+) -> None:
+    _, driver = blk(start_board, image)
+    for status in (0, 1, 3):
+        driver.set(0x70, status)
+    driver.set(0x24, 1)
+    driver.set(0x20, 1)
+    driver.set(0x70, 11)
+    driver.place(desc, avail, used, size)
+    driver.set(0x70, 15)
+    assert driver.get(0x70) & NEEDS_RESET
+
+
+def test_unoffered_or_legacy_features_are_refused(start_board: Start, image: Path) -> None:
+    _, driver = blk(start_board, image)
+    for features in (0, VERSION_1 | 1 << 63, VERSION_1 | 1):
+        for status in (0, 1, 3):
+            driver.set(0x70, status)
+        for word in (0, 1):
+            driver.set(0x24, word)
+            driver.set(0x20, features >> 32 * word & 0xFFFF_FFFF)
+        driver.set(0x70, 11)
+        assert driver.get(0x70) == 3
+
+
+def test_nonsense_in_every_register_of_every_device_is_survived(
+    start_board: Start, image: Path
+) -> None:
+    board, driver = blk(start_board, image)
+    cpu = driver.cpu
+    for value in (0, 1, 0x7FFF_FFFF, 0xFFFF_FFFF, 0xDEAD_BEEF):
+        for offset in range(0, 0x200, 4):
+            if offset == 0x70:
+                continue
+            cpu.do(f"writel {BASE + offset:x} {value:x}")
+            cpu.do(f"writeq {BASE + (offset & ~7):x} {value << 32 | value:x}")
+            cpu.do(f"writeb {BASE + offset + 1:x} {value & 0xFF:x}")
+            for name in "bwlq":
+                cpu.value(f"read{name} {BASE + offset:x}")
+        for status in (0xFF, 4, 15, value & 0xFF, 0):
+            cpu.do(f"writel {BASE + 0x70:x} {status:x}")
+    for port in (*range(0x3F8, 0x400), 0x60, 0x61, 0x64, 0x600, 0x601):
+        for value in (0, 0x5A, 0xFF):
+            if (port, value) != (0x600, 0xFF):
+                cpu.do(f"outb {port:x} {value:x}")
+                cpu.do(f"outw {port:x} {value:x}")
+                cpu.do(f"outl {port:x} {value:x}")
+    driver.start()
+    assert driver.request(IN, 0, length=512)[0] == 0
+    assert board.machine.process.poll() is None
+
+
+def test_reset_with_requests_in_flight_completes_or_forgets_them(
+    start_board: Start, image: Path
+) -> None:
+    _, driver = blk(start_board, image)
+    for _ in range(20):
+        driver.start()
+        driver.cpu.write(HEADER, struct.pack("<IIQ", OUT, 0, 0))
+        for _ in range(5):
+            driver.ring.offer(
+                driver.ring.chain([(HEADER, 16, False), (DATA, 65536, False), (STATUS, 1, True)])
+            )
+        driver.set(0x50, 0)
+        driver.set(0x70, 0)
+        assert driver.get(0x70) == 0 and driver.get(0x60) == 0
+    driver.start()
+    assert driver.request(IN, 0, length=512)[0] == 0
+
+
+def test_o_direct_takes_any_guest_buffer(start_board: Start) -> None:
+    image = Path("/var/tmp") / f"stratovirt-test-{os.getpid()}.img"
+    image.write_bytes(os.urandom(1 << 20))
+    try:
+        board = start_board(
+            "-drive", f"id=d,file={image},direct=on", "-device", "virtio-blk-device,drive=d"
+        )
+        driver = BlkDriver(board.cpu)
+        driver.start()
+        content = image.read_bytes()
+        driver.cpu.write(HEADER, struct.pack("<IIQ", IN, 0, 1))
+        odd = DATA + 7
+        driver.ring.offer(
+            driver.ring.chain(
+                [(HEADER, 16, False), (odd, 1500, True), (odd + 2000, 36, True), (STATUS, 1, True)]
+            )
+        )
+        driver.set(0x50, 0)
+        driver.wait()
+        assert driver.cpu.read(odd, 1500) + driver.cpu.read(odd + 2000, 36) == content[512:2048]
+        assert driver.request(IN, 8, length=4096) == (0, content[4096:8192])
+    finally:
+        image.unlink()
+
+
+def test_host_errors_and_misuse_of_images_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    none, folder, empty = tmp_path / "none", tmp_path, tmp_path / "empty"
+    cases = [
+        (none, "", "cannot open: No such file or directory"),
+        (folder, "", "cannot open: Is a directory"),
+        (empty, ",direct=off", "the image holds not even one 512-byte sector"),
+    ]
+    kernel = write_kernel(tmp_path, SPIN)
+    for path, more, message in cases:
+        done = run_to_end(
+            "-kernel", str(kernel), "-drive", f"id=d,file={path}{more}",
+            "-device", "virtio-blk-device,drive=d",
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"stratovirt: -drive id=d,file={path}: {message}\n"

@@ -1,0 +1,129 @@
+"""A stock Debian kernel boots to its init, in every form and with every number of vCPUs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot, GuestFiles
+from tests.machine_process import QmpClient
+
+READY = "guest: ready in the initramfs"
+
+
+@pytest.mark.parametrize("form", ["kernel", "vmlinux", "raw_image"])
+def test_each_form_of_the_kernel_boots(boot: Boot, files: type[GuestFiles], form: str) -> None:
+    guest = boot("-m", "512", kernel=getattr(files, form))
+    guest.expect(READY)
+    guest.expect("# ")
+    assert "Debian" in guest.command("uname -v")
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("smp", "sockets", "cores", "threads"),
+    [("1", 1, 1, 1), ("4", 4, 1, 1), ("4,sockets=1,cores=2,threads=2", 1, 2, 2)],
+)
+def test_the_guest_sees_the_cpus_and_memory_of_its_command_line(
+    boot: Boot, smp: str, sockets: int, cores: int, threads: int
+) -> None:
+    guest = boot("-smp", smp, "-m", "1G")
+    guest.expect(READY)
+    guest.expect("# ")
+    count = sockets * cores * threads
+    assert guest.command("nproc").strip() == str(count)
+    topology = "/sys/devices/system/cpu/cpu*/topology"
+    packages = guest.command(f"cat {topology}/physical_package_id | sort -u").split()
+    assert len(packages) == sockets
+    siblings = guest.command("cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
+    assert siblings.strip() == ("0" if threads == 1 else "0-1")
+    kib = int(guest.command("grep MemTotal /proc/meminfo").split()[1])
+    assert 0.9 * (1 << 20) < kib < 1 << 20
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+
+
+def test_the_tables_the_guest_found_pass_iasl_and_its_own_checks(
+    boot: Boot, root_image: Path
+) -> None:
+    guest = boot(
+        "-drive", f"id=d,file={root_image},direct=off", "-device", "virtio-blk-device,drive=d"
+    )
+    guest.expect(READY)
+    guest.expect("# ")
+    for table in ("FACP", "APIC", "DSDT"):
+        size = int(guest.command(f"stat -c %s /sys/firmware/acpi/tables/{table}"))
+        assert size > 0
+    assert (
+        guest.command("dmesg | grep -ciE 'ACPI.*(error|warning|BIOS bug)' || true").strip() == "0"
+    )
+    assert "kvm-clock" in guest.command(
+        "cat /sys/devices/system/clocksource/clocksource0/available_clocksource"
+    )
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+
+
+def test_the_console_carries_typing_and_long_output_both_ways(boot: Boot) -> None:
+    guest = boot()
+    guest.expect(READY)
+    guest.expect("# ")
+    line = "".join(chr(97 + i % 26) for i in range(300))
+    assert guest.command(f"echo {line}").strip().endswith(line)
+    text = guest.command("seq 1 400")
+    assert text.split()[-400:] == [str(number) for number in range(1, 401)]
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"), [("poweroff -f", "guest-shutdown"), ("reboot -f", "guest-reset")]
+)
+def test_the_guests_own_end_is_reported(
+    boot: Boot, tmp_path: Path, command: str, reason: str
+) -> None:
+    path = tmp_path / "qmp"
+    guest = boot("-qmp", f"unix:{path},server,nowait")
+    with QmpClient(path) as client:
+        guest.expect(READY)
+        guest.expect("# ")
+        guest.type(f"{command}\n")
+        event = client.wait_event("SHUTDOWN")
+        assert event["data"] == {"guest": True, "reason": reason}
+    assert guest.wait() == 0
+    assert not path.exists()
+
+
+def test_a_kernel_panic_ends_the_machine(boot: Boot) -> None:
+    guest = boot(append="rdinit=/nonexistent root=/dev/none panic=-1")
+    guest.expect("Kernel panic")
+    assert guest.wait() == 0
+
+
+def test_stop_freezes_the_guest_and_cont_lets_it_go_on(boot: Boot, tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    guest = boot("-smp", "2", "-qmp", f"unix:{path},server,nowait")
+    with QmpClient(path) as client:
+        guest.expect(READY)
+        guest.expect("# ")
+        guest.type("while true; do echo tick; usleep 50000; done\n")
+        guest.expect("tick\r\ntick")
+        for _ in range(3):
+            client.cmd("stop")
+            guest._pump(1.0)
+            guest._drain()
+            before = len(guest.console)
+            guest._pump(1.0)
+            assert len(guest.console) == before
+            client.cmd("cont")
+            guest._mark = before
+            guest.expect("tick\r\ntick")
+        client.cmd("quit")
+    assert guest.wait() == 0
+
+
+def test_twenty_boots_in_a_row_all_come_up(boot: Boot) -> None:
+    for _ in range(20):
+        guest = boot("-smp", "2")
+        guest.expect(READY)
+        guest.process.kill()

@@ -1,0 +1,175 @@
+"""A stratovirt process under test: its console, its monitor, its end."""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+STRATOVIRT = str(Path(sys.executable).with_name("stratovirt"))
+PATIENCE = 90 if "STRATOVIRT_IN_LAB" in os.environ else 30
+"""Seconds to wait for what must happen; the lab is an emulated machine."""
+
+PROMPT = b"# "
+
+
+def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Run stratovirt until it ends by itself."""
+    return subprocess.run(
+        [STRATOVIRT, *argv],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+    )
+
+
+class MachineProcess:
+    """A running machine; killed when the block ends, whatever happened."""
+
+    def __init__(self, *argv: str, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [STRATOVIRT, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "STRATOVIRT_LOG_LEVEL": "warn", **(env or {})},
+        )
+        self.console = b""
+        self.errors = b""
+        self._mark = 0
+
+    def __enter__(self) -> "MachineProcess":
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self._drain()
+        self.process.wait()
+        if error is not None:
+            sys.stderr.write(f"--- console\n{self.console.decode(errors='replace')[-3000:]}\n")
+            sys.stderr.write(f"--- stderr\n{self.errors.decode(errors='replace')[-3000:]}\n")
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _pump(self, wait_s: float) -> bool:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        ready, _, _ = select.select([self.process.stdout, self.process.stderr], [], [], wait_s)
+        got = False
+        for stream in ready:
+            content = os.read(stream.fileno(), 65536)
+            got |= bool(content)
+            if stream is self.process.stdout:
+                self.console += content
+            else:
+                self.errors += content
+        return got
+
+    def _drain(self) -> None:
+        while self._pump(0):
+            continue
+
+    def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[bytes]:
+        """Wait until the console shows `pattern` after what was expected before."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = re.compile(pattern.encode()).search(self.console, self._mark)
+            if found is not None:
+                self._mark = found.end()
+                return found
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the console never showed {pattern!r}")
+            if not self._pump(0.5) and self.process.poll() is not None:
+                self._drain()
+                if re.compile(pattern.encode()).search(self.console, self._mark) is None:
+                    raise AssertionError(f"the machine ended before it showed {pattern!r}")
+
+    def type(self, text: str) -> None:
+        """Type at the console."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def command(self, line: str) -> str:
+        """Run a shell command in the guest and return what it printed."""
+        # The shell's echo of what is typed, wrapped as it may be, never holds the markers.
+        self.type(f"echo be''gin; {line}; echo e''nd-$?-of\n")
+        found = self.expect(r"(?s)begin\r\n(.*?)end-(\d+)-of")
+        assert found[2] == b"0", f"guest command {line!r} failed: {found[0]!r}"
+        return found[1].decode().replace("\r\n", "\n")
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Wait for the process to end; its status."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                raise AssertionError("the machine did not end")
+            self._pump(0.1)
+        self._drain()
+        return self.process.returncode
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it by signal; its status."""
+        self.process.send_signal(number)
+        return self.wait()
+
+
+def wait_listening(path: Path, timeout: float = PATIENCE) -> None:
+    """Wait until somebody listens on the socket at `path`."""
+    deadline = time.monotonic() + timeout
+    while " 00010000 0001 01 " not in _socket_line(path):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"nobody listens on {path}")
+        time.sleep(0.05)
+
+
+def _socket_line(path: Path) -> str:
+    # /proc/net/unix shows a listening socket by its flags, without taking the one connection.
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return next((line for line in lines if line.endswith(f" {path}")), "")
+
+
+class QmpClient:
+    """QEMU's own client, connected and past negotiation."""
+
+    def __init__(self, path: Path, timeout: float = PATIENCE) -> None:
+        wait_listening(path, timeout)
+        self._client = QEMUMonitorProtocol(str(path))
+        self._client.settimeout(timeout)
+        self._client.connect()
+
+    def cmd(self, name: str, **arguments: object) -> Any:
+        """Run a command; its answer."""
+        return self._client.cmd(name, **arguments)
+
+    def wait_event(self, name: str) -> dict[str, Any]:
+        """The next event called `name`."""
+        while True:
+            event = self._client.pull_event(wait=float(PATIENCE))
+            assert event is not None
+            if event["event"] == name:
+                return dict(event)
+
+    def __enter__(self) -> "QmpClient":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        # The server may have hung up first.
+        with contextlib.suppress(EOFError, OSError):
+            self._client.close()

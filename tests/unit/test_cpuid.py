@@ -1,0 +1,37 @@
+"""Topology in CPUID: APIC ids are unique and every leaf tells the same story."""
+
+import pytest
+
+from stratovirt.config.machine import Smp
+from stratovirt.cpu.x86_64_cpuid import ApicIds, guest_cpuid
+
+SUPPORTED = [
+    {"function": f, "index": i, "flags": 0, "eax": a, "ebx": 0, "ecx": 0, "edx": 1 << 28}
+    for f, i, a in [(0, 0, 13), (1, 0, 0), (4, 0, 0x121), (4, 1, 0x143), (4, 2, 0x163), (4, 3, 0),
+                    (0xB, 0, 0), (0x80000001, 0, 0), (0x80000008, 0, 0x3030),
+                    (0x8000001D, 0, 0x121), (0x8000001E, 0, 0)]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "4", "6,sockets=2,cores=3", "8,sockets=1,cores=2,threads=2,dies=2", "254"]
+)
+def test_apic_ids_are_unique_and_the_levels_agree(text: str) -> None:
+    smp = Smp.parse(text)
+    topology = smp.topology
+    ids = ApicIds(topology)
+    assert len({ids.of(index) for index in range(smp.cpus)}) == smp.cpus
+    for index in range(min(smp.cpus, 16)):
+        entries = guest_cpuid(SUPPORTED, topology, index, tsc_deadline=True)
+        leaves = {(e["function"], e["index"]): e for e in entries}
+        assert leaves[1, 0]["ebx"] >> 24 == ids.of(index) & 0xFF
+        assert leaves[1, 0]["ecx"] & 1 << 24 and leaves[1, 0]["ecx"] & 1 << 21
+        smt, core, end = leaves[0xB, 0], leaves[0xB, 1], leaves[0xB, 2]
+        assert smt["edx"] == ids.of(index) and smt["ecx"] >> 8 == 1
+        assert smt["ebx"] == topology.threads and 1 << smt["eax"] >= topology.threads
+        assert core["ecx"] >> 8 == 2 and core["ebx"] == topology.count // topology.sockets
+        assert end["ecx"] >> 8 == 0 and end["ebx"] == 0
+        # Shifting an id right by a level's width must give the number of the level above.
+        assert ids.of(index) >> core["eax"] == index // core["ebx"]
+        assert bool(leaves[1, 0]["edx"] & 1 << 28) == (core["ebx"] > 1)
+        assert (leaves[0x80000008, 0]["ecx"] & 0xFF) + 1 == core["ebx"]

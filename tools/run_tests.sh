@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs every bed and ends with one line of totals. A bed that cannot run fails the whole run.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+pytest=(.venv/bin/python -m pytest)
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+passed=0 failed=0
+
+bed() {
+    local name=$1 log=$logs/$1
+    shift
+    echo "== bed $name"
+    "$@" 2>&1 | tee "$log"
+    local status=${PIPESTATUS[0]}
+    local ok bad
+    ok=$(grep -oE '[0-9]+ passed' "$log" | tail -1 | cut -d' ' -f1)
+    bad=$(grep -oE '[0-9]+ (failed|errors?)' "$log" | awk '{n += $1} END {print n + 0}')
+    if grep -qE '[0-9]+ skipped' "$log"; then
+        echo "run_tests: bed $name skipped tests, which counts as a failure" >&2
+        bad=$((${bad:-0} + 1))
+    fi
+    if [ "$status" != 0 ] && [ "${bad:-0}" = 0 ]; then bad=1; fi
+    passed=$((passed + ${ok:-0})) failed=$((failed + ${bad:-0}))
+    echo "== bed $name: ${ok:-0} passed, ${bad:-0} failed"
+}
+
+bed unit "${pytest[@]}" tests/unit
+bed board "${pytest[@]}" tests/board
+.venv/bin/stratovirt-lab images || exit 1
+# The lab is an emulated machine: when it hangs or dies (124, 125), as opposed to a test failing in
+# it, the bed is run once more from a fresh start.
+in_lab() {
+    local attempt status
+    for attempt in 1 2; do
+        timeout 1500 .venv/bin/stratovirt-lab run -- "${pytest[@]}" "$@"
+        status=$?
+        [ "$status" = 124 ] || [ "$status" = 125 ] || return "$status"
+        echo "run_tests: the lab itself failed (status $status), attempt $attempt of 2" >&2
+    done
+    return "$status"
+}
+
+if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+    bed kvm "${pytest[@]}" tests/kvm
+    bed guest in_lab tests/guest
+else
+    echo "== no usable /dev/kvm here: bed kvm runs in the lab"
+    bed guest in_lab tests/kvm tests/guest
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
