@@ -7,6 +7,11 @@ import sys
 from stratovirt import __version__
 from stratovirt.errors import StratovirtError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.config.vm_config import VmConfig
+    from stratovirt.runtime.daemon import Daemon
+
 EXIT_FAILED = 1
 
 
@@ -18,7 +23,7 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Run the machine that `argv` describes and return the exit status."""
     if any(word in ("-help", "--help", "-h") for word in argv):
-        from stratovirt.config.command_line import help_text
+        from stratovirt.config.reference import help_text
 
         print(help_text())
         return 0
@@ -31,30 +36,78 @@ def run(argv: list[str]) -> int:
         # One line, whatever the values in it contain.
         print(f"stratovirt: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
+    except Exception as error:
+        # Nothing a user or a guest does should come here, and if it does it is one line as well.
+        _report_bug(error)
+        return EXIT_FAILED
+
+
+def _report_bug(error: Exception) -> None:
+    import traceback
+
+    from stratovirt.runtime.log import Log
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"stratovirt: internal error at {where}, please report it: {text}", file=sys.stderr)
+    Log(__name__).debug("".join(traceback.format_exception(error)))
 
 
 def _run_machine(argv: list[str]) -> int:
     from stratovirt.config.command_line import parse_command_line
-    from stratovirt.runtime import cleanup, log
 
     config = parse_command_line(argv)
+    if not config.daemonize:
+        return _run(config, None)
+    from stratovirt.runtime.daemon import Daemon, detach
+
+    outcome = detach()
+    if outcome is None:
+        return 0
+    if not isinstance(outcome, Daemon):
+        raise StratovirtError(outcome)
+    try:
+        return _run(config, outcome)
+    except Exception as error:
+        outcome.report_error(str(error) or type(error).__name__)
+        raise
+
+
+def _run(config: VmConfig, daemon: Daemon | None) -> int:
+    from stratovirt.runtime import cleanup, log
+
     try:
         log.configure(config.log_file)
     except ValueError as error:
         raise StratovirtError(str(error)) from error
     except OSError as error:
         raise StratovirtError(f"-D {config.log_file}: cannot open: {error.strerror}") from error
+    for path in config.trace_events:
+        from stratovirt.runtime.trace import enable_from
+
+        enable_from(path)
 
     from stratovirt.vm import Vm
 
     vm = Vm(config)
     try:
+        if config.name is not None and config.name.process is not None:
+            _name_process(config.name.process)
         if config.pidfile is not None:
             from stratovirt.runtime.pidfile import write_pidfile
 
             write_pidfile(config.pidfile)
         vm.build()
+        vm.start()
+        if daemon is not None:
+            daemon.report_running()
         return vm.run()
     finally:
         vm.close()
         cleanup.run_all()
+
+
+def _name_process(name: str) -> None:
+    with open("/proc/self/comm", "w", encoding="utf-8") as comm:
+        comm.write(name)

@@ -1,4 +1,4 @@
-"""The machine's life: built, started, paused, ended. Owner of everything below it."""
+"""The machine's life: built, started, paused, reset, ended. Owner of everything below it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import _thread
 import signal
 
 from stratovirt.accel.base import AccelError
-from stratovirt.accel.kvm.machine import KvmAccelerator
-from stratovirt.accel.kvm.vcpu import ExitReport
-from stratovirt.chardev.open import AnyChardev, make_chardev
+from stratovirt.chardev.open import make_chardev
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.machine import microvm_x86_64_layout
-from stratovirt.machine.microvm_x86_64 import Microvm
+from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.accel.test import TestAccelerator
-    from stratovirt.monitor.server import QmpServer
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.accel.kvm.machine import KvmAccelerator
+    from stratovirt.accel.kvm.vcpu import ExitReport
+    from stratovirt.accel.kvm.x86_64 import FixedPages
+    from stratovirt.chardev.backend import Chardev
+    from stratovirt.machine.microvm_x86_64 import Microvm
+    from stratovirt.monitor.session import Session
+    from stratovirt.virtio.blk import Blk
 
 log = Log(__name__)
 
@@ -28,7 +32,7 @@ class Vm:
 
     Python device code and all of this class run under `lock`, in whichever thread; the loop
     takes it for every callback and the dispatcher for every access.  `status` is one of the
-    states of QMP's query-status.
+    states of QMP's query-status.  A machine of type none has no board and no accelerator.
     """
 
     def __init__(self, config: VmConfig) -> None:
@@ -37,61 +41,75 @@ class Vm:
         self.loop = Loop(self.lock)
         self.status = "prelaunch"
         self.exit_status = 0
+        self.chardevs: list[Chardev] = []
         self._ending = False
-        self._monitor: QmpServer | None = None
+        self._sessions: list[Session] = []
+        self._accelerator: Accelerator | None = None
         self._kvm: KvmAccelerator | None = None
-        self._test: TestAccelerator | None = None
-        self._serial: AnyChardev | None = None
         self._board: Microvm | None = None
 
     def build(self) -> None:
         """Create everything the configuration names; raises StratovirtError."""
         config = self.config
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self.loop.on_signal(number, self._signalled)
+        for monitor in config.monitors:
+            from stratovirt.monitor.session import Session
+
+            assert monitor.chardev is not None
+            chardev = make_chardev(self.loop, monitor.chardev, self._user_quit, monitor.source)
+            self.chardevs.append(chardev)
+            self._sessions.append(Session(self, chardev, pretty=monitor.pretty))
+        if config.machine.type != "none":
+            self._build_board()
+
+    def _build_board(self) -> None:
+        config = self.config
         if config.accel == "test":
             from stratovirt.accel.test import TestAccelerator
 
             assert config.mod_test is not None
-            self._test = TestAccelerator(self.loop, self.lock, config.mod_test)
-            self._test.disconnected = lambda: self.request_shutdown(
-                guest=False, reason="host-signal"
-            )
+            test = TestAccelerator(self.loop, self.lock, config.mod_test)
+            test.disconnected = lambda: self.request_shutdown(guest=False, reason="host-signal")
+            self._accelerator = test
         else:
-            self._kvm = KvmAccelerator(self.loop, self.lock)
+            from stratovirt.accel.kvm.machine import KvmAccelerator
+
+            self._accelerator = self._kvm = KvmAccelerator(self.loop, self.lock)
             self._kvm.exited = self._vcpu_exited
+        serial = None
         if config.serial is not None:
-            self._serial = make_chardev(
-                self.loop,
-                config.serial,
-                lambda: self.request_shutdown(guest=False, reason="host-ui"),
-            )
+            serial = make_chardev(self.loop, config.serial, self._user_quit)
+            self.chardevs.append(serial)
         if self._kvm is not None:
             self._prepare_kvm(self._kvm)
-        accelerator = self._kvm or self._test
-        assert accelerator is not None
+        from stratovirt.machine.microvm_x86_64 import Microvm
+
         self._board = Microvm(
             config,
-            accelerator,
+            self._accelerator,
             self.loop,
-            self._serial,
+            serial,
             guest_reset=lambda: self.request_shutdown(guest=True, reason="guest-reset"),
             guest_power_off=lambda: self.request_shutdown(guest=True, reason="guest-shutdown"),
         )
         entry = self._board.load()
         if self._kvm is not None and entry is not None:
             self._enter_kvm(self._kvm, entry)
-        if config.qmp is not None:
-            from stratovirt.monitor.server import QmpServer
-
-            self._monitor = QmpServer(self.loop, self, config.qmp)
 
     def _prepare_kvm(self, kvm: KvmAccelerator) -> None:
         from stratovirt.accel.kvm import x86_64
 
-        layout = microvm_x86_64_layout
         try:
-            x86_64.create_interrupt_controllers(kvm, layout.IDENTITY_MAP, layout.TSS)
+            x86_64.create_interrupt_controllers(kvm.vm, self._fixed_pages())
         except OSError as error:
             raise AccelError(f"-accel kvm: {error.strerror}") from error
+
+    def _fixed_pages(self) -> FixedPages:
+        from stratovirt.accel.kvm.x86_64 import FixedPages
+        from stratovirt.machine import microvm_x86_64_layout as layout
+
+        return FixedPages(layout.IDENTITY_MAP, layout.TSS)
 
     def _enter_kvm(self, kvm: KvmAccelerator, entry: object) -> None:
         from stratovirt.accel.kvm import x86_64
@@ -106,49 +124,66 @@ class Vm:
                 f"-smp {self.config.smp.cpus}: KVM cannot create the vCPUs: {error.strerror}"
             ) from error
 
-    def run(self) -> int:
-        """Run the machine until it ends; returns the exit status for the process."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self.loop.on_signal(
-                number, lambda: self.request_shutdown(guest=False, reason="host-signal")
-            )
-        qmp = self.config.qmp
-        if (
-            self._monitor is not None
-            and qmp is not None
-            and not qmp.nowait
-            and qmp.wait is not False
-        ):
-            self._monitor.wait_for_client()
+    def start(self) -> None:
+        """Open the chardevs, wait for clients that must be there first, and run the vCPUs."""
         with self.lock:
-            if self._serial is not None:
-                self._serial.open()
-            if self._test is not None:
-                self._test.resume()
+            for chardev in self.chardevs:
+                chardev.open()
+        for chardev in self.chardevs:
+            if chardev.waits:
+                log.info(f"waiting for a client of chardev {chardev.label}")
+                self.loop.run(until=lambda chardev=chardev: chardev.is_connected)  # type: ignore[misc]
+        if self.loop.is_stopped:
+            return
+        with self.lock:
+            if self.config.accel == "test" and self._accelerator is not None:
+                self._accelerator.resume()
             if not self.config.start_paused:
                 self.resume()
+
+    def run(self) -> int:
+        """Serve the machine until it ends; returns the exit status for the process."""
         self.loop.run()
         return self.exit_status
 
     def close(self) -> None:
-        """End everything that runs, in order: vCPUs, devices, monitor."""
+        """End everything that runs, in order: vCPUs, devices, monitors."""
         with self.lock:
-            accelerator = self._kvm or self._test
-            if accelerator is not None:
-                accelerator.stop()
+            if self._accelerator is not None:
+                self._accelerator.stop()
             if self._board is not None:
                 self._board.close()
-            if self._monitor is not None:
-                self._monitor.close()
+            for session in self._sessions:
+                session.close()
+            for chardev in self.chardevs:
+                chardev.close()
         self.loop.close()
 
     @property
     def target(self) -> str:
-        """The architecture of the board."""
-        return self._board.target if self._board is not None else "none"
+        """The architecture of the board; of the host's guests where there is no board."""
+        return "x86_64"
+
+    @property
+    def disks(self) -> list[Blk]:
+        """The block devices."""
+        return self._board.disks if self._board is not None else []
+
+    @property
+    def ram_pieces(self) -> list[tuple[int, int]]:
+        """(gpa, size in bytes) of each piece of RAM."""
+        return self._board.ram if self._board is not None else []
+
+    def read_memory(self, gpa: int, size: int) -> bytes:
+        """Guest RAM; raises ValueError where there is none."""
+        if self._board is None:
+            raise ValueError("there is no machine")
+        return self._board.guest_memory.read(gpa, size)
 
     def vcpu_thread_ids(self) -> list[int]:
         """The host thread of each vCPU, 0 while it has not run."""
+        if self._board is None:
+            return []
         if self._kvm is None:
             return [0] * self.config.smp.cpus
         return [vcpu.thread_id for vcpu in self._kvm.vcpus]
@@ -160,32 +195,75 @@ class Vm:
         self._halt("paused")
         self._event("STOP")
 
-    def _halt(self, status: str) -> None:
-        accelerator = self._kvm or self._test
-        assert accelerator is not None and self._board is not None
-        accelerator.pause()
-        for device in self._board.devices:
-            device.quiesce()
+    def _set_status(self, status: str) -> None:
         self.status = status
+        VM_STATUS(status)
+
+    def _halt(self, status: str) -> None:
+        if self._accelerator is not None and self._board is not None:
+            self._accelerator.pause()
+            for device in self._board.devices:
+                device.quiesce()
+        self._set_status(status)
 
     def resume(self) -> None:
         """Run, the first time or after a pause; an ended or failed machine stays as it is."""
         if self.status not in ("prelaunch", "paused"):
             return
-        assert self._board is not None
         first = self.status == "prelaunch"
-        self.status = "running"
-        for device in self._board.devices:
-            device.resume()
-        accelerator = self._kvm or self._test
-        assert accelerator is not None
-        accelerator.resume()
+        self._go()
+        if first:
+            self._name_threads()
         if not first or self.config.start_paused:
             self._event("RESUME")
+
+    def _go(self) -> None:
+        self._set_status("running")
+        if self._accelerator is not None and self._board is not None:
+            for device in self._board.devices:
+                device.resume()
+            self._accelerator.resume()
+
+    def _name_threads(self) -> None:
+        name = self.config.name
+        if name is not None and name.debug_threads and self._kvm is not None:
+            for index, vcpu in enumerate(self._kvm.vcpus):
+                vcpu.set_name(f"CPU {index}/KVM")
+
+    def reset(self) -> None:
+        """Start the guest anew, from the state of power-on; raises StratovirtError."""
+        if self._board is None:
+            raise StratovirtError("there is no machine that could be reset")
+        if self._kvm is not None and self.status not in ("running", "paused", "prelaunch"):
+            raise StratovirtError(f"the machine is in state {self.status} and cannot be reset")
+        was_running = self.status == "running"
+        if was_running:
+            self._halt("paused")
+        entry = self._board.reset()
+        if self._kvm is not None and entry is not None:
+            from stratovirt.accel.kvm import x86_64
+
+            x86_64.reset(self._kvm, self.config.smp, self._fixed_pages(), entry)
+        self._event("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        if was_running:
+            self._go()
+
+    def press_power_button(self) -> None:
+        """Ask the guest to power itself off; raises StratovirtError."""
+        if self._board is None:
+            raise StratovirtError("there is no machine that has a power button")
+        self._board.press_power_button()
+        self._event("POWERDOWN")
 
     def request_shutdown(self, *, guest: bool, reason: str) -> None:
         """End the machine soon; from any thread, heeded once."""
         self.loop.call_soon(lambda: self._shut_down(guest, reason))
+
+    def _user_quit(self) -> None:
+        self.request_shutdown(guest=False, reason="host-ui")
+
+    def _signalled(self) -> None:
+        self.request_shutdown(guest=False, reason="host-signal")
 
     def _shut_down(self, guest: bool, reason: str) -> None:
         if self._ending:
@@ -193,7 +271,7 @@ class Vm:
         self._ending = True
         log.info(f"the machine ends: {reason}")
         self._event("SHUTDOWN", {"guest": guest, "reason": reason})
-        self.status = "shutdown"
+        self._set_status("shutdown")
         self.loop.stop()
 
     def _vcpu_exited(self, report: ExitReport) -> None:
@@ -204,11 +282,12 @@ class Vm:
         if self.status == "running":
             self._halt("internal-error")
             self._event("STOP")
-        if self._monitor is None:
+        if not self._sessions:
             # Nobody could look at the machine or end it, so it ends by itself.
             self.exit_status = 1
             self._shut_down(False, "host-error")
 
     def _event(self, name: str, content: dict[str, object] | None = None) -> None:
-        if self._monitor is not None:
-            self._monitor.send_event(name, content)
+        QMP_EVENT(name)
+        for session in self._sessions:
+            session.send_event(name, content)

@@ -79,7 +79,7 @@ def _qemu_command(
     memory_mib: int,
     writable: Sequence[Path],
 ) -> list[str]:
-    append = f"console=ttyS0 quiet panic=-1 mitigations=off {PERIODIC_TICK} lab.job={job}"
+    append = f"console=ttyS0 panic=-1 nokaslr mitigations=off {PERIODIC_TICK} lab.job={job}"
     command = [
         qemu,
         "-M",
@@ -100,6 +100,8 @@ def _qemu_command(
         f"file,id=console,path={job}/console.log",
         "-serial",
         "chardev:console",
+        "-monitor",
+        f"unix:{job}/monitor,server,nowait",
         "-kernel",
         str(kernel),
         "-initrd",
@@ -164,6 +166,7 @@ def _relay(command: list[str], names: Sequence[str], job: Path, interactive: boo
             near.close()
     text = status.decode(errors="replace").strip()
     if not text.isdigit():
+        shutil.copy(job / "console.log", f"/tmp/lab-console-{os.getpid()}.log")
         raise LabError(f"the lab ended before its command did: {_last_words(job)}")
     return int(text)
 

@@ -13,9 +13,12 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport fdatasync, read, write
 
 from stratovirt._native.interrupt cimport Notifier
+from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
 
 import os
+
+from stratovirt.runtime import trace_events
 
 cdef extern from "sys/uio.h" nogil:
     ssize_t preadv(int fd, const iovec *iov, int count, long offset)
@@ -38,6 +41,10 @@ cdef enum:
     MAX_QUEUES = 32        # num-queues of the guidebook
     HEADER_BYTES = 16      # struct virtio_blk_outhdr
     SECTOR_BYTES = 512
+
+
+cdef TraceEvent block_request = trace_events.BLOCK_REQUEST
+cdef TraceEvent block_complete = trace_events.BLOCK_COMPLETE
 
 
 cdef struct Header:
@@ -208,6 +215,9 @@ cdef class BlockEngine:
         chain.writable_bytes -= 1
         _take(chain.iov, chain.readable, <uint8_t *>&header, HEADER_BYTES)
         written[0] = 0
+        if block_request.enabled:
+            block_request.report(header.type, header.sector,
+                                 chain.readable_bytes + chain.writable_bytes - HEADER_BYTES, 0)
         if header.type == <uint32_t>VIRTIO_BLK_T_IN:
             data = chain.iov + chain.readable
             count = chain.writable
@@ -234,6 +244,8 @@ cdef class BlockEngine:
         else:
             status = VIRTIO_BLK_S_UNSUPP
         status_byte[0] = <uint8_t>status
+        if block_complete.enabled:
+            block_complete.report(header.type, status, 0, 0)
         written[0] += 1
         return True
 

@@ -6,7 +6,12 @@ class RamMapping:
     size: int
     address: int
     def __init__(
-        self, size: int, fd: int = -1, shared: bool = False, dump: bool = True
+        self,
+        size: int,
+        fd: int = -1,
+        shared: bool = False,
+        dump: bool = True,
+        prealloc: bool = False,
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

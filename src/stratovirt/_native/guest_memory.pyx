@@ -13,7 +13,7 @@ cdef extern from "sys/mman.h" nogil:
     int madvise(void *addr, size_t length, int advice)
     int PROT_READ, PROT_WRITE
     int MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE
-    int MADV_DONTDUMP, MADV_HUGEPAGE
+    int MADV_DONTDUMP, MADV_HUGEPAGE, MADV_POPULATE_WRITE
     void *MAP_FAILED
 
 
@@ -25,17 +25,18 @@ cdef class RamMapping:
     """One piece of host memory that backs guest RAM; unmapped when the object goes.
 
     `size` is in bytes.  With `fd` below zero the memory is anonymous.  `shared` maps it so that
-    other processes holding the file see it; `dump` keeps it in this process's core dumps.
-    Raises OSError when the host has no such memory.
+    other processes holding the file see it; `dump` keeps it in this process's core dumps;
+    `prealloc` allocates all of it now.  Raises OSError when the host has no such memory.
     """
 
-    def __cinit__(self, uint64_t size, int fd=-1, bint shared=False, bint dump=True):
+    def __cinit__(self, uint64_t size, int fd=-1, bint shared=False, bint dump=True,
+                  bint prealloc=False):
         cdef int flags = MAP_SHARED if shared else MAP_PRIVATE
         cdef void *base
         if fd < 0:
-            flags |= MAP_ANONYMOUS
-        # RAM is overcommitted like any process's heap; -mem-prealloc is how a user opts out.
-        flags |= MAP_NORESERVE
+            # Overcommitted like any process's heap; -mem-prealloc is how a user opts out.  A
+            # file's pages are reserved, because hugetlbfs would kill who touches one too many.
+            flags |= MAP_ANONYMOUS | MAP_NORESERVE
         base = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0)
         if base == MAP_FAILED:
             raise OSError(errno, os.strerror(errno))
@@ -47,6 +48,8 @@ cdef class RamMapping:
         if fd < 0 and not shared:
             # Advice only: a kernel without transparent huge pages says EINVAL and loses nothing.
             madvise(base, size, MADV_HUGEPAGE)
+        if prealloc and madvise(base, size, MADV_POPULATE_WRITE) != 0:
+            raise OSError(errno, os.strerror(errno))
 
     def __dealloc__(self):
         if self._base != NULL:

@@ -14,8 +14,11 @@ from posix.unistd cimport close
 from stratovirt._native.dispatch cimport MMIO, PIO, Dispatcher
 from stratovirt._native.guest_memory cimport GuestMemory, RamMapping
 from stratovirt._native.kvm_abi cimport *
+from stratovirt._native.trace cimport TraceEvent
 
 import os
+
+from stratovirt.runtime import trace_events
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...)
@@ -55,6 +58,10 @@ INTERNAL_ERROR = 4
 SYSTEM_EVENT = 5
 UNHANDLED = 6
 RUN_FAILED = 7
+
+cdef TraceEvent kvm_exit = trace_events.KVM_EXIT
+cdef TraceEvent io_python = trace_events.IO_PYTHON
+
 
 cdef void _ignore(int signum) noexcept nogil:
     pass
@@ -284,6 +291,8 @@ cdef class KvmVcpu:
                 return 7  # RUN_FAILED
             self.exits += 1
             reason = run.exit_reason
+            if kvm_exit.enabled:
+                kvm_exit.report(self.index, reason, 0, 0)
             if reason == KVM_EXIT_IO:
                 data = <uint8_t *>run + run.io.data_offset
                 i = 0
@@ -319,12 +328,16 @@ cdef class KvmVcpu:
         cdef uint8_t *data
         cdef uint32_t i
         if run.exit_reason == KVM_EXIT_IO:
+            if io_python.enabled:
+                io_python.report(1, run.io.port, run.io.size, run.io.direction)
             data = <uint8_t *>run + run.io.data_offset
             for i in range(run.io.count):
                 self._dispatcher.access(PIO, run.io.port, run.io.size,
                                         run.io.direction == KVM_EXIT_IO_OUT,
                                         data + i * run.io.size)
         else:
+            if io_python.enabled:
+                io_python.report(0, run.mmio.phys_addr, run.mmio.len, run.mmio.is_write)
             self._dispatcher.access(MMIO, run.mmio.phys_addr, run.mmio.len, run.mmio.is_write,
                                     run.mmio.data)
         return 0

@@ -73,6 +73,47 @@ def device(path: str, *terms: Term) -> Term:
     return Term(b"\x5b\x82" + _package_length(len(body)) + body)
 
 
+SYSTEM_MEMORY = 0
+DWORD_ACCESS = 3
+LOCAL0 = Term(b"\x60")
+
+
+def operation_region(path: str, base: int, size: int) -> Term:
+    """DefOpRegion in system memory."""
+    area = bytes([SYSTEM_MEMORY]) + encode(base) + encode(size)
+    return Term(b"\x5b\x80" + name_string(path) + area)
+
+
+def field(region: str, path: str) -> Term:
+    """DefField: one 32-bit field at the region's start."""
+    # A field's width is written like a package's length, but does not count itself.
+    body = name_string(region) + bytes([DWORD_ACCESS]) + name_string(path) + bytes([32])
+    return Term(b"\x5b\x81" + _package_length(len(body)) + body)
+
+
+def method(path: str, arguments: int, *terms: Term) -> Term:
+    """DefMethod, serialized."""
+    body = name_string(path) + bytes([1 << 3 | arguments]) + b"".join(t.code for t in terms)
+    return Term(b"\x14" + _package_length(len(body)) + body)
+
+
+def store(source: str, target: Term) -> Term:
+    """DefStore of a named object's value."""
+    return Term(b"\x70" + name_string(source) + target.code)
+
+
+def if_bits(value: Term, mask: int, *terms: Term) -> Term:
+    """DefIfElse: the terms run when any bit of `mask` is set in `value`."""
+    predicate = b"\x7b" + value.code + encode(mask) + b"\0"
+    body = predicate + b"".join(term.code for term in terms)
+    return Term(b"\xa0" + _package_length(len(body)) + body)
+
+
+def notify(path: str, code: int) -> Term:
+    """DefNotify."""
+    return Term(b"\x86" + name_string(path) + encode(code))
+
+
 def package(*values: int | str | bytes | Term) -> Term:
     """DefPackage."""
     body = bytes([len(values)]) + b"".join(encode(value) for value in values)

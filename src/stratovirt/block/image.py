@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-from stratovirt.config.devices import Drive
+from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
 
 SECTOR = 512
@@ -27,6 +27,7 @@ class Image:
     """
 
     def __init__(self, drive: Drive) -> None:
+        self.drive = drive
         self._source = f"-drive id={drive.id},file={drive.file}"
         self.readonly = drive.readonly
         access = os.O_RDONLY if drive.readonly else os.O_RDWR

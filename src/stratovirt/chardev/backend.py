@@ -1,4 +1,4 @@
-"""The chardev contract, and what stream-like back ends share."""
+"""The chardev contract, and what all back ends share: watching, back pressure, limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import select
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, WRITABLE, Loop
+from stratovirt.runtime.trace_events import CHARDEV_CONNECTED, CHARDEV_DISCONNECTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ OUTPUT_HIGH = 4096
 """Bytes waiting for a slow peer from which on the device is told to hold back."""
 OUTPUT_LIMIT = 1 << 16
 """Bytes kept for a device that does not hold back; what comes beyond is dropped and logged."""
-CHUNK = 512
-"""Most bytes written at once: a writable pipe or terminal takes this many without blocking."""
+PIPE_CHUNK = 512
+"""Most bytes written to a blocking descriptor at once: poll(2) promises room for this many."""
 
 
 class ChardevError(StratovirtError):
@@ -30,22 +31,38 @@ class ChardevError(StratovirtError):
 class Chardev:
     """A stream of bytes to and from the host.
 
-    The device sets `on_input` (bytes have come), `room` (how many it can take now) and
+    The user sets `on_input` (bytes have come), `room` (how many it can take now) and
     `on_drained` (a slow peer has caught up), and calls `write`; after taking input it calls
-    `resume_input`.
+    `resume_input`.  Where peers come and go, `on_connected` and `on_disconnected` say so.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    chunk = PIPE_CHUNK
+    description = ""
+    """What query-chardev shows as its filename."""
+    waits = False
+    """Whether the machine starts only when a peer is there."""
+
+    def __init__(self, loop: Loop, label: str) -> None:
         self.loop = loop
+        self.label = label
         self.on_input: Callable[[bytes], None] = lambda _received: None
         self.room: Callable[[], int] = lambda: 0
         self.on_drained: Callable[[], None] = lambda: None
+        self.on_connected: Callable[[], None] = lambda: None
+        self.on_disconnected: Callable[[], None] = lambda: None
+        self.output_limit = OUTPUT_LIMIT
+        self.on_overflow: Callable[[], None] = self._warn_of_loss
         self._input_fd = -1
         self._output_fd = -1
         self._pending = bytearray()
         self._input_watched = False
         self._output_watched = False
         self._dropped = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether somebody is at the other end."""
+        return self._output_fd >= 0
 
     @property
     def is_backed_up(self) -> bool:
@@ -56,10 +73,8 @@ class Chardev:
         """Send bytes to the peer, now or when it reads; never blocks."""
         if self._output_fd < 0:
             return
-        if len(self._pending) + len(content) > OUTPUT_LIMIT:
-            if not self._dropped:
-                log.warn("a chardev's peer does not read; output is dropped")
-            self._dropped = True
+        if len(self._pending) + len(content) > self.output_limit:
+            self.on_overflow()
             return
         self._pending += content
         if len(self._pending) == len(content):
@@ -67,7 +82,20 @@ class Chardev:
 
     def drain(self) -> None:
         """Send what the peer takes at once: the process is about to end."""
-        self._flush()
+        if self._output_fd >= 0:
+            self._flush()
+
+    def open(self) -> None:
+        """Start to serve, once a user is attached."""
+
+    def disconnect(self) -> None:
+        """Send the peer away; where peers come and go, the next is served."""
+        self._hung_up()
+
+    def _warn_of_loss(self) -> None:
+        if not self._dropped:
+            log.warn(f"the peer of chardev {self.label} does not read; output is dropped")
+        self._dropped = True
 
     def resume_input(self) -> None:
         """The device has room again."""
@@ -79,12 +107,15 @@ class Chardev:
         self._detach()
 
     def _attach(self, input_fd: int, output_fd: int) -> None:
+        CHARDEV_CONNECTED(self.label)
         self._input_fd, self._output_fd = input_fd, output_fd
         self._dropped = False
         if input_fd >= 0:
             self._watch_input()
 
     def _detach(self) -> None:
+        if self._output_fd >= 0:
+            CHARDEV_DISCONNECTED(self.label)
         for fd in {self._input_fd, self._output_fd} - {-1}:
             self.loop.unwatch(fd)
         self._input_fd = self._output_fd = -1
@@ -144,7 +175,7 @@ class Chardev:
             self._rewatch()
             return
         try:
-            received = os.read(self._input_fd, room)
+            received = self._read(room)
         except BlockingIOError:
             return
         except OSError:
@@ -154,12 +185,15 @@ class Chardev:
         else:
             self._hung_up()
 
+    def _read(self, size: int) -> bytes:
+        return os.read(self._input_fd, size)
+
     def _flush(self) -> None:
         poller = select.poll()
         poller.register(self._output_fd, select.POLLOUT)
         while self._pending and poller.poll(0):
             try:
-                count = os.write(self._output_fd, self._pending[:CHUNK])
+                count = os.write(self._output_fd, self._pending[: self.chunk])
             except BlockingIOError:
                 break
             except OSError:

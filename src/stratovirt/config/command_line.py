@@ -1,17 +1,26 @@
-"""argv to VmConfig, and the help text: both come from the option definitions."""
+"""argv to VmConfig, by the option definitions."""
 
 from __future__ import annotations
 
-from stratovirt.config.devices import CHARDEVS, Chardev, Drive, Qmp, VirtioBlk
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.keyval import split
-from stratovirt.config.kinds import SOCKET_PATH_LONGEST, Identifier, PathName, one_of
-from stratovirt.config.machine import Accel, Cpu, Kernel, Machine, Memory, Name, Smp
-from stratovirt.config.vm_config import VmConfig
+from stratovirt.config.kinds import SOCKET_PATH_LONGEST, Identifier, PathName
+from stratovirt.config.machine import (
+    Accel,
+    Append,
+    Cpu,
+    Initrd,
+    Kernel,
+    Machine,
+    Memory,
+    MemPath,
+    Smp,
+)
+from stratovirt.config.vm_config import MonitorConfig, VmConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 IGNORED_WITH_VALUE = (
     "-overcommit",
@@ -21,13 +30,10 @@ IGNORED_WITH_VALUE = (
     "-rtc",
     "-realtime",
     "-display",
-    "-usb",
     "-boot",
 )
-IGNORED_SWITCHES = ("-no-user-config", "-nodefaults", "-no-shutdown", "-nographic")
+IGNORED_SWITCHES = ("-no-user-config", "-nodefaults", "-no-shutdown", "-nographic", "-usb")
 """Options of libvirt's command line that never function (guidebook, chapter 7)."""
-
-DEVICES: dict[str, type[VirtioBlk]] = {"virtio-blk-device": VirtioBlk}
 
 
 class CommandLine:
@@ -36,216 +42,247 @@ class CommandLine:
     def __init__(self) -> None:
         self.config = VmConfig()
         self._seen: set[str] = set()
-        self._takers: dict[str, Callable[[str], None]] = {
-            "-machine": self._machine,
-            "-accel": self._accel,
-            "-cpu": self._cpu,
-            "-smp": self._smp,
-            "-m": self._memory,
-            "-kernel": self._kernel,
-            "-initrd": self._initrd,
-            "-append": self._append,
-            "-drive": self._drive,
-            "-device": self._device,
-            "-chardev": self._chardev,
-            "-serial": self._serial,
-            "-qmp": self._qmp,
-            "-mod-test": self._mod_test,
-            "-name": self._name,
-            "-pidfile": self._pidfile,
-        }
 
     def read(self, argv: list[str]) -> VmConfig:
         """Read all of argv (without the program's name); raises ConfigError."""
         words = list(argv)
         while words:
-            flag = words.pop(0)
-            if flag.startswith("--"):
-                flag = flag[1:]
+            written = words.pop(0)
+            # QEMU's users write -option and --option.
+            flag = written[1:] if written.startswith("--") else written
             if flag == "-D":
                 self._log(words)
-            elif flag in ("-S", "-disable-seccomp"):
-                self.config.start_paused |= flag == "-S"
+            elif flag in _SWITCHES:
+                self._once(flag, flag)
+                _SWITCHES[flag](self.config)
             elif flag in IGNORED_SWITCHES:
                 continue
-            elif flag in self._takers or flag in IGNORED_WITH_VALUE:
+            elif flag in _TAKERS or flag in IGNORED_WITH_VALUE:
                 if not words:
                     raise ConfigError(f"{flag}: needs a value")
                 text = words.pop(0)
-                if flag in self._takers:
-                    self._takers[flag](text)
+                if flag in _TAKERS:
+                    _TAKERS[flag](self, text)
             else:
-                raise ConfigError(f"{flag}: unknown option; see stratovirt -help")
+                raise ConfigError(f"{written}: unknown option; see stratovirt -help")
         self.config.check()
         return self.config
 
-    def _first_time(self, flag: str, text: str) -> None:
+    def _once(self, flag: str, source: str) -> None:
         if flag in self._seen:
-            raise ConfigError(f"{flag} {text}: given twice")
+            raise ConfigError(f"{source}: given twice")
         self._seen.add(flag)
 
-    def _cpu(self, text: str) -> None:
-        self._first_time("-cpu", text)
-        Cpu.parse(text)
-
     def _machine(self, text: str) -> None:
-        self._first_time("-machine", text)
+        self._once("-machine", f"-machine {text}")
         self.config.machine = Machine.parse(text)
 
     def _accel(self, text: str) -> None:
-        self._first_time("-accel", text)
+        self._once("-accel", f"-accel {text}")
         self.config.accel = Accel.parse(text).accel
 
+    def _cpu(self, text: str) -> None:
+        self._once("-cpu", f"-cpu {text}")
+        self.config.cpu = Cpu.parse(text).model
+
     def _smp(self, text: str) -> None:
-        self._first_time("-smp", text)
+        self._once("-smp", f"-smp {text}")
         self.config.smp = Smp.parse(text)
 
     def _memory(self, text: str) -> None:
-        self._first_time("-m", text)
+        self._once("-m", f"-m {text}")
         self.config.memory = Memory.parse(text)
 
+    def _mem_path(self, text: str) -> None:
+        self._once("-mem-path", f"-mem-path {text}")
+        self.config.mem_path = MemPath.parse(text).path
+
     def _kernel(self, text: str) -> None:
-        self._first_time("-kernel", text)
-        self.config.kernel = _plain("-kernel", text, Kernel.fields["path"].kind.parse)
+        self._once("-kernel", f"-kernel {text}")
+        self.config.kernel = Kernel.parse(text).path
 
     def _initrd(self, text: str) -> None:
-        self._first_time("-initrd", text)
-        self.config.initrd = _plain("-initrd", text, PathName().parse)
+        self._once("-initrd", f"-initrd {text}")
+        self.config.initrd = Initrd.parse(text).path
 
     def _append(self, text: str) -> None:
-        self._first_time("-append", text)
-        if "\0" in text:
-            raise ConfigError("-append: a kernel command line has no NUL characters")
-        self.config.append = text
+        self._once("-append", f"-append {text}")
+        self.config.append = Append.parse(text).text
+
+    def _global(self, text: str) -> None:
+        from stratovirt.config.machine import Global
+
+        self.config.globals.append(Global.parse(text))
+
+    def _numa(self, text: str) -> None:
+        from stratovirt.config.numa import NUMA, NumaNode
+
+        part = NUMA.parse(text)
+        if isinstance(part, NumaNode):
+            self.config.numa_nodes.append(part)
+        else:
+            self.config.numa_distances.append(part)
+
+    def _object(self, text: str) -> None:
+        from stratovirt.config.objects import OBJECTS
+
+        self._add(self.config.objects, OBJECTS.parse(text), f"-object {text}", "object")
 
     def _drive(self, text: str) -> None:
-        drive = Drive.parse(text)
-        if drive.id in self.config.drives:
-            raise ConfigError(f"-drive {text}: another drive has the id {drive.id}")
-        self.config.drives[drive.id] = drive
+        from stratovirt.config.drive import Pflash, parse_drive
 
-    def _device(self, text: str) -> None:
-        driver, *properties = split("-device", text)
-        key, name = driver
-        if key is not None or name not in DEVICES:
-            raise ConfigError(
-                f"-device {text}: unknown driver '{name}'; known are {one_of(list(DEVICES))}"
-            )
-        self.config.devices.append(DEVICES[name].from_pairs(properties, f"-device {text}"))
+        drive = parse_drive(text)
+        if isinstance(drive, Pflash):
+            if any(flash.unit == drive.unit for flash in self.config.flashes):
+                raise ConfigError(f"-drive {text}: another flash has the unit {drive.unit}")
+            self.config.flashes.append(drive)
+        else:
+            self._add(self.config.drives, drive, f"-drive {text}", "drive")
+
+    def _netdev(self, text: str) -> None:
+        from stratovirt.config.net import NETDEVS
+
+        self._add(self.config.netdevs, NETDEVS.parse(text), f"-netdev {text}", "netdev")
 
     def _chardev(self, text: str) -> None:
-        chardev = _read_chardev("-chardev", text)
-        if chardev.id in self.config.chardevs:
-            raise ConfigError(f"-chardev {text}: another chardev has the id {chardev.id}")
-        self.config.chardevs[chardev.id] = chardev
+        from stratovirt.config.chardev import CHARDEVS
+
+        self._add(self.config.chardevs, CHARDEVS.parse(text), f"-chardev {text}", "chardev")
+
+    def _add(self, things: dict[str, Any], thing: Any, source: str, noun: str) -> None:
+        if thing.id in things:
+            raise ConfigError(f"{source}: another {noun} has the id {thing.id}")
+        things[thing.id] = thing
+
+    def _device(self, text: str) -> None:
+        from stratovirt.config.devices import DRIVERS
+
+        self.config.devices.append(DRIVERS.parse(text))
 
     def _serial(self, text: str) -> None:
-        self._first_time("-serial", text)
+        self._once("-serial", f"-serial {text}")
         if text.startswith("chardev:"):
             name = text.removeprefix("chardev:")
-            self.config.serial_chardev = _plain("-serial", name, Identifier().parse)
+            self.config.serial_chardev = _plain("-serial", text, name, Identifier().parse)
         else:
-            self.config.serial = _read_chardev("-serial", text, default_id="serial0")
+            from stratovirt.config.chardev import CHARDEVS
+
+            self.config.serial = CHARDEVS.parse(text, "-serial", id="serial0")
 
     def _qmp(self, text: str) -> None:
-        self._first_time("-qmp", text)
-        scheme, colon, rest = text.partition(":")
-        if scheme != "unix" or not colon:
-            raise ConfigError(f"-qmp {text}: must start with unix:PATH")
-        pairs = split("-qmp", rest)
-        if pairs[0][0] is None:
-            pairs[0] = ("path", pairs[0][1])
-        self.config.qmp = Qmp.from_pairs(pairs, f"-qmp {text}")
+        from stratovirt.config.monitor import parse_qmp
+
+        self._once("-qmp", f"-qmp {text}")
+        address, chardev = parse_qmp(text)
+        self.config.monitors.append(MonitorConfig(f"-qmp {address}", chardev=chardev))
+
+    def _mon(self, text: str) -> None:
+        from stratovirt.config.monitor import Mon
+
+        mon = Mon.parse(text)
+        self.config.monitors.append(
+            MonitorConfig(f"-mon chardev={mon.chardev}", chardev_id=mon.chardev, pretty=mon.pretty)
+        )
 
     def _mod_test(self, text: str) -> None:
-        self._first_time("-mod-test", text)
+        self._once("-mod-test", f"-mod-test {text}")
         path = text.removeprefix("unix:")
-        self.config.mod_test = _plain("-mod-test", path, PathName(SOCKET_PATH_LONGEST).parse)
+        self.config.mod_test = _plain("-mod-test", text, path, PathName(SOCKET_PATH_LONGEST).parse)
 
     def _name(self, text: str) -> None:
-        self._first_time("-name", text)
-        self.config.name = Name.parse(text).guest
+        from stratovirt.config.process import Name
+
+        self._once("-name", f"-name {text}")
+        self.config.name = Name.parse(text)
 
     def _pidfile(self, text: str) -> None:
-        self._first_time("-pidfile", text)
-        self.config.pidfile = _plain("-pidfile", text, PathName().parse)
+        from stratovirt.config.process import Pidfile
+
+        self._once("-pidfile", f"-pidfile {text}")
+        self.config.pidfile = Pidfile.parse(text).path
+
+    def _trace(self, text: str) -> None:
+        from stratovirt.config.process import Trace
+
+        self.config.trace_events.append(Trace.parse(text).events)
+
+    def _incoming(self, text: str) -> None:
+        from stratovirt.config.process import Incoming
+
+        self._once("-incoming", f"-incoming {text}")
+        self.config.incoming = Incoming.parse(text).uri
 
     def _log(self, words: list[str]) -> None:
-        self._first_time("-D", words[0] if words else "")
         if words and not words[0].startswith("-"):
-            self.config.log_file = _plain("-D", words.pop(0), PathName().parse)
+            from stratovirt.config.process import LogFile
+
+            text = words.pop(0)
+            self._once("-D", f"-D {text}")
+            self.config.log_file = LogFile.parse(text).path
         else:
+            self._once("-D", "-D")
             self.config.log_to_stderr = True
 
 
-def _plain(flag: str, text: str, parse: Callable[[str], str]) -> str:
+_TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
+    "-machine": CommandLine._machine,
+    "-accel": CommandLine._accel,
+    "-cpu": CommandLine._cpu,
+    "-smp": CommandLine._smp,
+    "-m": CommandLine._memory,
+    "-mem-path": CommandLine._mem_path,
+    "-kernel": CommandLine._kernel,
+    "-initrd": CommandLine._initrd,
+    "-append": CommandLine._append,
+    "-global": CommandLine._global,
+    "-numa": CommandLine._numa,
+    "-object": CommandLine._object,
+    "-drive": CommandLine._drive,
+    "-netdev": CommandLine._netdev,
+    "-chardev": CommandLine._chardev,
+    "-device": CommandLine._device,
+    "-serial": CommandLine._serial,
+    "-qmp": CommandLine._qmp,
+    "-mon": CommandLine._mon,
+    "-mod-test": CommandLine._mod_test,
+    "-name": CommandLine._name,
+    "-pidfile": CommandLine._pidfile,
+    "-trace": CommandLine._trace,
+    "-incoming": CommandLine._incoming,
+}
+
+
+def _prealloc(config: VmConfig) -> None:
+    config.mem_prealloc = True
+
+
+def _daemonize(config: VmConfig) -> None:
+    config.daemonize = True
+
+
+def _paused(config: VmConfig) -> None:
+    config.start_paused = True
+
+
+def _no_seccomp(_config: VmConfig) -> None:
+    """There is no filter yet, so this is how it is anyway."""
+
+
+_SWITCHES: dict[str, Callable[[VmConfig], None]] = {
+    "-mem-prealloc": _prealloc,
+    "-daemonize": _daemonize,
+    "-S": _paused,
+    "-disable-seccomp": _no_seccomp,
+}
+
+
+def _plain(flag: str, text: str, value: str, parse: Callable[[str], str]) -> str:
     try:
-        return parse(text)
+        return parse(value)
     except ValueError as error:
         raise ConfigError(f"{flag} {text}: must be {error}") from None
-
-
-def _read_chardev(flag: str, text: str, default_id: str | None = None) -> Chardev:
-    first, *rest = split(flag, text)
-    backend = first[1] if first[0] in (None, "backend") else ""
-    if backend not in CHARDEVS:
-        raise ConfigError(
-            f"{flag} {text}: unknown backend '{backend}'; known are {one_of(list(CHARDEVS))}"
-        )
-    if default_id is not None:
-        rest = [*rest, ("id", default_id)]
-    return CHARDEVS[backend].from_pairs(rest, f"{flag} {text}")
 
 
 def parse_command_line(argv: list[str]) -> VmConfig:
     """The configuration that `argv` (without the program's name) describes."""
     return CommandLine().read(argv)
-
-
-PLAIN_HELP = (
-    ("-initrd PATH", "the initial RAM disk"),
-    ("-append TEXT", "the kernel's command line"),
-    ("-serial DEV", "the serial port: stdio, pty, socket,..., file,... or chardev:ID"),
-    ("-mod-test PATH", "socket of the client that plays the processor (-accel test)"),
-    ("-pidfile PATH", "write the process id there; removed on exit"),
-    (
-        "-D [PATH]",
-        "log to PATH, or to stderr; STRATOVIRT_LOG_LEVEL is trace, debug, info, warn "
-        "or error (default)",
-    ),
-    ("-S", "start with the vCPUs stopped; QMP cont runs them"),
-    ("-disable-seccomp", "run without the system call filter"),
-    ("-version", "print the version"),
-    ("-help", "print this text"),
-)
-
-
-def help_text() -> str:
-    """The text of ``-help``."""
-    lines = ["usage: stratovirt [option]...", ""]
-    for option in (
-        Machine,
-        Accel,
-        Cpu,
-        Smp,
-        Memory,
-        Kernel,
-        Name,
-        Drive,
-        *DEVICES.values(),
-        *CHARDEVS.values(),
-        Qmp,
-    ):
-        summary = (option.__doc__ or "").splitlines()[0]
-        lines.append(f"{option.flag}: {summary}")
-        for key, field in option.fields.items():
-            mark = " (first word)" if key == option.first else ""
-            lines.append(f"    {key:<16} {field.help}{mark}; {field.kind.allowed}")
-    lines.append("")
-    lines += [f"{flag:<20} {text}" for flag, text in PLAIN_HELP]
-    lines += [
-        "",
-        "Accepted for libvirt and without effect: "
-        + ", ".join((*IGNORED_SWITCHES, *IGNORED_WITH_VALUE)),
-    ]
-    return "\n".join(lines)

@@ -75,23 +75,50 @@ class Identifier(Kind["str"]):
         return text
 
 
+class Reference(Identifier):
+    """The id of something that another option defines.
+
+    `flag` says which option; unless `shared`, one user at a time may have it.
+    """
+
+    def __init__(self, flag: str, *, shared: bool = False) -> None:
+        self.flag = flag
+        self.shared = shared
+
+
 class PathName(Text):
     """A path in the host's file system."""
 
-    json_type = "str"
-
-    def __init__(self, longest: int = 4095) -> None:
-        super().__init__("a path", longest)
+    def __init__(self, longest: int = 4095, *, absolute: bool = False) -> None:
+        super().__init__("an absolute path" if absolute else "a path", longest)
+        self._absolute = absolute
 
     def parse(self, text: str) -> str:
         """The path as written."""
         if "\0" in text:
             raise ValueError("a path without NUL characters")
+        if self._absolute and not text.startswith("/"):
+            raise ValueError(self.allowed)
         return super().parse(text)
 
 
 SOCKET_PATH_LONGEST = 107
 """sun_path of unix(7) is 108 bytes with its final NUL."""
+
+
+NUMBER_LONGEST = 40
+"""Longest number read, in characters: no value needs more, and int() slows down with the square."""
+
+
+def _whole_number(text: str, allowed: str) -> int:
+    """A decimal or 0x hexadecimal number without sign; raises ValueError(allowed)."""
+    plain = text.isascii() and text[:1].isdigit() and "_" not in text and not text[-1:].isspace()
+    if not plain or len(text) > NUMBER_LONGEST:
+        raise ValueError(allowed)
+    try:
+        return int(text, 16 if text[:2] in ("0x", "0X") else 10)
+    except ValueError:
+        raise ValueError(allowed) from None
 
 
 class Integer(Kind["int"]):
@@ -110,13 +137,7 @@ class Integer(Kind["int"]):
 
     def parse(self, text: str) -> int:
         """The number; a sign or a fraction is refused."""
-        if not text.isascii() or not text[:1].isdigit() or "_" in text:
-            raise ValueError(self.allowed)
-        try:
-            value = int(text, 16 if text[:2] in ("0x", "0X") else 10)
-        except ValueError:
-            raise ValueError(self.allowed) from None
-        return self._checked(value)
+        return self._checked(_whole_number(text, self.allowed))
 
     def from_json(self, value: object) -> int:
         """A JSON number, or a text holding one."""
@@ -144,9 +165,12 @@ class Size(Kind["int"]):
         suffix = text[len(digits) :].upper() or self._unit
         if len(suffix) == 2 and suffix[1] == "B":
             suffix = suffix[0]
-        if not digits.isascii() or not digits.isdigit() or suffix not in UNITS:
+        if text[:2] in ("0x", "0X"):
+            # A hexadecimal number takes no unit: its B would be a digit.
+            return self._checked(_whole_number(text, self.allowed) << UNITS[self._unit])
+        if suffix not in UNITS:
             raise ValueError(self.allowed)
-        return self._checked(int(digits) << UNITS[suffix])
+        return self._checked(_whole_number(digits, self.allowed) << UNITS[suffix])
 
     def _checked(self, value: int) -> int:
         if not self.lowest <= value <= self.highest:
@@ -189,6 +213,8 @@ class OnOff(Kind["bool"]):
 class Choice(Kind["str"]):
     """One of a few words."""
 
+    json_type = "enum"
+
     def __init__(self, *words: str) -> None:
         self.words = words
         self.allowed = one_of(words)
@@ -205,3 +231,109 @@ def one_of(words: Sequence[str]) -> str:
     if len(words) == 1:
         return words[0]
     return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+class MacAddress(Kind["bytes"]):
+    """The address of one network card: six bytes."""
+
+    allowed = "a unicast MAC address such as 52:54:00:12:34:56"
+
+    def parse(self, text: str) -> bytes:
+        """The six bytes."""
+        pieces = text.split(":")
+        if len(pieces) != 6 or not all(len(piece) == 2 for piece in pieces):
+            raise ValueError(self.allowed)
+        try:
+            address = bytes.fromhex("".join(pieces))
+        except ValueError:
+            raise ValueError(self.allowed) from None
+        if len(address) != 6 or address[0] & 1 or not any(address):
+            raise ValueError(self.allowed)
+        return address
+
+
+class NumberSet(Kind["tuple[int, ...]"]):
+    """Numbers and ranges joined by colons: ``0-1:4-5``."""
+
+    def __init__(self, highest: int) -> None:
+        self._highest = highest
+        self.allowed = f"numbers and ranges from 0 to {highest} such as 0-1:4"
+
+    def parse(self, text: str) -> tuple[int, ...]:
+        """The numbers, sorted; none may be named twice."""
+        found: list[int] = []
+        for piece in text.split(":"):
+            first, dash, last = piece.partition("-")
+            low = _whole_number(first, self.allowed)
+            high = _whole_number(last, self.allowed) if dash else low
+            if not low <= high <= self._highest:
+                raise ValueError(self.allowed)
+            found += range(low, high + 1)
+        if len(set(found)) != len(found):
+            raise ValueError("numbers that are named once each")
+        return tuple(sorted(found))
+
+    def from_json(self, value: object) -> tuple[int, ...]:
+        """A JSON number, or a text as on the command line."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        return super().from_json(value)
+
+
+FD_HIGHEST = (1 << 31) - 1
+
+
+class DescriptorList(Kind["tuple[str, ...]"]):
+    """Open file descriptors, by number or by the names that getfd gave: ``5:6``."""
+
+    allowed = "file descriptors joined by ':'"
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        """The descriptors as written."""
+        pieces = tuple(text.split(":"))
+        if not all(piece and piece.isprintable() for piece in pieces):
+            raise ValueError(self.allowed)
+        if len(set(pieces)) != len(pieces):
+            raise ValueError("file descriptors that are named once each")
+        return pieces
+
+
+class PciAddress(Kind["tuple[int, int]"]):
+    """Slot and function on a PCI bus: ``0x3.0x0``, ``3.0`` or ``3``."""
+
+    allowed = "SLOT.FUNCTION, slot 0x0 to 0x1f and function 0x0 to 0x7"
+
+    def parse(self, text: str) -> tuple[int, int]:
+        """(slot, function)."""
+        slot_text, dot, function_text = text.partition(".")
+        # As QEMU reads it: hexadecimal, with or without 0x.
+        slot = self._hexadecimal(slot_text)
+        function = self._hexadecimal(function_text) if dot else 0
+        if slot > 0x1F or function > 7:
+            raise ValueError(self.allowed)
+        return slot, function
+
+    def _hexadecimal(self, text: str) -> int:
+        digits = text[2:] if text[:2] in ("0x", "0X") else text
+        if not digits or len(digits) > 2 or set(digits) - set("0123456789abcdefABCDEF"):
+            raise ValueError(self.allowed)
+        return int(digits, 16)
+
+
+class HostPciAddress(Kind["str"]):
+    """A PCI function of the host: ``0000:1a:00.3``."""
+
+    allowed = "DOMAIN:BUS:SLOT.FUNCTION in hexadecimal, such as 0000:1a:00.3"
+
+    def parse(self, text: str) -> str:
+        """The address in the kernel's spelling, with its domain."""
+        if text.count(":") == 1:
+            text = f"0000:{text}"
+        pieces = text.replace(".", ":").split(":")
+        digits = set("0123456789abcdefABCDEF")
+        widths = [len(piece) for piece in pieces]
+        if widths != [4, 2, 2, 1] or text[-2] != "." or any(set(p) - digits for p in pieces):
+            raise ValueError(self.allowed)
+        if int(pieces[2], 16) > 0x1F or int(pieces[3], 16) > 7:
+            raise ValueError(self.allowed)
+        return text.lower()

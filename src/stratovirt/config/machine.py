@@ -1,14 +1,46 @@
-"""The board and what it is made of: -machine, -accel, -cpu, -smp, -m."""
+"""The board and what it is made of: -machine, -smp, -m, -kernel and their kin."""
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import Choice, Integer, OnOff, PathName, Size, Text
+from stratovirt.config.kinds import Choice, Integer, Kind, OnOff, PathName, Size, Text
 from stratovirt.config.options import Options, opt
 
 MIB = 1 << 20
 GIB = 1 << 30
 MAX_VCPUS = 254
 """The guidebook's limit: eight-bit APIC ids without the broadcast id and the IOAPIC's."""
+
+
+COMMAND_LINE_LONGEST = 65535
+"""More than any kernel takes; what this one takes is checked when it is loaded."""
+
+
+class KernelText(Kind["str"]):
+    """A kernel command line; it may be empty."""
+
+    allowed = "a kernel command line"
+
+    def parse(self, text: str) -> str:
+        """The text itself."""
+        if "\0" in text:
+            raise ValueError("a kernel command line without NUL characters")
+        if len(text) > COMMAND_LINE_LONGEST:
+            raise ValueError(f"at most {COMMAND_LINE_LONGEST} characters")
+        return text
+
+
+class CpuModel(Text):
+    """A CPU model and its features, as QEMU's users write them."""
+
+    def __init__(self) -> None:
+        super().__init__("a CPU model such as host", 4096)
+
+
+class ZeroOne(OnOff):
+    """A switch that is also written 1 or 0."""
+
+    allowed = "1, 0, on or off"
+    _words = {**OnOff._words, "1": True, "0": False}
 
 
 class Machine(Options, flag="-machine", first="type"):
@@ -100,19 +132,47 @@ class Memory(Options, flag="-m", first="size"):
     )
 
 
+class MemPath(Options, flag="-mem-path", whole="path"):
+    """Back guest memory by a file, on hugetlbfs for instance."""
+
+    path: str = opt(
+        PathName(absolute=True), help="the file, or a folder to create a nameless one in"
+    )
+
+
+class MemPrealloc(Options, flag="-mem-prealloc"):
+    """Allocate all of guest memory at start."""
+
+
 class Cpu(Options, flag="-cpu", first="model"):
-    """The CPU model."""
+    """The CPU model; what is not host is accepted for libvirt and means host as well."""
 
-    model: str = opt(Choice("host"), default="host", help="host: what KVM offers on this CPU")
+    model: str = opt(CpuModel(), default="host", help="host: what KVM offers on this CPU")
 
 
-class Kernel(Options, flag="-kernel", first="path"):
+class Kernel(Options, flag="-kernel", whole="path"):
     """The kernel to boot directly."""
 
     path: str = opt(PathName(), help="bzImage, ELF vmlinux or raw image")
 
 
-class Name(Options, flag="-name", first="guest"):
-    """The machine's name."""
+class Initrd(Options, flag="-initrd", whole="path"):
+    """The initial RAM disk."""
 
-    guest: str = opt(Text(), help="name shown by management tools")
+    path: str = opt(PathName(), help="file that is loaded beside the kernel")
+
+
+class Append(Options, flag="-append", whole="text"):
+    """The kernel's command line."""
+
+    text: str = opt(KernelText(), help="handed to the kernel as it is")
+
+
+class Global(Options, flag="-global"):
+    """Properties of all devices of a kind."""
+
+    fast_unplug: bool = opt(
+        ZeroOne(),
+        key="pcie-root-port.fast-unplug",
+        help="unplug without waiting for the guest (Kata)",
+    )

@@ -8,7 +8,9 @@ An option is a class with typed fields::
         cpus: int = opt(Integer(1, 254), default=1, help="vCPUs present at start")
 
 ``Smp.parse("2,maxcpus=4")`` and ``Smp(cpus=2)`` give an immutable object.  ``first`` names the
-field that a first word without ``=`` sets; a switch may be written without its value.
+field that a first word without ``=`` sets; a switch may be written without its value.  An option
+with `whole` takes its text as one value, commas and all.  A `Family` chooses among definitions by
+its first word, as ``-device DRIVER,...`` does.
 """
 
 from __future__ import annotations
@@ -57,14 +59,20 @@ class Options:
 
     flag = ""
     first: str | None = None
+    whole: str | None = None
     fields: dict[str, Field] = {}
     """Properties by the key the user writes."""
 
-    def __init_subclass__(cls, flag: str = "", first: str | None = None) -> None:
+    def __init_subclass__(
+        cls, flag: str = "", first: str | None = None, whole: str | None = None
+    ) -> None:
         """Collect the fields; a subclass inherits those of its bases."""
         cls.flag = flag or cls.flag
         cls.first = first or cls.first
-        cls.fields = dict(cls.fields)
+        cls.whole = whole or cls.whole
+        cls.fields = {}
+        for base in reversed(cls.__bases__):
+            cls.fields |= getattr(base, "fields", {})
         for name, field in list(vars(cls).items()):
             if isinstance(field, Field):
                 field.name = name
@@ -109,6 +117,8 @@ class Options:
     def parse(cls, text: str, flag: str | None = None) -> Self:
         """Read ``first,key=value``; raises ConfigError naming the option and what is wrong."""
         flag = flag or cls.flag
+        if cls.whole is not None:
+            return cls.from_pairs([(cls.whole, text)], f"{flag} {text}")
         return cls.from_pairs(split(flag, text), f"{flag} {text}")
 
     @classmethod
@@ -167,3 +177,40 @@ class Options:
             return cls(**values)
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from None
+
+
+class Family:
+    """Definitions that share a flag; the first word (or `key`) of the value chooses one."""
+
+    def __init__(
+        self, flag: str, *, key: str, noun: str, variants: dict[str, type[Options]]
+    ) -> None:
+        self.flag, self.key, self.noun, self.variants = flag, key, noun, variants
+
+    def parse(self, text: str, flag: str | None = None, **defaults: str) -> Any:
+        """Read ``variant,key=value``; `defaults` are pairs the text may not give."""
+        flag = flag or self.flag
+        (key, word), *pairs = split(flag, text)
+        if key not in (None, self.key):
+            raise ConfigError(f"{flag} {text}: the {self.noun} comes first, then {key}=...")
+        variant = self._variant(word, f"{flag} {text}")
+        return variant.from_pairs([*pairs, *defaults.items()], f"{flag} {text}")
+
+    def from_json(self, arguments: Mapping[str, object], source: str) -> Any:
+        """Read the arguments of a QMP command; `key` among them chooses."""
+        rest = dict(arguments)
+        word = rest.pop(self.key, None)
+        if not isinstance(word, str):
+            raise ConfigError(f"{source}: {self.key} is missing; it must be {self._choices()}")
+        return self._variant(word, source).from_json(rest, source)
+
+    def _variant(self, word: str, source: str) -> type[Options]:
+        variant = self.variants.get(word)
+        if variant is None:
+            raise ConfigError(
+                f"{source}: unknown {self.noun} '{word[:80]}'; known are {self._choices()}"
+            )
+        return variant
+
+    def _choices(self) -> str:
+        return one_of(list(self.variants))

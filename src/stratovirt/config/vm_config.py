@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
-from stratovirt.config.devices import Chardev, Drive, Qmp, VirtioBlk
 from stratovirt.config.errors import ConfigError
+from stratovirt.config.kinds import Reference
 from stratovirt.config.machine import Machine, Memory, Smp
+from stratovirt.config.options import Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from stratovirt.config.chardev import Chardev
+    from stratovirt.config.drive import Drive, Pflash
+    from stratovirt.config.machine import Global
+    from stratovirt.config.numa import NumaDistance, NumaNode
+    from stratovirt.config.process import Name
+
+STDIO = "-chardev stdio"
+
+
+class MonitorConfig:
+    """A monitor: the chardev it speaks through, and `source`, the option that asked for it."""
+
+    __slots__ = ("chardev", "chardev_id", "pretty", "source")
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        chardev: Chardev | None = None,
+        chardev_id: str = "",
+        pretty: bool = False,
+    ) -> None:
+        self.source, self.chardev = source, chardev
+        self.chardev_id, self.pretty = chardev_id, pretty
 
 
 class VmConfig:
@@ -15,76 +46,159 @@ class VmConfig:
         self.accel: str | None = None
         self.smp = Smp()
         self.memory = Memory()
+        self.mem_path: str | None = None
+        self.mem_prealloc = False
+        self.cpu = "host"
         self.kernel: str | None = None
         self.initrd: str | None = None
         self.append = ""
+        self.globals: list[Global] = []
+        self.numa_nodes: list[NumaNode] = []
+        self.numa_distances: list[NumaDistance] = []
+        self.objects: dict[str, Any] = {}
         self.drives: dict[str, Drive] = {}
-        self.devices: list[VirtioBlk] = []
+        self.flashes: list[Pflash] = []
+        self.netdevs: dict[str, Any] = {}
+        self.devices: list[Any] = []
         self.chardevs: dict[str, Chardev] = {}
         self.serial: Chardev | None = None
         self.serial_chardev: str | None = None
-        self.qmp: Qmp | None = None
+        self.monitors: list[MonitorConfig] = []
         self.mod_test: str | None = None
+        self.incoming: str | None = None
+        self.name: Name | None = None
+        self.pidfile: str | None = None
         self.log_file: str | None = None
         self.log_to_stderr = False
-        self.name: str | None = None
-        self.pidfile: str | None = None
+        self.trace_events: list[str] = []
+        self.daemonize = False
         self.start_paused = False
 
     def check(self) -> None:
         """Raise ConfigError for options that contradict each other or name what is not there."""
-        machine = self.machine
-        accel = self.accel or machine.accel or "kvm"
-        if self.accel and machine.accel and self.accel != machine.accel:
-            raise ConfigError(f"-accel {self.accel}: -machine says accel={machine.accel}")
+        self._check_accel()
+        self._check_references()
+        self._check_standard_streams()
+        if self.numa_nodes or self.numa_distances:
+            from stratovirt.config.numa_check import check_numa
+
+            check_numa(self)
+        if self.machine.type == "none":
+            self._check_no_machine()
+        else:
+            self._check_board()
+            from stratovirt.config.not_built import refuse_what_is_not_built
+
+            refuse_what_is_not_built(self)
+
+    def _check_accel(self) -> None:
+        accel = self.accel or self.machine.accel or "kvm"
+        if self.accel and self.machine.accel and self.accel != self.machine.accel:
+            raise ConfigError(f"-accel {self.accel}: -machine says accel={self.machine.accel}")
         self.accel = accel
-        if machine.type != "microvm":
-            raise ConfigError(
-                f"-machine {machine.type}: this version has the board microvm; "
-                f"{machine.type} is not built yet"
-            )
         if accel == "test" and self.mod_test is None:
             raise ConfigError("-accel test: needs -mod-test PATH, the socket of the test client")
         if accel != "test" and self.mod_test is not None:
             raise ConfigError(f"-mod-test {self.mod_test}: needs -accel test")
+
+    def _check_no_machine(self) -> None:
+        given = {
+            "-kernel": self.kernel,
+            "-initrd": self.initrd,
+            "-append": self.append,
+            "-device": self.devices,
+            "-drive": [*self.drives, *self.flashes],
+            "-netdev": self.netdevs,
+            "-numa": self.numa_nodes,
+            "-serial": self.serial,
+            "-incoming": self.incoming,
+            "-mod-test": self.mod_test,
+        }
+        for flag, value in given.items():
+            if value:
+                raise ConfigError(f"{flag}: -machine none has no guest that could use it")
+
+    def _check_board(self) -> None:
         if self.kernel is None:
             for flag, value in (("-initrd", self.initrd), ("-append", self.append)):
                 if value:
                     raise ConfigError(f"{flag} {value}: needs -kernel PATH")
-            if accel == "kvm":
+            if self.accel == "kvm" and self.machine.type == "microvm":
                 raise ConfigError(
                     "-kernel is missing: microvm boots a kernel given by -kernel PATH"
                 )
-        self._check_serial()
-        self._check_drives()
         if self.smp.maximum > self.smp.cpus:
             raise ConfigError(
-                f"-smp cpus={self.smp.cpus},maxcpus={self.smp.maximum}: microvm has no vCPU "
-                "hotplug; maxcpus must equal cpus"
+                f"-smp cpus={self.smp.cpus},maxcpus={self.smp.maximum}: "
+                f"{self.machine.type} has no vCPU hotplug; maxcpus must equal cpus"
             )
-
-    def _check_serial(self) -> None:
-        if self.serial_chardev is not None:
-            if self.serial_chardev not in self.chardevs:
-                raise ConfigError(f"-serial chardev:{self.serial_chardev}: no -chardev has this id")
-            self.serial = self.chardevs[self.serial_chardev]
-        for chardev in self.chardevs.values():
-            if chardev is not self.serial:
-                raise ConfigError(f"{chardev.flag},id={chardev.id}: no device uses it")
-
-    def _check_drives(self) -> None:
-        used: set[str] = set()
         names: set[str] = set()
         for device in self.devices:
-            source = f"{device.flag},drive={device.drive}"
-            if device.drive not in self.drives:
-                raise ConfigError(f"{source}: no -drive has this id")
-            if device.drive in used:
-                raise ConfigError(f"{source}: another device uses this drive")
             if device.id is not None and device.id in names:
                 raise ConfigError(f"{device.flag},id={device.id}: another device has this id")
-            used.add(device.drive)
-            names.add(device.id or "")
+            names.add(device.id)
+
+    def _check_references(self) -> None:
+        owners: dict[tuple[str, str], str] = {}
+        for source, kind, name in self._references():
+            if name not in self._named_by(kind.flag):
+                raise ConfigError(f"{source}: no {kind.flag} has this id")
+            if not kind.shared and (kind.flag, name) in owners:
+                raise ConfigError(f"{source}: {owners[kind.flag, name]} uses it already")
+            owners[kind.flag, name] = source
+        if self.serial_chardev is not None:
+            self.serial = self.chardevs[self.serial_chardev]
+        for monitor in self.monitors:
+            if monitor.chardev is None:
+                monitor.chardev = self.chardevs[monitor.chardev_id]
+        for chardev in self.chardevs.values():
+            if ("-chardev", chardev.id) not in owners:
+                raise ConfigError(f"{chardev.flag},id={chardev.id}: no device uses it")
         for name in self.drives:
-            if name not in used:
+            if ("-drive", name) not in owners:
                 raise ConfigError(f"-drive id={name}: no -device uses it")
+
+    def _references(self) -> Iterable[tuple[str, Reference, str]]:
+        """(source, kind, id) of all that one option says of another."""
+        users: list[Options] = [*self.devices, *self.netdevs.values(), *self.numa_nodes]
+        for user in users:
+            for key, field in user.fields.items():
+                name = getattr(user, field.name)
+                if isinstance(field.kind, Reference) and name is not None:
+                    yield f"{user.flag},{key}={name}", field.kind, name
+        chardev = Reference("-chardev")
+        if self.serial_chardev is not None:
+            yield f"-serial chardev:{self.serial_chardev}", chardev, self.serial_chardev
+        for monitor in self.monitors:
+            if monitor.chardev is None:
+                yield monitor.source, chardev, monitor.chardev_id
+
+    def _named_by(self, flag: str) -> Iterable[str]:
+        """The ids that `flag` defines."""
+        if flag.startswith("-object"):
+            return [n for n, thing in self.objects.items() if thing.flag.startswith(flag)]
+        named: dict[str, Iterable[str]] = {
+            "-drive": self.drives,
+            "-netdev": self.netdevs,
+            "-chardev": self.chardevs,
+        }
+        return named[flag]
+
+    def _check_standard_streams(self) -> None:
+        used = [chardev for chardev in self.used_chardevs() if chardev.flag == STDIO]
+        if len(used) > 1:
+            raise ConfigError(f"{STDIO},id={used[1].id}: {used[0].id} has the standard streams")
+        if self.daemonize:
+            if used:
+                raise ConfigError(
+                    f"-daemonize: a daemon has no streams for {STDIO},id={used[0].id}"
+                )
+            if self.log_to_stderr:
+                raise ConfigError("-daemonize: a daemon has no stderr for -D; give -D PATH")
+
+    def used_chardevs(self) -> list[Chardev]:
+        """Every chardev that something uses."""
+        used = list(self.chardevs.values())
+        if self.serial is not None and self.serial_chardev is None:
+            used.append(self.serial)
+        return used + [m.chardev for m in self.monitors if m.chardev and not m.chardev_id]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.acpi import aml, tables
-from stratovirt.block.image import Image
 from stratovirt.boot import x86_64_linux
 from stratovirt.boot.mptable import mp_table
 from stratovirt.config.errors import ConfigError
@@ -13,13 +12,14 @@ from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.cpu.x86_64_cpuid import ApicIds
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
 from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
+from stratovirt.devices.ged import POWER_BUTTON, GenericEventDevice
+from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
 from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
 from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
 from stratovirt.devices.uart16550 import Uart16550
 from stratovirt.machine import microvm_x86_64_layout as layout
 from stratovirt.memory import ram
 from stratovirt.memory.address_space import AddressSpace, IoRegion
-from stratovirt.virtio.blk import Blk
 from stratovirt.virtio.mmio import MmioTransport
 
 TYPE_CHECKING = False
@@ -27,9 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt.accel.base import Accelerator
-    from stratovirt.chardev.open import AnyChardev
+    from stratovirt.chardev.backend import Chardev
+    from stratovirt.config.devices import VirtioBlkDevice
     from stratovirt.runtime.loop import Loop
+    from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.device import VirtioDevice
+
+
+NOTIFY_BUTTON_PRESSED = 0x80
+"""ACPI 6.5, table 5.136: the code of a control-method power button."""
 
 
 class Microvm:
@@ -42,7 +48,7 @@ class Microvm:
         config: VmConfig,
         accelerator: Accelerator,
         loop: Loop,
-        serial: AnyChardev | None,
+        serial: Chardev | None,
         guest_reset: Callable[[], None],
         guest_power_off: Callable[[], None],
     ) -> None:
@@ -53,29 +59,27 @@ class Microvm:
         self.guest_memory = GuestMemory()
         self.ram = layout.ram_pieces(config.memory.size)
         self.slots: list[MmioTransport] = []
-        self.images: list[Image] = []
+        self.disks: list[Blk] = []
+        self._uart: Uart16550 | None = None
         self.serial = serial
         topology = config.smp.topology
         self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
 
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
-        mapping = ram.allocate(
-            config.memory.size, shared=config.machine.mem_share, dump=config.machine.dump_guest_core
-        )
+        mapping = ram.allocate(config)
         ram.place(self.guest_memory, self.memory_space, mapping, self.ram)
         self._add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
         self._add_ports(
             "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(guest_power_off)
         )
+        self._ged = GenericEventDevice(self._ged_irq)
+        self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
         if serial is not None:
-            self._add_ports(
-                "uart", layout.UART_PORT, UART_REGISTERS, Uart16550(serial, self._uart_irq)
-            )
+            self._uart = Uart16550(serial, self._uart_irq)
+            self._add_ports("uart", layout.UART_PORT, UART_REGISTERS, self._uart)
         try:
             for options in config.devices:
-                image = Image(config.drives[options.drive])
-                self.images.append(image)
-                self._add_virtio(Blk(options, image, loop), f"{options.flag},drive={options.drive}")
+                self._add_disk(options, loop)
         except Exception:
             self.close()
             raise
@@ -101,18 +105,42 @@ class Microvm:
             ram=self.ram,
         )
 
+    def reset(self) -> EntryPoint | None:
+        """All devices as after power-on and the kernel loaded anew; vCPUs must be paused."""
+        for slot in self.slots:
+            slot.reset()
+        self._ged.reset()
+        if self._uart is not None:
+            self._uart.reset()
+        return self.load()
+
+    def press_power_button(self) -> None:
+        """Tell the guest that somebody wants it to power off."""
+        self._ged.raise_event(POWER_BUTTON)
+
     def close(self) -> None:
         """Stop the devices and give back their files; requests in flight are completed."""
         for slot in self.slots:
             slot.reset()
-        for image in self.images:
-            image.close()
-        self.images.clear()
+        for disk in self.disks:
+            disk.image.close()
+        self.disks.clear()
         if self.serial is not None:
             self.serial.drain()
 
     def _uart_irq(self, level: bool) -> None:
         self._accelerator.set_irq_level(layout.UART_GSI, level)
+
+    def _ged_irq(self, level: bool) -> None:
+        self._accelerator.set_irq_level(layout.GED_GSI, level)
+
+    def _add_disk(self, options: VirtioBlkDevice, loop: Loop) -> None:
+        from stratovirt.block.image import Image
+        from stratovirt.virtio.blk import Blk
+
+        disk = Blk(options, Image(self._config.drives[options.drive]), loop)
+        self.disks.append(disk)
+        self._add_virtio(disk, f"{options.flag},drive={options.drive}")
 
     def _add_ports(
         self, name: str, port: int, size: int, device: ResetController | SleepController | Uart16550
@@ -173,9 +201,34 @@ class Microvm:
                     ),
                 )
             )
+        devices += self._power_button()
         body = aml.scope("\\_SB_", *devices).code
         body += aml.name("\\_S5_", aml.package(SLEEP_TYPE_S5, 0, 0, 0)).code
         return tables.table(b"DSDT", 6, body)
+
+    def _power_button(self) -> list[aml.Term]:
+        event = aml.method(
+            "_EVT",
+            1,
+            aml.store("ESEL", aml.LOCAL0),
+            aml.if_bits(aml.LOCAL0, POWER_BUTTON, aml.notify("PWRB", NOTIFY_BUTTON_PRESSED)),
+        )
+        return [
+            aml.device(
+                "PWRB",
+                aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0C0C")))),
+                aml.name("_UID", 0),
+            ),
+            aml.device(
+                "GED",
+                aml.name("_HID", "ACPI0013"),
+                aml.name("_UID", 0),
+                aml.name("_CRS", aml.resources(aml.interrupt(layout.GED_GSI))),
+                aml.operation_region("EREG", layout.GED, GED_REGISTERS),
+                aml.field("EREG", "ESEL"),
+                event,
+            ),
+        ]
 
     def _write_acpi_tables(self) -> None:
         ioapic_id = self._ioapic_id()

@@ -31,6 +31,11 @@ def configure(path: str | None) -> None:
         _Sink.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
+def descriptor() -> int:
+    """The file descriptor that the log goes to."""
+    return _Sink.fd
+
+
 class Log:
     """The log of one module."""
 

@@ -91,9 +91,14 @@ class Loop:
         """Make `run` return after the current callback."""
         self._stopped = True
 
-    def run(self) -> None:
-        """Serve callbacks until `stop`."""
-        while not self._stopped:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Serve callbacks until `stop`, or until `until` says True."""
+        while not self._stopped and not until():
             events = self._epoll.poll(self._timeout_s())
             with self._lock:  # type: ignore[attr-defined]
                 self._run_timers()

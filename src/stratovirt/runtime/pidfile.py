@@ -1,4 +1,4 @@
-"""The pidfile: written atomically, locked by the living, removed on exit."""
+"""The pidfile: never half written, locked by the living, removed on exit."""
 
 from __future__ import annotations
 
@@ -6,21 +6,64 @@ import fcntl
 import os
 
 from stratovirt.errors import StratovirtError
-from stratovirt.runtime.cleanup import remove_at_exit
+from stratovirt.runtime.cleanup import at_exit
 
 
 def write_pidfile(path: str) -> None:
-    """Write this process's id to `path`; raises StratovirtError when another instance holds it."""
+    """Write this process's id to `path`; raises StratovirtError when another instance holds it.
+
+    The lock, not the content, says whether the writer lives; the kernel ends it with the process.
+    """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # The folder's lock makes looking and writing one step against another instance.
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # The lock, not the content, says whether the writer lives; the kernel ends it.
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            os.close(fd)
-            raise StratovirtError(f"-pidfile {path}: another instance holds it") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if _is_held(path):
+                raise StratovirtError(f"-pidfile {path}: another instance holds it")
+            identity = _put(path)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise StratovirtError(f"-pidfile {path}: cannot write: {error.strerror}") from error
-    remove_at_exit(path)
+    at_exit(lambda: _remove(os.path.abspath(path), identity))
+
+
+def _is_held(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _put(path: str) -> tuple[int, int]:
+    """Write beside `path` and rename over it; (device, inode) of the file, which stays locked."""
+    draft = f"{path}.{os.getpid()}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        os.rename(draft, path)
+    except OSError:
+        os.close(fd)
+        os.unlink(draft)
+        raise
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _remove(path: str, identity: tuple[int, int]) -> None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return
+    # Somebody may have put another file there since.
+    if (status.st_dev, status.st_ino) == identity:
+        os.unlink(path)

@@ -8,12 +8,24 @@ import struct
 
 from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt.block.image import Image
-from stratovirt.config.devices import VirtioBlk
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.virtio.device import ActiveQueue, VirtioDevice
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.config.devices import VirtioBlk
+
 log = Log(__name__)
+
+COUNTERS = {
+    "rd_bytes": "read_bytes",
+    "wr_bytes": "written_bytes",
+    "rd_operations": "reads",
+    "wr_operations": "writes",
+    "flush_operations": "flushes",
+}
+"""Names of query-blockstats and of the engine's counters."""
 
 QUEUE_SIZE = 256
 SEG_MAX = QUEUE_SIZE - 2
@@ -34,12 +46,13 @@ class Blk(VirtioDevice):
     def __init__(self, options: VirtioBlk, image: Image, loop: Loop) -> None:
         super().__init__()
         self.name = options.id or f"virtio-blk({options.drive})"
-        self._image = image
+        self.image = image
         self._serial = (options.serial or "").encode()
         self._loop = loop
         self._queues: list[ActiveQueue] = []
         self._features = 0
         self._engine: BlockEngine | None = None
+        self._counted = dict.fromkeys(COUNTERS, 0)
         self._ended = _thread.allocate_lock()
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.watch(self._failure_fd, READABLE, self._failed)
@@ -52,11 +65,11 @@ class Blk(VirtioDevice):
     @property
     def features(self) -> int:
         """Flush always; read-only when the drive is."""
-        return F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self._image.readonly else 0)
+        return F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self.image.readonly else 0)
 
     def config_space(self) -> bytes:
         """struct virtio_blk_config up to blk_size (section 5.2.4)."""
-        return CONFIG.pack(self._image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE)
+        return CONFIG.pack(self.image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE)
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start the engine on the driver's queue."""
@@ -82,11 +95,11 @@ class Blk(VirtioDevice):
             return
         engine = BlockEngine(
             [BlockQueue(queue.ring, queue.kick_fd, queue.notifier) for queue in self._queues],
-            fd=self._image.fd,
-            buffered_fd=self._image.buffered_fd,
-            direct_align=self._image.direct_align,
-            capacity=self._image.sectors,
-            readonly=self._image.readonly,
+            fd=self.image.fd,
+            buffered_fd=self.image.buffered_fd,
+            direct_align=self.image.direct_align,
+            capacity=self.image.sectors,
+            readonly=self.image.readonly,
             writeback=bool(self._features & F_FLUSH),
             serial=self._serial,
             failure_fd=self._failure_fd,
@@ -106,7 +119,18 @@ class Blk(VirtioDevice):
             self._engine.request_stop()
             self._ended.acquire()
             self._ended.release()
+            self._counted = self.statistics()
             self._engine = None
+
+    def statistics(self) -> dict[str, int]:
+        """What the disk has done since the machine started, named as in query-blockstats."""
+        engine = self._engine
+        if engine is None:
+            return dict(self._counted)
+        return {
+            name: self._counted[name] + int(getattr(engine, counter))
+            for name, counter in COUNTERS.items()
+        }
 
     def _failed(self, _events: int) -> None:
         os.eventfd_read(self._failure_fd)

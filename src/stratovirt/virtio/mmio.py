@@ -9,6 +9,7 @@ from stratovirt._native.interrupt import InterruptStatus, Notifier
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
 from stratovirt.memory.address_space import AddressSpace, IoRegion, NativeRegion
 from stratovirt.runtime.log import Log
+from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
 from stratovirt.virtio.device import RING_EVENT_IDX, TRANSPORT_FEATURES, VERSION_1, ActiveQueue
 
 TYPE_CHECKING = False
@@ -191,6 +192,7 @@ class MmioTransport:
             queue.device = _high(queue.device, value)
 
     def _write_status(self, value: int) -> None:
+        VIRTIO_STATUS(self.device.name, value)
         if value == 0:
             self.reset()
             return
@@ -232,9 +234,11 @@ class MmioTransport:
                 return
             queues.append(ActiveQueue(index, ring, queue.kick_fd, self._used_notifier))
         self._active = True
+        VIRTIO_FEATURES(self.device.name, self._driver_features)
         self.device.activate(queues, self._driver_features)
 
     def _broken(self, reason: str) -> None:
+        VIRTIO_BROKEN(self.device.name)
         log.warn(f"{self.device.name}: the device needs a reset: {reason}")
         self._status |= DEVICE_NEEDS_RESET
         if self._status & DRIVER_OK:

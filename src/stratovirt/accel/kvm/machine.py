@@ -6,13 +6,14 @@ import os
 
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt._native.kvm import Kvm, KvmVm, prepare_vcpu_signals
+from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm, prepare_vcpu_signals
 from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.vcpu import ExitReport, VcpuThread
 from stratovirt.memory.address_space import AddressSpace, FlatRange, RamRegion
 from stratovirt.memory.dispatch import connect
 from stratovirt.runtime.clock import MonotonicClock
 from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.trace_events import MEMORY_SLOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class MemslotListener:
         for piece in removed:
             slot = self._slots.pop(piece.key(), None)
             if slot is not None:
+                MEMORY_SLOT(slot, piece.start, 0)
                 self._vm.set_memory_region(slot, piece.start, 0, 0)
                 self._free.append(slot)
         for piece in added:
@@ -70,6 +72,7 @@ class MemslotListener:
             if isinstance(region, RamRegion):
                 slot = self._free.pop() if self._free else len(self._slots)
                 hva = region.mapping.address + region.offset + piece.offset
+                MEMORY_SLOT(slot, piece.start, piece.size)
                 self._vm.set_memory_region(slot, piece.start, piece.size, hva)
                 self._slots[piece.key()] = slot
 
@@ -95,12 +98,11 @@ class KvmAccelerator:
         memory.listen(MemslotListener(self.vm))
         connect(self.dispatcher, memory, ports)
 
-    def add_vcpu(self, index: int) -> VcpuThread:
-        """Create vCPU `index`; it starts with the machine."""
-        vcpu = self.vm.create_vcpu(index, self.dispatcher)
-        thread = VcpuThread(vcpu, lambda report: self._loop.call_soon(lambda: self.exited(report)))
-        self.vcpus.append(thread)
-        return thread
+    def add_vcpu(self, vcpu: KvmVcpu) -> None:
+        """Give `vcpu` a thread; it starts with the machine."""
+        self.vcpus.append(
+            VcpuThread(vcpu, lambda report: self._loop.call_soon(lambda: self.exited(report)))
+        )
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
         """Drive a GSI's line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import time
 
 from stratovirt._native import kvm as native
 from stratovirt._native.kvm import KvmVcpu
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = Log(__name__)
+
+REPORTED_POLL_S = 0.001
+"""How often a vCPU that cannot go on looks whether it is paused or stopped."""
 
 
 class ExitReport:
@@ -48,6 +52,7 @@ class VcpuThread:
         self._gate.acquire()
         self._parked = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
+        self._born = _thread.allocate_lock()
         self._pause_wanted = False
         self._stop_wanted = False
         self._is_parked = False
@@ -61,7 +66,10 @@ class VcpuThread:
             self._started = True
             self._ended.acquire()
             self._parked.acquire()
+            self._born.acquire()
             _thread.start_new_thread(self._main, ())
+            # Until it knows its own id: query-cpus-fast and pinning tools ask for it at once.
+            self._born.acquire()
         elif self._is_parked:
             self._is_parked = False
             self._gate.release()
@@ -87,6 +95,11 @@ class VcpuThread:
         elif self._started:
             self.vcpu.kick()
 
+    def set_name(self, name: str) -> None:
+        """Name the thread in ps and /proc."""
+        with open(f"/proc/self/task/{self.thread_id}/comm", "w", encoding="utf-8") as comm:
+            comm.write(name)
+
     def join(self) -> None:
         """Wait until the thread has ended."""
         if self._started:
@@ -101,36 +114,34 @@ class VcpuThread:
     def _main(self) -> None:
         native.block_signals_in_this_thread()
         self.thread_id = _thread.get_native_id()
+        self._born.release()
         try:
             while not self._stop_wanted:
-                reason = self.vcpu.run()
-                if reason != native.KICKED and not self._stop_wanted:
-                    self._report(self._explain(reason))
+                report = self._run()
+                if report is not None:
+                    self._report(report)
                     # The machine decides what follows: it pauses or stops this vCPU.
                     while not (self._pause_wanted or self._stop_wanted):
-                        self._idle()
+                        time.sleep(REPORTED_POLL_S)
                 if self._pause_wanted and not self._stop_wanted:
                     self._park()
+        finally:
+            self._ended.release()
+
+    def _run(self) -> ExitReport | None:
+        """Run until kicked (None) or until there is something to report."""
+        try:
+            reason = self.vcpu.run()
+            if reason == native.KICKED or self._stop_wanted:
+                return None
+            return self._explain(reason)
         except Exception as error:
             place = error.__traceback__
             while place is not None and place.tb_next is not None:
                 place = place.tb_next
             where = f"{place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place else "?"
-            self._report(
-                ExitReport(f"device error {type(error).__name__}: {error} in {where}", reset=False)
-            )
-            while not (self._pause_wanted or self._stop_wanted):
-                self._idle()
-            if self._pause_wanted and not self._stop_wanted:
-                self._park()
-        finally:
-            self._ended.release()
-
-    def _idle(self) -> None:
-        # Sleep without burning a core; a pause or stop request follows within milliseconds.
-        import time
-
-        time.sleep(0.001)
+            text = f"device error {type(error).__name__}: {error} in {where}"
+            return ExitReport(text, reset=False)
 
     def _explain(self, reason: int) -> ExitReport:
         if reason == native.RUN_FAILED:

@@ -1,29 +1,72 @@
-"""What KVM on x86_64 adds to the accelerator: interrupt controllers and vCPU state."""
+"""What KVM on x86_64 adds to the accelerator: interrupt controllers, vCPU state, reset."""
 
 from __future__ import annotations
 
+from stratovirt._native.dispatch import Dispatcher
+from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
+from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers, set_common_state
 from stratovirt.cpu.x86_64_cpuid import guest_cpuid
 
 
-def create_interrupt_controllers(accelerator: KvmAccelerator, identity_map: int, tss: int) -> None:
+class FixedPages:
+    """Guest physical pages that KVM on Intel hosts takes for itself."""
+
+    def __init__(self, identity_map: int, tss: int) -> None:
+        self.identity_map, self.tss = identity_map, tss
+
+
+def create_interrupt_controllers(vm: KvmVm, pages: FixedPages) -> None:
     """PIC, IOAPIC, LAPICs and PIT in the kernel; before the first vCPU."""
-    accelerator.vm.create_irqchip(identity_map, tss)
-    accelerator.vm.create_pit()
+    vm.create_irqchip(pages.identity_map, pages.tss)
+    vm.create_pit()
 
 
 def create_vcpus(accelerator: KvmAccelerator, smp: Smp) -> None:
     """Create the vCPUs with their CPUID and reset state."""
-    supported = accelerator.system.supported_cpuid()
-    tsc_deadline = accelerator.system.has_tsc_deadline_timer()
+    vcpus = _new_vcpus(accelerator.system, accelerator.vm, accelerator.dispatcher, smp)
+    for vcpu in vcpus:
+        accelerator.add_vcpu(vcpu)
+
+
+def _new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, smp: Smp) -> list[KvmVcpu]:
+    supported = system.supported_cpuid()
+    tsc_deadline = system.has_tsc_deadline_timer()
+    vcpus = []
     for index in range(smp.cpus):
-        vcpu = accelerator.add_vcpu(index).vcpu
+        vcpu = vm.create_vcpu(index, dispatcher)
         vcpu.set_cpuid(guest_cpuid(supported, smp.topology, index, tsc_deadline=tsc_deadline))
         set_common_state(vcpu)
+        vcpus.append(vcpu)
+    return vcpus
 
 
 def set_entry(accelerator: KvmAccelerator, entry: EntryPoint) -> None:
     """Let the first vCPU start at the kernel; the others wait for its startup IPI."""
     set_boot_registers(accelerator.vcpus[0].vcpu, entry)
+
+
+def reset(accelerator: KvmAccelerator, smp: Smp, pages: FixedPages, entry: EntryPoint) -> None:
+    """Put the paused machine back into its state of power-on; raises AccelError.
+
+    That state is read from a twin made for the purpose, so that nothing has to be saved when a
+    machine starts.
+    """
+    from stratovirt._native import kvm_state
+
+    try:
+        system = accelerator.system
+        twin = system.create_vm()
+        create_interrupt_controllers(twin, pages)
+        fresh = _new_vcpus(system, twin, accelerator.dispatcher, smp)
+        kvm_state.restore_chips(accelerator.vm.fd, kvm_state.save_chips(twin.fd))
+        indices = kvm_state.msr_indices(system.fd)
+        for thread, source in zip(accelerator.vcpus, fresh, strict=True):
+            kvm_state.restore_vcpu(thread.vcpu.fd, kvm_state.save_vcpu(source.fd))
+            # What the kernel refuses to set it also did not let the guest change.
+            kvm_state.restore_msrs(thread.vcpu.fd, kvm_state.save_msrs(source.fd, indices))
+        set_entry(accelerator, entry)
+    except OSError as error:
+        raise AccelError(f"system_reset: KVM cannot take the state: {error.strerror}") from error

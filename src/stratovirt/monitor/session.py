@@ -1,20 +1,18 @@
-"""The QMP server: greeting, one JSON object a line, events, and the limits on a hostile client."""
+"""One monitor: greeting, requests, replies and events over a chardev, and limits on its client."""
 
 from __future__ import annotations
 
 import json
-import socket
+import os
 import time
 
-from stratovirt.config.devices import Qmp
-from stratovirt.config.errors import ConfigError
+from stratovirt import __version__
+from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
-from stratovirt.monitor.commands import COMMANDS, version
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
 from stratovirt.runtime.log import Log
-from stratovirt.runtime.loop import HANGUP, READABLE, WRITABLE, Loop
-from stratovirt.runtime.unix_socket import listen
+from stratovirt.runtime.trace_events import QMP_COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +20,20 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
+QEMU_VERSION = {"major": 5, "minor": 0, "micro": 1}
+"""What management tools are told they talk to; they choose their protocol by it."""
 REPLY_LIMIT = 4 << 20
 """Most bytes kept for a client that does not read; beyond it the client is disconnected."""
 COMMANDS_PER_SECOND = 100
 MAX_NESTED = 500
 """Most arrays and objects in a request: the parser recurses, and this bounds its stack."""
+RECEIVE = 65536
+MOST_NAMED_DESCRIPTORS = 64
+
+
+def version() -> dict[str, object]:
+    """The version as greeting and query-version report it."""
+    return {"qemu": QEMU_VERSION, "package": f"StratoVirt-{__version__}"}
 
 
 class LeakyBucket:
@@ -48,25 +55,22 @@ class LeakyBucket:
         return True
 
 
-class QmpServer:
-    """Listens on a socket and serves one client after the other."""
+class Session:
+    """Serves one client after the other on `chardev`."""
 
-    def __init__(self, loop: Loop, vm: Vm, options: Qmp) -> None:
-        self._loop = loop
-        self._vm = vm
-        self._client: socket.socket | None = None
+    def __init__(self, vm: Vm, chardev: Chardev, *, pretty: bool = False) -> None:
+        self.vm = vm
+        self.chardev = chardev
+        self._indent = 4 if pretty else None
         self._bucket = LeakyBucket(COMMANDS_PER_SECOND)
-        try:
-            self._listener = listen(options.path)
-        except OSError as error:
-            raise ConfigError(
-                f"-qmp unix:{options.path}: cannot listen there: {error.strerror}"
-            ) from error
-        self._watch_listener()
-
-    def wait_for_client(self) -> None:
-        """Block until the first client is there."""
-        self._accept(READABLE)
+        self._framer = Framer()
+        self._named: dict[str, int] = {}
+        chardev.on_input = self._received
+        chardev.room = lambda: RECEIVE
+        chardev.output_limit = REPLY_LIMIT
+        chardev.on_overflow = self._client_does_not_read
+        chardev.on_connected = self._connected
+        chardev.on_disconnected = self.close_descriptors
 
     def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
         """Tell the client of an event; without a client it is gone."""
@@ -79,93 +83,67 @@ class QmpServer:
             event["data"] = content
         self._send(event)
 
+    def name_descriptor(self, name: str) -> None:
+        """Keep the file descriptor that came with this request as `name`; raises QmpError."""
+        received: list[int] = getattr(self.chardev, "descriptors", [])
+        if not received:
+            raise QmpError("no file descriptor was sent along (SCM_RIGHTS)")
+        if name not in self._named and len(self._named) == MOST_NAMED_DESCRIPTORS:
+            raise QmpError(f"{MOST_NAMED_DESCRIPTORS} descriptors have names; close some first")
+        fd = received.pop(0)
+        if name in self._named:
+            os.close(self._named[name])
+        self._named[name] = fd
+
+    def take_descriptor(self, name: str) -> int:
+        """The descriptor called `name`, which is the caller's from now on; raises QmpError."""
+        if name not in self._named:
+            raise QmpError(f"no file descriptor is called '{name}'; getfd names one")
+        return self._named.pop(name)
+
+    def close_descriptors(self) -> None:
+        """Close what the client named and nobody took."""
+        for fd in self._named.values():
+            os.close(fd)
+        self._named.clear()
+
     def close(self) -> None:
-        """Send what the client still takes, and leave."""
-        if self._client is not None:
-            self._client.settimeout(0.2)
-            try:
-                self._client.sendall(self._outgoing)
-            except OSError as error:
-                log.info(f"the client did not take the last events: {error}")
-            self._disconnect()
-        self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        """Send what the client still takes."""
+        self.chardev.drain()
+        self.close_descriptors()
 
-    def _watch_listener(self) -> None:
-        self._loop.watch(self._listener.fileno(), READABLE, self._accept)
+    def _connected(self) -> None:
+        # The commands' code is not loaded before there is somebody to give one.
+        from stratovirt.monitor import commands  # noqa: F401
 
-    def _accept(self, _events: int) -> None:
-        self._client, _ = self._listener.accept()
-        self._client.setblocking(False)
         self._framer = Framer()
-        self._outgoing = bytearray()
-        self._loop.unwatch(self._listener.fileno())
-        self._loop.watch(self._client.fileno(), READABLE, self._ready)
         self._send({"QMP": {"version": version(), "capabilities": []}})
 
-    def _disconnect(self) -> None:
-        if self._client is not None:
-            self._loop.unwatch(self._client.fileno())
-            self._client.close()
-            self._client = None
-            self._watch_listener()
+    def _client_does_not_read(self) -> None:
+        log.warn("the QMP client does not read its replies; it is disconnected")
+        # Later: the chardev is in the middle of a write.
+        self.vm.loop.call_soon(self.chardev.disconnect)
 
     def _send(self, message: dict[str, object]) -> None:
-        if self._client is None:
-            return
-        self._outgoing += json.dumps(message).encode() + b"\r\n"
-        if len(self._outgoing) > REPLY_LIMIT:
-            log.warn("the QMP client does not read its replies; it is disconnected")
-            self._disconnect()
-            return
-        self._flush()
+        if self.chardev.is_connected:
+            self.chardev.write(json.dumps(message, indent=self._indent).encode() + b"\r\n")
 
-    def _flush(self) -> None:
-        assert self._client is not None
-        try:
-            sent = self._client.send(self._outgoing)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._disconnect()
-            return
-        del self._outgoing[:sent]
-        events = READABLE | (WRITABLE if self._outgoing else 0)
-        self._loop.watch(self._client.fileno(), events, self._ready)
-
-    def _ready(self, events: int) -> None:
-        if events & WRITABLE:
-            self._flush()
-        if events & (READABLE | HANGUP) and self._client is not None:
-            self._receive()
-
-    def _receive(self) -> None:
-        assert self._client is not None
-        try:
-            received = self._client.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
-        if not received:
-            self._disconnect()
-            return
+    def _received(self, received: bytes) -> None:
         for frame in self._framer.feed(received):
             if isinstance(frame, TooLong):
                 self._send(_error(f"a request is longer than {REQUEST_LIMIT} bytes"))
             else:
                 self._serve(frame)
-            if self._client is None:
+            if not self.chardev.is_connected:
                 return
 
     def _serve(self, line: bytes) -> None:
-        if not self._bucket.admits():
-            self._send(
-                _error(f"more than {COMMANDS_PER_SECOND} commands a second", "OperationThrottled")
-            )
-            return
         request_id: dict[str, object] = {}
         try:
+            if not self._bucket.admits():
+                raise QmpError(
+                    f"more than {COMMANDS_PER_SECOND} commands a second", "OperationThrottled"
+                )
             request = _decode(line)
             if "id" in request:
                 request_id = {"id": request["id"]}
@@ -177,11 +155,13 @@ class QmpServer:
         self._send(reply | request_id)
 
     def _execute(self, request: dict[str, object]) -> object:
+        from stratovirt.monitor.registry import COMMANDS
+
         name = request.get("execute")
         arguments = request.get("arguments", {})
         unknown = set(request) - {"execute", "arguments", "id"}
         if unknown:
-            raise QmpError(f"unexpected member '{min(unknown)}' in a request")
+            raise QmpError(f"unexpected member '{min(unknown)[:80]}' in a request")
         if not isinstance(name, str):
             raise QmpError("a request needs the member 'execute', a string")
         if not isinstance(arguments, dict):
@@ -189,7 +169,8 @@ class QmpServer:
         command = COMMANDS.get(name)
         if command is None:
             raise QmpError(f"The command {name[:80]} has not been found", "CommandNotFound")
-        return command.function(self._vm, command.arguments.from_json(arguments, name))
+        QMP_COMMAND(name)
+        return command.function(self, command.arguments.from_json(arguments, name))
 
 
 def _error(text: str, error_class: str = "GenericError") -> dict[str, object]:

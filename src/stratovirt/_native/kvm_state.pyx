@@ -1,0 +1,177 @@
+"""The state of vCPUs and interrupt controllers, as the kernel's structs in bytes.
+
+What is saved can be put back: into the same machine for a reset, into a new one for a restore.
+The structs are the kernel's stable ABI, so their bytes are a format.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from stratovirt._native.kvm_abi cimport kvm_msr_entry, kvm_msrs
+
+import os
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "linux/kvm.h" nogil:
+    unsigned long KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
+    unsigned long KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS
+    unsigned long KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_GET_LAPIC, KVM_SET_LAPIC
+    unsigned long KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS
+    unsigned long KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_MSRS, KVM_SET_MSRS
+    unsigned long KVM_GET_MSR_INDEX_LIST, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP
+    unsigned long KVM_GET_PIT2, KVM_SET_PIT2
+    int KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC
+
+    struct kvm_regs:
+        pass
+    struct kvm_sregs:
+        pass
+    struct kvm_xsave:
+        pass
+    struct kvm_xcrs:
+        pass
+    struct kvm_debugregs:
+        pass
+    struct kvm_lapic_state:
+        pass
+    struct kvm_vcpu_events:
+        pass
+    struct kvm_mp_state:
+        pass
+    struct kvm_pit_state2:
+        pass
+    struct kvm_irqchip:
+        uint32_t chip_id
+    struct kvm_msr_list:
+        uint32_t nmsrs
+        uint32_t indices[0]
+
+cdef enum:
+    LARGEST_STRUCT = 4096  # kvm_xsave, by far
+    MOST_MSRS = 1024
+
+# In the order in which they are put back: the APIC's base before the APIC, the mode before the
+# registers, pending events late, and last whether the vCPU runs at all.
+PARTS = {
+    "mp_state": (KVM_GET_MP_STATE, KVM_SET_MP_STATE, sizeof(kvm_mp_state)),
+    "sregs": (KVM_GET_SREGS, KVM_SET_SREGS, sizeof(kvm_sregs)),
+    "regs": (KVM_GET_REGS, KVM_SET_REGS, sizeof(kvm_regs)),
+    "xsave": (KVM_GET_XSAVE, KVM_SET_XSAVE, sizeof(kvm_xsave)),
+    "xcrs": (KVM_GET_XCRS, KVM_SET_XCRS, sizeof(kvm_xcrs)),
+    "debugregs": (KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, sizeof(kvm_debugregs)),
+    "lapic": (KVM_GET_LAPIC, KVM_SET_LAPIC, sizeof(kvm_lapic_state)),
+    "vcpu_events": (KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, sizeof(kvm_vcpu_events)),
+}
+CHIPS = {
+    "pic_master": KVM_IRQCHIP_PIC_MASTER,
+    "pic_slave": KVM_IRQCHIP_PIC_SLAVE,
+    "ioapic": KVM_IRQCHIP_IOAPIC,
+}
+
+
+cdef object _failed(str what):
+    number = errno
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+cdef bytes _get(int fd, str name, unsigned long request, size_t size):
+    cdef char content[LARGEST_STRUCT]
+    if ioctl(fd, request, content) < 0:
+        raise _failed(f"reading {name}")
+    return content[:size]
+
+
+cdef _set(int fd, str name, unsigned long request, bytes content, size_t size):
+    cdef char copy[LARGEST_STRUCT]
+    if <size_t>len(content) != size:
+        raise ValueError(f"{name} has {len(content)} bytes, not {size}")
+    memcpy(copy, <char *>content, size)
+    if ioctl(fd, request, copy) < 0:
+        raise _failed(f"writing {name}")
+
+
+def msr_indices(int kvm_fd):
+    """The model specific registers that make up a vCPU's state on this kernel."""
+    cdef kvm_msr_list *table = <kvm_msr_list *>calloc(
+        1, sizeof(kvm_msr_list) + MOST_MSRS * sizeof(uint32_t))
+    if table == NULL:
+        raise MemoryError()
+    try:
+        table.nmsrs = MOST_MSRS
+        if ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, table) < 0:
+            raise _failed("KVM_GET_MSR_INDEX_LIST")
+        return [table.indices[i] for i in range(table.nmsrs)]
+    finally:
+        free(table)
+
+
+def save_msrs(int vcpu_fd, list indices not None):
+    """The values of the given MSRs by index; those that this vCPU does not have are left out."""
+    cdef kvm_msrs *one = <kvm_msrs *>calloc(1, sizeof(kvm_msrs) + sizeof(kvm_msr_entry))
+    if one == NULL:
+        raise MemoryError()
+    values = {}
+    try:
+        # One at a time: the kernel stops at the first it refuses.
+        for index in indices:
+            one.nmsrs = 1
+            one.entries[0].index = index
+            one.entries[0].data = 0
+            if ioctl(vcpu_fd, KVM_GET_MSRS, one) == 1:
+                values[index] = one.entries[0].data
+        return values
+    finally:
+        free(one)
+
+
+def restore_msrs(int vcpu_fd, dict values not None):
+    """Set MSRs; returns the indices of those that the kernel did not take."""
+    cdef kvm_msrs *one = <kvm_msrs *>calloc(1, sizeof(kvm_msrs) + sizeof(kvm_msr_entry))
+    if one == NULL:
+        raise MemoryError()
+    refused = []
+    try:
+        for index, value in values.items():
+            one.nmsrs = 1
+            one.entries[0].index = index
+            one.entries[0].data = value
+            if ioctl(vcpu_fd, KVM_SET_MSRS, one) != 1:
+                refused.append(index)
+        return refused
+    finally:
+        free(one)
+
+
+def save_vcpu(int vcpu_fd):
+    """Every part of a vCPU but its MSRs, by name. The vCPU must not be running."""
+    return {name: _get(vcpu_fd, name, get, size) for name, (get, _, size) in PARTS.items()}
+
+
+def restore_vcpu(int vcpu_fd, dict state not None):
+    """Put back what `save_vcpu` gave; raises OSError or ValueError."""
+    for name, (_, put, size) in PARTS.items():
+        _set(vcpu_fd, name, put, state[name], size)
+
+
+def save_chips(int vm_fd):
+    """PIC, IOAPIC and PIT, by name."""
+    cdef kvm_irqchip chip
+    state = {}
+    for name, number in CHIPS.items():
+        chip.chip_id = number
+        if ioctl(vm_fd, KVM_GET_IRQCHIP, &chip) < 0:
+            raise _failed(f"reading {name}")
+        state[name] = (<char *>&chip)[:sizeof(chip)]
+    state["pit"] = _get(vm_fd, "pit", KVM_GET_PIT2, sizeof(kvm_pit_state2))
+    return state
+
+
+def restore_chips(int vm_fd, dict state not None):
+    """Put back what `save_chips` gave; raises OSError or ValueError."""
+    for name in CHIPS:
+        _set(vm_fd, name, KVM_SET_IRQCHIP, state[name], sizeof(kvm_irqchip))
+    _set(vm_fd, "pit", KVM_SET_PIT2, state["pit"], sizeof(kvm_pit_state2))

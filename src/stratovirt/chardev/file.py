@@ -1,0 +1,37 @@
+"""A file that output is written to."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt.chardev.backend import Chardev, ChardevError
+from stratovirt.config.chardev import FileChardev
+from stratovirt.runtime.loop import Loop
+
+
+class OutputFile(Chardev):
+    """Output only; there is never input."""
+
+    chunk = 1 << 16
+
+    def __init__(self, loop: Loop, options: FileChardev) -> None:
+        super().__init__(loop, options.id)
+        self.description = f"file:{options.path}"
+        start = os.O_APPEND if options.append else os.O_TRUNC
+        flags = os.O_WRONLY | os.O_CREAT | start | os.O_CLOEXEC
+        try:
+            self._file = os.open(options.path, flags, 0o600)
+        except OSError as error:
+            raise ChardevError(
+                f"{options.flag},path={options.path}: cannot open: {error.strerror}"
+            ) from error
+
+    def open(self) -> None:
+        """Start to write."""
+        self._attach(-1, self._file)
+        self.on_connected()
+
+    def close(self) -> None:
+        """Give the file back."""
+        super().close()
+        os.close(self._file)

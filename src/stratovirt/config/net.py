@@ -1,0 +1,55 @@
+"""Network back ends: -netdev."""
+
+from __future__ import annotations
+
+from stratovirt.config.kinds import DescriptorList, Identifier, Integer, OnOff, Reference, Text
+from stratovirt.config.options import Family, Options, opt
+
+MAX_QUEUES = 16
+INTERFACE_NAME_LONGEST = 15
+"""IFNAMSIZ less its final NUL."""
+
+
+class Tap(Options, flag="-netdev tap"):
+    """A tap interface of the host."""
+
+    id: str = opt(Identifier(), help="name that the device refers to")
+    ifname: str | None = opt(
+        Text("the name of an interface", INTERFACE_NAME_LONGEST), default=None, help="interface"
+    )
+    fd: tuple[str, ...] = opt(DescriptorList(), default=(), help="open tap descriptor")
+    fds: tuple[str, ...] = opt(DescriptorList(), default=(), help="open tap descriptors, A:B:...")
+    queues: int | None = opt(Integer(1, MAX_QUEUES), default=None, help="queue pairs")
+    vhost: bool = opt(OnOff(), default=False, help="let the kernel's vhost-net move the data")
+    vhostfd: tuple[str, ...] = opt(
+        DescriptorList(), default=(), help="open /dev/vhost-net descriptor"
+    )
+    vhostfds: tuple[str, ...] = opt(
+        DescriptorList(), default=(), help="open /dev/vhost-net descriptors, A:B:..."
+    )
+
+    def check(self) -> None:
+        """There is an interface, named or open, and a vhost descriptor has a vhost."""
+        if self.fd and self.fds:
+            raise ValueError("fd and fds contradict each other; give one")
+        if not (self.ifname or self.fd or self.fds):
+            raise ValueError("ifname, fd or fds is missing")
+        if len(self.fd) > 1:
+            raise ValueError("fd is one descriptor; give several with fds")
+        if self.vhostfd and self.vhostfds:
+            raise ValueError("vhostfd and vhostfds contradict each other; give one")
+        if (self.vhostfd or self.vhostfds) and not self.vhost:
+            raise ValueError("vhostfd and vhostfds need vhost=on")
+
+
+class VhostUser(Options, flag="-netdev vhost-user"):
+    """A network back end in another process."""
+
+    id: str = opt(Identifier(), help="name that the device refers to")
+    chardev: str = opt(Reference("-chardev"), help="id of the -chardev socket to it")
+    queues: int = opt(Integer(1, MAX_QUEUES), default=1, help="queue pairs")
+
+
+NETDEVS = Family(
+    "-netdev", key="type", noun="back end", variants={"tap": Tap, "vhost-user": VhostUser}
+)

@@ -1,0 +1,52 @@
+"""What parses and is checked but has no working part behind it yet: refused, never ignored."""
+
+from __future__ import annotations
+
+from stratovirt.config.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.config.vm_config import VmConfig
+
+BUILT_BOARDS = ("microvm", "none")
+BUILT_DRIVERS = ("-device virtio-blk-device",)
+
+
+def refuse_what_is_not_built(config: VmConfig) -> None:
+    """Raise ConfigError for the first thing that would otherwise be ignored."""
+    board = config.machine.type
+    if board not in BUILT_BOARDS:
+        raise ConfigError(
+            f"-machine {board}: this version has the board microvm; {board} is not built yet"
+        )
+    for device in config.devices:
+        _refuse_device(device)
+    for name, drive in config.drives.items():
+        if drive.throttling_iops_total:
+            raise ConfigError(f"-drive id={name}: throttling.iops-total is not built yet")
+    for flash in config.flashes:
+        raise ConfigError(f"-drive if=pflash,unit={flash.unit}: microvm has no flash memory")
+    for netdev in config.netdevs.values():
+        raise ConfigError(f"{netdev.flag},id={netdev.id}: network devices are not built yet")
+    if config.numa_nodes or config.numa_distances:
+        raise ConfigError("-numa: NUMA nodes are not built yet")
+    for name, thing in config.objects.items():
+        raise ConfigError(f"{thing.flag},id={name}: this object is not built yet")
+    if config.globals:
+        raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
+    if config.incoming is not None:
+        raise ConfigError(f"-incoming {config.incoming}: restoring is not built yet")
+
+
+def _refuse_device(device: object) -> None:
+    flag: str = device.flag  # type: ignore[attr-defined]
+    name = getattr(device, "id", None)
+    source = f"{flag},id={name}" if name else flag
+    if "bus" in device.fields:  # type: ignore[attr-defined]
+        raise ConfigError(f"{source}: microvm has no PCI bus; use the driver's -device form")
+    if flag not in BUILT_DRIVERS:
+        raise ConfigError(f"{source}: this driver is not built yet")
+    if getattr(device, "iothread", None) is not None:
+        raise ConfigError(f"{source}: iothread is not built yet")
+    if getattr(device, "num_queues", 1) != 1:
+        raise ConfigError(f"{source}: num-queues is not built yet")

@@ -1,0 +1,57 @@
+"""The process around the machine: -name, -pidfile, -daemonize, -D, -trace, -incoming, -S."""
+
+from __future__ import annotations
+
+from stratovirt.config.kinds import OnOff, PathName, Text
+from stratovirt.config.options import Options, opt
+
+
+class Name(Options, flag="-name", first="guest"):
+    """The machine's name, and the names its threads show."""
+
+    guest: str | None = opt(Text(longest=255), default=None, help="name that query-name reports")
+    process: str | None = opt(
+        Text(longest=15), default=None, help="name of the process in ps and /proc"
+    )
+    debug_threads: bool = opt(OnOff(), default=False, help="name the vCPU threads 'CPU N/KVM'")
+
+
+class Pidfile(Options, flag="-pidfile", whole="path"):
+    """Holds the process id while the process lives; one instance at a time may hold it."""
+
+    path: str = opt(PathName(), help="the file; removed on exit")
+
+
+class LogFile(Options, flag="-D", whole="path"):
+    """Log to a file, or to standard error when no path follows."""
+
+    path: str = opt(PathName(), help="the file; lines are appended")
+
+
+class Trace(Options, flag="-trace"):
+    """Events to trace, to the log and to the kernel's trace_marker."""
+
+    events: str = opt(PathName(), help="file of event names or patterns, one a line")
+
+
+class Incoming(Options, flag="-incoming", whole="uri"):
+    """Start from a snapshot."""
+
+    uri: str = opt(Text("file:PATH"), help="file:PATH, the folder that migrate wrote")
+
+    def check(self) -> None:
+        """Only files so far."""
+        if not self.uri.startswith("file:") or self.uri == "file:":
+            raise ValueError(f"must be file:PATH, not '{self.uri}'")
+
+
+class Daemonize(Options, flag="-daemonize"):
+    """Detach from the terminal once the machine runs; errors until then reach the caller."""
+
+
+class Paused(Options, flag="-S"):
+    """Start with the vCPUs stopped; QMP's cont runs them."""
+
+
+class DisableSeccomp(Options, flag="-disable-seccomp"):
+    """Run without the filter on system calls."""

@@ -1,0 +1,41 @@
+"""Generic Event Device (ACPI 6.5, section 5.6.9): events of a hardware-reduced machine.
+
+The guest's \\_EVT method reads which events are pending; reading takes them.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REGISTERS = 4
+POWER_BUTTON = 1 << 0
+
+
+class GenericEventDevice:
+    """One 32-bit register of pending events and an edge-triggered interrupt."""
+
+    def __init__(self, set_irq_level: Callable[[bool], None]) -> None:
+        self._set_irq_level = set_irq_level
+        self._pending = 0
+
+    def raise_event(self, event: int) -> None:
+        """Make `event` pending and tell the guest."""
+        self._pending |= event
+        self._set_irq_level(True)
+        self._set_irq_level(False)
+
+    def reset(self) -> None:
+        """Nothing is pending after power-on."""
+        self._pending = 0
+
+    def read(self, offset: int, size: int) -> int:
+        """The pending events, which are taken by this; only as a whole."""
+        if offset or size != REGISTERS:
+            return 0
+        pending, self._pending = self._pending, 0
+        return pending
+
+    def write(self, _offset: int, _size: int, _value: int) -> None:
+        """There is nothing to store."""

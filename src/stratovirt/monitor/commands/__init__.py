@@ -1,0 +1,25 @@
+"""The commands by topic; importing this package registers all of them."""
+
+from stratovirt.monitor.commands import (
+    block,
+    descriptors,
+    human,
+    introspection,
+    lifecycle,
+    machine,
+    memory,
+    objects,
+    trace,
+)
+
+__all__ = [
+    "block",
+    "descriptors",
+    "human",
+    "introspection",
+    "lifecycle",
+    "machine",
+    "memory",
+    "objects",
+    "trace",
+]

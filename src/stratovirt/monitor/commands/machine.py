@@ -1,0 +1,149 @@
+"""What the machine is made of: CPUs, chardevs, iothreads, its name."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt.monitor.errors import QmpError
+from stratovirt.monitor.registry import NoArguments, command
+from stratovirt.monitor.schema import Enum, ListOf, Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stratovirt.monitor.session import Session
+    from stratovirt.vm import Vm
+
+ARCHITECTURE = Enum("SysEmuTarget", "x86_64", "aarch64")
+CPU_ARCH = Enum("CpuInfoArch", "x86", "arm")
+CPU_PROPS = Struct(
+    "CpuInstanceProperties",
+    {
+        "node-id?": "int", "socket-id?": "int", "die-id?": "int", "cluster-id?": "int",
+        "core-id?": "int", "thread-id?": "int",
+    },
+)  # fmt: skip
+CPU_INFO = Struct(
+    "CpuInfo",
+    {
+        "CPU": "int", "current": "bool", "halted": "bool", "qom_path": "str", "arch": CPU_ARCH,
+        "thread_id": "int", "props?": CPU_PROPS,
+    },
+)  # fmt: skip
+CPU_INFO_FAST = Struct(
+    "CpuInfoFast",
+    {
+        "cpu-index": "int", "qom-path": "str", "thread-id": "int", "arch": CPU_ARCH,
+        "target": ARCHITECTURE, "props?": CPU_PROPS,
+    },
+)  # fmt: skip
+HOTPLUGGABLE_CPU = Struct(
+    "HotpluggableCPU",
+    {"type": "str", "vcpus-count": "int", "props": CPU_PROPS, "qom-path?": "str"},
+)
+NAME_INFO = Struct("NameInfo", {"name?": "str"})
+KVM_INFO = Struct("KvmInfo", {"enabled": "bool", "present": "bool"})
+CHARDEV_INFO = Struct("ChardevInfo", {"label": "str", "filename": "str", "frontend-open": "bool"})
+IOTHREAD_INFO = Struct("IOThreadInfo", {"id": "str", "thread-id": "int"})
+BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
+KVM_DEVICE = "/dev/kvm"
+
+
+def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """(index, host thread id, topology ids) of each vCPU."""
+    topology = vm.config.smp.topology
+    for index, thread_id in enumerate(vm.vcpu_thread_ids()):
+        rest, thread = divmod(index, topology.threads)
+        rest, core = divmod(rest, topology.cores)
+        rest, cluster = divmod(rest, topology.clusters)
+        socket, die = divmod(rest, topology.dies)
+        props: dict[str, object] = {"socket-id": socket, "core-id": core, "thread-id": thread}
+        if topology.dies > 1:
+            props["die-id"] = die
+        if topology.clusters > 1:
+            props["cluster-id"] = cluster
+        yield index, thread_id, props
+
+
+def _arch(vm: Vm) -> str:
+    return "arm" if vm.target == "aarch64" else "x86"
+
+
+def _path(index: int) -> str:
+    return f"/machine/unattached/device[{index}]"
+
+
+@command("query-cpus", answer=ListOf(CPU_INFO))
+def query_cpus(session: Session, _arguments: NoArguments) -> object:
+    """List the vCPUs; `halted` says whether the machine is not running."""
+    vm = session.vm
+    return [
+        {
+            "CPU": index, "current": index == 0, "halted": vm.status != "running",
+            "qom_path": _path(index), "arch": _arch(vm), "thread_id": thread_id, "props": props,
+        }
+        for index, thread_id, props in _cpus(vm)
+    ]  # fmt: skip
+
+
+@command("query-cpus-fast", answer=ListOf(CPU_INFO_FAST))
+def query_cpus_fast(session: Session, _arguments: NoArguments) -> object:
+    """List the vCPUs with their host threads."""
+    vm = session.vm
+    return [
+        {
+            "cpu-index": index, "qom-path": _path(index), "thread-id": thread_id,
+            "arch": _arch(vm), "target": vm.target, "props": props,
+        }
+        for index, thread_id, props in _cpus(vm)
+    ]  # fmt: skip
+
+
+@command("query-hotpluggable-cpus", answer=ListOf(HOTPLUGGABLE_CPU))
+def query_hotpluggable_cpus(session: Session, _arguments: NoArguments) -> object:
+    """List the places for vCPUs; all of them are taken."""
+    return [
+        {
+            "type": f"host-{session.vm.target}-cpu",
+            "vcpus-count": 1,
+            "props": props,
+            "qom-path": _path(index),
+        }
+        for index, _, props in reversed(list(_cpus(session.vm)))
+    ]
+
+
+@command("query-name", answer=NAME_INFO)
+def query_name(session: Session, _arguments: NoArguments) -> object:
+    """Say the name that -name gave."""
+    name = session.vm.config.name
+    return {"name": name.guest} if name is not None and name.guest else {}
+
+
+@command("query-kvm", answer=KVM_INFO)
+def query_kvm(session: Session, _arguments: NoArguments) -> object:
+    """Say whether the host has KVM, and whether this machine uses it."""
+    present = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
+    return {"enabled": present and session.vm.config.accel == "kvm", "present": present}
+
+
+@command("query-chardev", answer=ListOf(CHARDEV_INFO))
+def query_chardev(session: Session, _arguments: NoArguments) -> object:
+    """List the chardevs."""
+    return [
+        {"label": c.label, "filename": c.description, "frontend-open": c.is_connected}
+        for c in session.vm.chardevs
+    ]
+
+
+@command("query-iothreads", answer=ListOf(IOTHREAD_INFO))
+def query_iothreads(_session: Session, _arguments: NoArguments) -> object:
+    """List the iothreads; no -object makes one yet."""
+    return []
+
+
+@command("query-balloon", answer=BALLOON_INFO)
+def query_balloon(_session: Session, _arguments: NoArguments) -> object:
+    """Say how much memory the guest has; there is no balloon device yet to ask."""
+    raise QmpError("No balloon device has been activated", "DeviceNotActive")

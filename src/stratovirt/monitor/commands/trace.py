@@ -1,0 +1,49 @@
+"""Trace events at run time."""
+
+from __future__ import annotations
+
+from stratovirt.config.kinds import OnOff, Text
+from stratovirt.config.options import Options, opt
+from stratovirt.monitor.errors import QmpError
+from stratovirt.monitor.registry import command
+from stratovirt.monitor.schema import Enum, ListOf, Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.monitor.session import Session
+
+STATE = Enum("TraceEventState", "unavailable", "disabled", "enabled")
+EVENT_INFO = Struct("TraceEventInfo", {"name": "str", "state": STATE})
+
+
+class TracePattern(Options):
+    """Which events."""
+
+    name: str = opt(Text("the name of a trace event, or a pattern", 255), help="name or pattern")
+
+
+class TraceChange(TracePattern):
+    """Which events, and whether they are on."""
+
+    enable: bool = opt(OnOff(), help="whether to trace them")
+
+
+@command("trace-get-state", TracePattern, answer=ListOf(EVENT_INFO))
+def trace_get_state(_session: Session, arguments: TracePattern) -> object:
+    """List the events that match."""
+    from stratovirt.runtime.trace import matching
+
+    found = matching(arguments.name)
+    if not found:
+        raise QmpError(f"no trace event is called '{arguments.name}'")
+    return [{"name": e.name, "state": "enabled" if e.enabled else "disabled"} for e in found]
+
+
+@command("trace-set-state", TraceChange)
+def trace_set_state(_session: Session, arguments: TraceChange) -> object:
+    """Switch the events that match on or off."""
+    from stratovirt.runtime.trace import set_state
+
+    if not set_state(arguments.name, enable=arguments.enable):
+        raise QmpError(f"no trace event is called '{arguments.name}'")
+    return {}

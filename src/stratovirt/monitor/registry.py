@@ -1,0 +1,46 @@
+"""The commands: a name, typed arguments, a typed answer and a function each."""
+
+from __future__ import annotations
+
+from stratovirt.config.options import Options
+from stratovirt.monitor.schema import EMPTY, Type
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from stratovirt.monitor.session import Session
+
+    CommandFunction = Callable[[Session, Any], object]
+
+
+class NoArguments(Options):
+    """Takes none."""
+
+
+class Command:
+    """One command: its arguments' definition, the type of its answer, and what it does."""
+
+    __slots__ = ("answer", "arguments", "function", "name")
+
+    def __init__(
+        self, name: str, arguments: type[Options], answer: Type, function: CommandFunction
+    ) -> None:
+        self.name, self.arguments = name, arguments
+        self.answer, self.function = answer, function
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(
+    name: str, arguments: type[Options] = NoArguments, *, answer: Type = EMPTY
+) -> Callable[[CommandFunction], CommandFunction]:
+    """Register the decorated function, called with the session and its arguments, as `name`."""
+
+    def register(function: CommandFunction) -> CommandFunction:
+        COMMANDS[name] = Command(name, arguments, answer, function)
+        return function
+
+    return register

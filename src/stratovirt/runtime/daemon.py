@@ -1,0 +1,63 @@
+"""-daemonize: the caller's shell goes on when the machine runs, or hears why it does not."""
+
+from __future__ import annotations
+
+import os
+
+RUNS = b"\0"
+"""What the daemon says when the machine runs; anything else is the text of an error."""
+ERROR_LONGEST = 65536
+
+
+class Daemon:
+    """The detached side. `report_running` or `report_error` releases the caller, once."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def report_running(self) -> None:
+        """The machine runs: leave the caller's streams and let it go."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        if null > 2:
+            os.close(null)
+        self._report(RUNS)
+
+    def report_error(self, text: str) -> None:
+        """The machine could not be started."""
+        self._report(text.encode(errors="replace")[:ERROR_LONGEST])
+
+    def _report(self, content: bytes) -> None:
+        if self._pipe >= 0:
+            os.write(self._pipe, content)
+            os.close(self._pipe)
+            self._pipe = -1
+
+
+def detach() -> Daemon | str | None:
+    """Fork the daemon off.
+
+    In the daemon this returns a Daemon; in the caller, once the daemon has reported, None when
+    the machine runs or else the text of the error.  Call it before there are threads or files.
+    """
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    if os.fork():
+        os.close(theirs)
+        return _await_report(ours)
+    os.close(ours)
+    # A session of its own, and, by the second fork, no way to get a terminal again.
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    return Daemon(theirs)
+
+
+def _await_report(pipe: int) -> str | None:
+    report = b""
+    while len(report) < ERROR_LONGEST and (part := os.read(pipe, ERROR_LONGEST)):
+        report += part
+    os.close(pipe)
+    if report == RUNS:
+        return None
+    return report.decode(errors="replace") or "-daemonize: the daemon died before the machine ran"

@@ -1,0 +1,66 @@
+"""Switching trace events on and off, by name or pattern."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+
+from stratovirt._native.trace import TraceEvent, set_sinks
+from stratovirt.errors import StratovirtError
+from stratovirt.runtime import log
+from stratovirt.runtime.trace_events import EVENTS
+
+MARKERS = ("/sys/kernel/tracing/trace_marker", "/sys/kernel/debug/tracing/trace_marker")
+
+
+class _Sinks:
+    are_open = False
+
+
+def matching(pattern: str) -> list[TraceEvent]:
+    """The events that `pattern` (a name, or one with * and ?) names."""
+    return [event for name, event in EVENTS.items() if fnmatchcase(name, pattern)]
+
+
+def set_state(pattern: str, *, enable: bool) -> bool:
+    """Switch the events that match; False when there is none."""
+    found = matching(pattern)
+    if enable and found:
+        _open_sinks()
+    for event in found:
+        event.enabled = enable
+    return bool(found)
+
+
+def enable_from(path: str) -> None:
+    """Switch on what the file at `path` lists, one name or pattern a line; # starts a comment.
+
+    Raises StratovirtError for a file that cannot be read and for a name that matches nothing.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="replace") as listing:
+            lines = listing.read(1 << 20).splitlines()
+    except OSError as error:
+        raise StratovirtError(f"-trace events={path}: cannot read: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        pattern = line.partition("#")[0].strip()
+        if pattern and not set_state(pattern, enable=True):
+            raise StratovirtError(
+                f"-trace events={path}: line {number}: no trace event is called "
+                f"'{pattern[:80]}'; the manual lists them"
+            )
+
+
+def _open_sinks() -> None:
+    if _Sinks.are_open:
+        return
+    _Sinks.are_open = True
+    marker = -1
+    for path in MARKERS:
+        try:
+            marker = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            break
+        except OSError:
+            # Without tracefs, or the right to write there, the log alone has the events.
+            continue
+    set_sinks(log.descriptor(), marker)
