@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -130,31 +131,41 @@ class MachineProcess:
         return self.wait()
 
 
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
+    """Wait until `condition` holds; `what` says in the failure what should have been."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+
+
 def wait_listening(path: Path, timeout: float = PATIENCE) -> None:
     """Wait until somebody listens on the socket at `path`."""
     deadline = time.monotonic() + timeout
-    while " 00010000 0001 01 " not in _socket_line(path):
+    while not _is_listening(path):
         if time.monotonic() > deadline:
             raise AssertionError(f"nobody listens on {path}")
         time.sleep(0.05)
 
 
-def _socket_line(path: Path) -> str:
+def _is_listening(path: Path) -> bool:
     # /proc/net/unix shows a listening socket by its flags, without taking the one connection.
+    # What it has accepted is listed by the same name.
     lines = Path("/proc/net/unix").read_text().splitlines()
-    return next((line for line in lines if line.endswith(f" {path}")), "")
+    return any(line.endswith(f" {path}") and " 00010000 0001 01 " in line for line in lines)
 
 
 class QmpClient:
     """QEMU's own client, connected and past negotiation."""
 
-    def __init__(self, path: Path, timeout: float = PATIENCE) -> None:
-        wait_listening(path, timeout)
-        self._client = QEMUMonitorProtocol(str(path))
+    def __init__(self, path: Path | tuple[str, int], timeout: float = PATIENCE) -> None:
+        if isinstance(path, Path):
+            wait_listening(path, timeout)
+        self._client = QEMUMonitorProtocol(str(path) if isinstance(path, Path) else path)
         self._client.settimeout(timeout)
         self._client.connect()
 
-    def cmd(self, name: str, **arguments: object) -> Any:
+    def cmd(self, name: str, /, **arguments: object) -> Any:
         """Run a command; its answer."""
         return self._client.cmd(name, **arguments)
 

@@ -69,9 +69,9 @@ def _run_machine(argv: list[str]) -> int:
         raise StratovirtError(outcome)
     try:
         return _run(config, outcome)
-    except Exception as error:
-        outcome.report_error(str(error) or type(error).__name__)
-        raise
+    except StratovirtError as error:
+        outcome.report_error(str(error))
+        return EXIT_FAILED
 
 
 def _run(config: VmConfig, daemon: Daemon | None) -> int:

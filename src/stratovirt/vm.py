@@ -65,6 +65,8 @@ class Vm:
 
     def _build_board(self) -> None:
         config = self.config
+        if config.cpu.partition(",")[0] != "host":
+            log.warn(f"-cpu {config.cpu}: the guest gets the host's CPU, the only model there is")
         if config.accel == "test":
             from stratovirt.accel.test import TestAccelerator
 

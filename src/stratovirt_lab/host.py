@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import termios
 import tty
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stratovirt_lab import images
+from stratovirt_lab.diagnosis import where_the_cpus_are
 from stratovirt_lab.errors import LabError
 
 SCRATCH_SIZE = "8G"
@@ -23,9 +25,8 @@ SCRATCH_SIZE = "8G"
 PASSED_ENVIRONMENT = ("PATH", "HOME", "TERM", "LANG", "VIRTUAL_ENV")
 """Variables of the caller that the command sees, besides all named STRATOVIRT_*."""
 
-PERIODIC_TICK = "nohz=off highres=off"
-"""The lab has been seen to stop with both CPUs busy, as if QEMU's SVM emulation had lost a timer
-interrupt.  Losing a one-shot timer would stop a CPU for good; a periodic one would only be late."""
+MONITOR = "monitor"
+"""QEMU's own monitor in the job's folder: the way to look into a lab that does not answer."""
 
 CHUNK = 65536
 
@@ -52,6 +53,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="stratovirt-lab-") as folder:
         job = Path(folder)
         (job / "run.sh").write_text(_script(argv, environment or {}))
+        (job / "hold.sh").write_text(_script([sys.executable, "-m", "stratovirt_lab.hold_kvm"], {}))
         if interactive:
             size = os.get_terminal_size()
             (job / "tty").write_text(f"rows {size.lines} cols {size.columns}")
@@ -79,7 +81,7 @@ def _qemu_command(
     memory_mib: int,
     writable: Sequence[Path],
 ) -> list[str]:
-    append = f"console=ttyS0 panic=-1 nokaslr mitigations=off {PERIODIC_TICK} lab.job={job}"
+    append = f"console=ttyS0 quiet panic=-1 nokaslr mitigations=off lab.job={job}"
     command = [
         qemu,
         "-M",
@@ -101,7 +103,7 @@ def _qemu_command(
         "-serial",
         "chardev:console",
         "-monitor",
-        f"unix:{job}/monitor,server,nowait",
+        f"unix:{job}/{MONITOR},server,nowait",
         "-kernel",
         str(kernel),
         "-initrd",
@@ -154,7 +156,7 @@ def _relay(command: list[str], names: Sequence[str], job: Path, interactive: boo
         far.close()
     status = b""
     try:
-        with _raw_terminal(interactive), _signals_end(process):
+        with _raw_terminal(interactive), _signals_end(process, job):
             status = _pump(ours)
         process.wait(timeout=30)
     except subprocess.TimeoutExpired:
@@ -166,7 +168,6 @@ def _relay(command: list[str], names: Sequence[str], job: Path, interactive: boo
             near.close()
     text = status.decode(errors="replace").strip()
     if not text.isdigit():
-        shutil.copy(job / "console.log", f"/tmp/lab-console-{os.getpid()}.log")
         raise LabError(f"the lab ended before its command did: {_last_words(job)}")
     return int(text)
 
@@ -251,10 +252,11 @@ def _raw_terminal(interactive: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _signals_end(process: subprocess.Popen[bytes], job: Path) -> Iterator[None]:
     """SIGTERM, SIGHUP and SIGINT end the lab instead of leaving QEMU behind."""
 
     def end(number: int, _frame: object) -> None:
+        print(where_the_cpus_are(job / MONITOR), file=sys.stderr)
         process.kill()
         raise LabError(f"interrupted by {signal.Signals(number).name}")
 

@@ -40,6 +40,8 @@ GUEST_MODULES = (
     "virtio_balloon",
     "virtio_rng",
     "vmw_vsock_virtio_transport",
+    "button",
+    "evdev",
 )
 """What the guest's initramfs carries and loads; the cloud kernel has ext4 built in."""
 

@@ -5,6 +5,7 @@ export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox mount -t tracefs tracefs /sys/kernel/tracing
 for module in $(/bin/busybox cat /modules/order); do
     /bin/busybox insmod /modules/$module || echo "lab: cannot load $module"
 done

@@ -38,13 +38,15 @@ Boot = Callable[..., MachineProcess]
 
 @pytest.fixture
 def boot(files: type[GuestFiles]) -> Iterator[Boot]:
-    """Start a guest with a console on stdio; killed at the end of the test."""
+    """Start a guest with its console on `serial`; killed at the end of the test."""
     running: list[MachineProcess] = []
 
-    def start(*argv: str, kernel: str = files.kernel, append: str = "") -> MachineProcess:
+    def start(
+        *argv: str, kernel: str = files.kernel, append: str = "", serial: str = "stdio"
+    ) -> MachineProcess:
         machine = MachineProcess(
             "-machine", "microvm", "-kernel", kernel, "-initrd", files.initramfs,
-            "-append", f"{APPEND} {append}".strip(), "-serial", "stdio", *argv,
+            "-append", f"{APPEND} {append}".strip(), "-serial", serial, *argv,
         )  # fmt: skip
         running.append(machine)
         return machine

@@ -127,7 +127,7 @@ def test_a_socket_left_by_a_killed_machine_is_replaced_and_a_live_one_is_not(
         done = run_to_end("-kernel", str(tmp_path / "payload.elf"), *option)
         assert done.returncode == 1
         assert done.stderr == (
-            f"stratovirt: -qmp unix:{path}: cannot listen there: Address already in use\n"
+            f"stratovirt: -qmp unix:{path}: cannot listen on {path}: Address already in use\n"
         )
         assert machine.terminate() == 0
 

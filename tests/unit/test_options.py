@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratovirt.config.command_line import help_text, parse_command_line
+from stratovirt.config.chardev import SocketChardev
+from stratovirt.config.command_line import parse_command_line
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.keyval import split
-from stratovirt.config.kinds import Size
+from stratovirt.config.kinds import HostPciAddress, MacAddress, NumberSet, PciAddress, Size
 from stratovirt.config.machine import Machine, Memory, Smp
+from stratovirt.config.reference import IGNORED, definitions, help_text
+from tests.unit.command_line_mistakes import MISTAKES
 
 KERNEL = ["-kernel", "vmlinux"]
 
@@ -33,7 +36,7 @@ def test_the_guidebook_example_describes_the_machine_it_means() -> None:
     assert (config.smp.cpus, config.memory.size, config.accel) == (2, 1 << 30, "kvm")
     assert config.drives["rootfs"].direct is False
     assert config.devices[0].serial == "abc"
-    assert config.qmp is not None and config.qmp.nowait
+    assert [monitor.source for monitor in config.monitors] == ["-qmp unix:/tmp/q"]
 
 
 def test_a_doubled_comma_is_a_literal_one() -> None:
@@ -66,66 +69,64 @@ def test_the_topology_follows_from_what_is_given(text: str, topology: tuple[int,
     assert (found.sockets, found.dies, found.clusters, found.cores, found.threads) == topology
 
 
-MISTAKES = [
-    (["-smp", "0"], "-smp 0: cpus must be a number from 1 to 254, not '0'"),
-    (["-smp", "255"], "-smp 255: cpus must be a number from 1 to 254, not '255'"),
-    (["-smp", "4,cores=3"], "-smp 4,cores=3: sockets * dies * clusters * cores * threads is 3 "
-     "but must equal maxcpus (4)"),
-    (["-smp", "4,maxcpus=2"], "-smp 4,maxcpus=2: maxcpus (2) must be at least cpus (4)"),
-    (["-smp", "2", "-smp", "2"], "-smp 2: given twice"),
-    (["-m", "255"], "-m 255: size must be a size from 256M to 512G, not '255'"),
-    (["-m", "513G"], "-m 513G: size must be a size from 256M to 512G, not '513G'"),
-    (["-m", "-1"], "-m -1: size must be a size from 256M to 512G, not '-1'"),
-    (["-m", "1X"], "-m 1X: size must be a size from 256M to 512G, not '1X'"),
-    (["-machine", "pc"],
-     "-machine pc: type must be microvm, none, q35 or virt, not 'pc'"),
-    (["-machine", "microvm,usb=on"], "-machine microvm,usb=on: usb must be off, not 'on'"),
-    (["-machine", "microvm,color=red"], "-machine microvm,color=red: unknown property 'color'; "
-     "known are type, dump-guest-core, mem-share, accel or usb"),
-    (["-machine", "microvm,mem-share=maybe"],
-     "-machine microvm,mem-share=maybe: mem-share must be on or off, not 'maybe'"),
-    (["-drive", "id=a"], "-drive id=a: file is missing; it must be a path"),
-    (["-drive", "id=a,file=x,id=b"], "-drive id=a,file=x,id=b: id is given twice"),
-    (["-drive", "id=1a,file=x"], "-drive id=1a,file=x: id must be a name of letters, digits, "
-     "'-', '.' and '_' that starts with a letter, not '1a'"),
-    (["-drive", "id=a,file=x,format=qcow2"],
-     "-drive id=a,file=x,format=qcow2: format must be raw, not 'qcow2'"),
-    (["-drive", "id=a,,file=x"],  "-drive id=a,,file=x: id must be a name of letters, digits, "
-        "'-', '.' and '_' that starts with a letter, not 'a,file=x'"),
-    (["-drive", "id=a,file=x"], "-drive id=a: no -device uses it"),
-    (["-device", "virtio-blk-device,drive=no"],
-     "-device virtio-blk-device,drive=no: no -drive has this id"),
-    (["-device", "e1000"],
-     "-device e1000: unknown driver 'e1000'; known are virtio-blk-device"),
-    (["-serial", "usb"],
-     "-serial usb: unknown backend 'usb'; known are stdio, pty, socket or file"),
-    (["-serial", "chardev:nobody"], "-serial chardev:nobody: no -chardev has this id"),
-    (["-chardev", "stdio,id=c"], "-chardev stdio,id=c: no device uses it"),
-    (["-qmp", "tcp:1"], "-qmp tcp:1: must start with unix:PATH"),
-    (["-qmp", "unix:/tmp/q"], "-qmp unix:/tmp/q: the monitor listens; add 'server'"),
-    (["-qmp", f"unix:/{'x' * 107},server"],
-     f"-qmp unix:/{'x' * 107},server: path must be at most 107 characters, not '/{'x' * 107}'"),
-    (["-mod-test", "/tmp/s"], "-mod-test /tmp/s: needs -accel test"),
-    (["-accel", "test"], "-accel test: needs -mod-test PATH, the socket of the test client"),
-    (["-accel", "xen"], "-accel xen: accel must be kvm or test, not 'xen'"),
-    (["-fast"], "-fast: unknown option; see stratovirt -help"),
-    (["-smp"], "-smp: needs a value"),
-]  # fmt: skip
+CASES = [case for cases in MISTAKES.values() for case in cases]
 
 
-@pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_a_mistake_names_option_value_and_what_is_allowed(argv: list[str], message: str) -> None:
+def test_there_are_enough_mistakes_to_learn_from() -> None:
+    assert len(CASES) >= 200
+
+
+@pytest.mark.parametrize(
+    ("with_kernel", "argv", "message"), CASES, ids=[" ".join(argv)[:60] for _, argv, _ in CASES]
+)
+def test_a_mistake_names_option_value_and_what_is_allowed(
+    with_kernel: bool, argv: list[str], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_command_line([*KERNEL, *argv])
+        parse_command_line([*(KERNEL if with_kernel else []), *argv])
     assert str(caught.value) == message
+    assert len(message) < 700 and "\n" not in message
 
 
 def test_help_lists_every_property_with_what_it_allows() -> None:
     text = help_text()
-    for option in (Machine, Smp, Memory):
+    for option in definitions():
+        assert f"  {option.flag}\n" in text
         for key, field in option.fields.items():
-            assert f"    {key}" in text
+            assert f"      {key}" in text
             assert field.kind.allowed in text
+
+
+def test_what_libvirt_passes_and_nothing_else_is_ignored() -> None:
+    argv = [
+        "-cpu", "qemu64,+x2apic", "-overcommit", "mem-lock=off", "-no-user-config", "-nodefaults",
+        "-uuid", "a3c7a3c7-0000-4000-8000-000000000000", "-sandbox", "on,obsolete=deny",
+        "-msg", "timestamp=on", "-rtc", "base=utc", "-no-shutdown", "-nographic",
+        "-realtime", "mlock=off", "-display", "none", "-usb", "-mem-prealloc",
+        "-boot", "strict=on",
+    ]  # fmt: skip
+    config = parse_command_line([*KERNEL, *argv])
+    assert config.mem_prealloc
+    assert set(IGNORED) == {
+        "-boot", "-display", "-msg", "-no-shutdown", "-no-user-config", "-nodefaults",
+        "-nographic", "-overcommit", "-realtime", "-rtc", "-sandbox", "-usb", "-uuid",
+    }  # fmt: skip
+
+
+def test_numbers_switches_and_addresses_are_read_as_qemus_users_write_them() -> None:
+    assert parse_command_line([*KERNEL, "-smp", "0x4"]).smp.cpus == 4
+    assert Memory.parse("0x200").size == 512 << 20
+    for word, value in (("on", True), ("true", True), ("yes", True), ("off", False),
+                        ("false", False), ("no", False)):  # fmt: skip
+        assert Machine.parse(f"microvm,mem-share={word}").mem_share is value
+    for spelling in ("server,nowait", "server=on,wait=off", "server=yes,nowait=true"):
+        config = parse_command_line([*KERNEL, "-qmp", f"unix:/tmp/q,{spelling}"])
+        chardev = config.monitors[0].chardev
+        assert isinstance(chardev, SocketChardev) and chardev.server and not chardev.waits
+    assert PciAddress().parse("0x3.0x1") == (3, 1) and PciAddress().parse("1f") == (31, 0)
+    assert NumberSet(7).parse("0-1:4-5") == (0, 1, 4, 5)
+    assert HostPciAddress().parse("1A:00.3") == "0000:1a:00.3"
+    assert MacAddress().parse("12:34:56:78:9A:BC") == bytes.fromhex("123456789abc")
 
 
 @given(st.integers(0, 1 << 50))

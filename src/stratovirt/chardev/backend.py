@@ -33,7 +33,9 @@ class Chardev:
 
     The user sets `on_input` (bytes have come), `room` (how many it can take now) and
     `on_drained` (a slow peer has caught up), and calls `write`; after taking input it calls
-    `resume_input`.  Where peers come and go, `on_connected` and `on_disconnected` say so.
+    `resume_input`.  Where peers come and go, `on_connected` and `on_disconnected` say so.  With
+    `takes_descriptors`, file descriptors sent along (SCM_RIGHTS) wait in `descriptors`, where they
+    can be sent; those still there when the peer leaves are closed.
     """
 
     chunk = PIPE_CHUNK
@@ -50,6 +52,8 @@ class Chardev:
         self.on_drained: Callable[[], None] = lambda: None
         self.on_connected: Callable[[], None] = lambda: None
         self.on_disconnected: Callable[[], None] = lambda: None
+        self.takes_descriptors = False
+        self.descriptors: list[int] = []
         self.output_limit = OUTPUT_LIMIT
         self.on_overflow: Callable[[], None] = self._warn_of_loss
         self._input_fd = -1

@@ -19,11 +19,7 @@ MOST_DESCRIPTORS = 16
 
 
 class SocketBackend(Chardev):
-    """See the module's text.
-
-    With `takes_descriptors`, file descriptors sent along (SCM_RIGHTS) wait in `descriptors`
-    for the user, who closes them or clears the list.
-    """
+    """See the module's text."""
 
     chunk = 1 << 16
 
@@ -33,8 +29,6 @@ class SocketBackend(Chardev):
         self._source = source
         self._peer: socket.socket | None = None
         self._listener: socket.socket | None = None
-        self.takes_descriptors = False
-        self.descriptors: list[int] = []
         self.waits = options.waits
         if options.server:
             try:

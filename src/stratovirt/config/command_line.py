@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
+from stratovirt.config.keyval import shown
 from stratovirt.config.kinds import SOCKET_PATH_LONGEST, Identifier, PathName
 from stratovirt.config.machine import (
     Accel,
@@ -64,7 +65,7 @@ class CommandLine:
                 if flag in _TAKERS:
                     _TAKERS[flag](self, text)
             else:
-                raise ConfigError(f"{written}: unknown option; see stratovirt -help")
+                raise ConfigError(f"{shown(written)}: unknown option; see stratovirt -help")
         self.config.check()
         return self.config
 
@@ -74,39 +75,39 @@ class CommandLine:
         self._seen.add(flag)
 
     def _machine(self, text: str) -> None:
-        self._once("-machine", f"-machine {text}")
+        self._once("-machine", f"-machine {shown(text)}")
         self.config.machine = Machine.parse(text)
 
     def _accel(self, text: str) -> None:
-        self._once("-accel", f"-accel {text}")
+        self._once("-accel", f"-accel {shown(text)}")
         self.config.accel = Accel.parse(text).accel
 
     def _cpu(self, text: str) -> None:
-        self._once("-cpu", f"-cpu {text}")
+        self._once("-cpu", f"-cpu {shown(text)}")
         self.config.cpu = Cpu.parse(text).model
 
     def _smp(self, text: str) -> None:
-        self._once("-smp", f"-smp {text}")
+        self._once("-smp", f"-smp {shown(text)}")
         self.config.smp = Smp.parse(text)
 
     def _memory(self, text: str) -> None:
-        self._once("-m", f"-m {text}")
+        self._once("-m", f"-m {shown(text)}")
         self.config.memory = Memory.parse(text)
 
     def _mem_path(self, text: str) -> None:
-        self._once("-mem-path", f"-mem-path {text}")
+        self._once("-mem-path", f"-mem-path {shown(text)}")
         self.config.mem_path = MemPath.parse(text).path
 
     def _kernel(self, text: str) -> None:
-        self._once("-kernel", f"-kernel {text}")
+        self._once("-kernel", f"-kernel {shown(text)}")
         self.config.kernel = Kernel.parse(text).path
 
     def _initrd(self, text: str) -> None:
-        self._once("-initrd", f"-initrd {text}")
+        self._once("-initrd", f"-initrd {shown(text)}")
         self.config.initrd = Initrd.parse(text).path
 
     def _append(self, text: str) -> None:
-        self._once("-append", f"-append {text}")
+        self._once("-append", f"-append {shown(text)}")
         self.config.append = Append.parse(text).text
 
     def _global(self, text: str) -> None:
@@ -126,7 +127,7 @@ class CommandLine:
     def _object(self, text: str) -> None:
         from stratovirt.config.objects import OBJECTS
 
-        self._add(self.config.objects, OBJECTS.parse(text), f"-object {text}", "object")
+        self._add(self.config.objects, OBJECTS.parse(text), f"-object {shown(text)}", "object")
 
     def _drive(self, text: str) -> None:
         from stratovirt.config.drive import Pflash, parse_drive
@@ -134,20 +135,20 @@ class CommandLine:
         drive = parse_drive(text)
         if isinstance(drive, Pflash):
             if any(flash.unit == drive.unit for flash in self.config.flashes):
-                raise ConfigError(f"-drive {text}: another flash has the unit {drive.unit}")
+                raise ConfigError(f"-drive {shown(text)}: another flash has the unit {drive.unit}")
             self.config.flashes.append(drive)
         else:
-            self._add(self.config.drives, drive, f"-drive {text}", "drive")
+            self._add(self.config.drives, drive, f"-drive {shown(text)}", "drive")
 
     def _netdev(self, text: str) -> None:
         from stratovirt.config.net import NETDEVS
 
-        self._add(self.config.netdevs, NETDEVS.parse(text), f"-netdev {text}", "netdev")
+        self._add(self.config.netdevs, NETDEVS.parse(text), f"-netdev {shown(text)}", "netdev")
 
     def _chardev(self, text: str) -> None:
         from stratovirt.config.chardev import CHARDEVS
 
-        self._add(self.config.chardevs, CHARDEVS.parse(text), f"-chardev {text}", "chardev")
+        self._add(self.config.chardevs, CHARDEVS.parse(text), f"-chardev {shown(text)}", "chardev")
 
     def _add(self, things: dict[str, Any], thing: Any, source: str, noun: str) -> None:
         if thing.id in things:
@@ -160,7 +161,7 @@ class CommandLine:
         self.config.devices.append(DRIVERS.parse(text))
 
     def _serial(self, text: str) -> None:
-        self._once("-serial", f"-serial {text}")
+        self._once("-serial", f"-serial {shown(text)}")
         if text.startswith("chardev:"):
             name = text.removeprefix("chardev:")
             self.config.serial_chardev = _plain("-serial", text, name, Identifier().parse)
@@ -172,7 +173,7 @@ class CommandLine:
     def _qmp(self, text: str) -> None:
         from stratovirt.config.monitor import parse_qmp
 
-        self._once("-qmp", f"-qmp {text}")
+        self._once("-qmp", f"-qmp {shown(text)}")
         address, chardev = parse_qmp(text)
         self.config.monitors.append(MonitorConfig(f"-qmp {address}", chardev=chardev))
 
@@ -185,20 +186,20 @@ class CommandLine:
         )
 
     def _mod_test(self, text: str) -> None:
-        self._once("-mod-test", f"-mod-test {text}")
+        self._once("-mod-test", f"-mod-test {shown(text)}")
         path = text.removeprefix("unix:")
         self.config.mod_test = _plain("-mod-test", text, path, PathName(SOCKET_PATH_LONGEST).parse)
 
     def _name(self, text: str) -> None:
         from stratovirt.config.process import Name
 
-        self._once("-name", f"-name {text}")
+        self._once("-name", f"-name {shown(text)}")
         self.config.name = Name.parse(text)
 
     def _pidfile(self, text: str) -> None:
         from stratovirt.config.process import Pidfile
 
-        self._once("-pidfile", f"-pidfile {text}")
+        self._once("-pidfile", f"-pidfile {shown(text)}")
         self.config.pidfile = Pidfile.parse(text).path
 
     def _trace(self, text: str) -> None:
@@ -209,7 +210,7 @@ class CommandLine:
     def _incoming(self, text: str) -> None:
         from stratovirt.config.process import Incoming
 
-        self._once("-incoming", f"-incoming {text}")
+        self._once("-incoming", f"-incoming {shown(text)}")
         self.config.incoming = Incoming.parse(text).uri
 
     def _log(self, words: list[str]) -> None:
@@ -217,7 +218,7 @@ class CommandLine:
             from stratovirt.config.process import LogFile
 
             text = words.pop(0)
-            self._once("-D", f"-D {text}")
+            self._once("-D", f"-D {shown(text)}")
             self.config.log_file = LogFile.parse(text).path
         else:
             self._once("-D", "-D")
@@ -280,7 +281,7 @@ def _plain(flag: str, text: str, value: str, parse: Callable[[str], str]) -> str
     try:
         return parse(value)
     except ValueError as error:
-        raise ConfigError(f"{flag} {text}: must be {error}") from None
+        raise ConfigError(f"{flag} {shown(text)}: must be {error}") from None
 
 
 def parse_command_line(argv: list[str]) -> VmConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.keyval import split
+from stratovirt.config.keyval import shown, split
 from stratovirt.config.kinds import Choice, Identifier, Integer, OnOff, PathName
 from stratovirt.config.options import Options, opt
 
@@ -43,6 +43,6 @@ def parse_drive(text: str) -> Drive | Pflash:
     pairs = split("-drive", text)
     interfaces = [value for key, value in pairs if key == "if"]
     if interfaces and interfaces[0] not in ("none", "pflash"):
-        raise ConfigError(f"-drive {text}: if must be none or pflash, not '{interfaces[0]}'")
+        raise ConfigError(f"-drive {shown(text)}: if must be none or pflash, not '{interfaces[0]}'")
     definition = Pflash if interfaces and interfaces[0] == "pflash" else Drive
-    return definition.from_pairs(pairs, f"-drive {text}")
+    return definition.from_pairs(pairs, f"-drive {shown(text)}")

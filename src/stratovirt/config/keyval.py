@@ -2,17 +2,29 @@
 
 from stratovirt.config.errors import ConfigError
 
+SHOWN = 160
+"""Most characters of a user's text that a message repeats."""
+
+
+def shown(text: str) -> str:
+    """`text` as a message repeats it: long ones are cut, an empty one is visible."""
+    if not text:
+        return "''"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
 
 def split(option: str, text: str) -> list[tuple[str | None, str]]:
     """Split `text` into (key, value) pairs; a word without ``=`` has the key None.
 
     A doubled comma is a literal comma.  Raises ConfigError for an empty piece or key.
     """
+    if not text:
+        raise ConfigError(f"{option} '': is empty; write key=value,key=value")
     pairs: list[tuple[str | None, str]] = []
     for piece in _pieces(text):
         key, equals, value = piece.partition("=")
         if not piece or (equals and not key):
-            raise ConfigError(f"{option} {text}: empty property; write key=value,key=value")
+            raise ConfigError(f"{option} {shown(text)}: empty property; write key=value,key=value")
         pairs.append((key, value) if equals else (None, piece))
     return pairs
 

@@ -144,7 +144,7 @@ class MemPrealloc(Options, flag="-mem-prealloc"):
     """Allocate all of guest memory at start."""
 
 
-class Cpu(Options, flag="-cpu", first="model"):
+class Cpu(Options, flag="-cpu", whole="model"):
     """The CPU model; what is not host is accepted for libvirt and means host as well."""
 
     model: str = opt(CpuModel(), default="host", help="host: what KVM offers on this CPU")

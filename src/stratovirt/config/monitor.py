@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stratovirt.config.chardev import Listening, SocketChardev
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.keyval import split
+from stratovirt.config.keyval import shown, split
 from stratovirt.config.kinds import Choice, Identifier, OnOff, Reference
 from stratovirt.config.options import Options, opt
 
@@ -30,10 +30,12 @@ class Qmp(Listening, flag="-qmp"):
 
 def parse_qmp(text: str) -> tuple[str, SocketChardev]:
     """Read -qmp; the address as written, and the chardev (without its final id) it means."""
-    source = f"-qmp {text}"
+    source = f"-qmp {shown(text)}"
     scheme, _, rest = text.partition(":")
     if scheme not in ("unix", "tcp"):
         raise ConfigError(f"{source}: must start with unix:PATH or tcp:HOST:PORT")
+    if not rest:
+        raise ConfigError(f"{source}: the address is missing")
     (key, address), *pairs = split("-qmp", rest)
     where: list[tuple[str | None, str]]
     if key is not None:

@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
 
 BUILT_BOARDS = ("microvm", "none")
+MMIO_DRIVERS = (
+    "-device virtio-blk-device",
+    "-device virtio-net-device",
+    "-device virtio-serial-device",
+    "-device vhost-vsock-device",
+    "-device virtio-balloon-device",
+    "-device virtio-rng-device",
+)
 BUILT_DRIVERS = ("-device virtio-blk-device",)
 
 
@@ -43,7 +51,9 @@ def _refuse_device(device: object) -> None:
     name = getattr(device, "id", None)
     source = f"{flag},id={name}" if name else flag
     if "bus" in device.fields:  # type: ignore[attr-defined]
-        raise ConfigError(f"{source}: microvm has no PCI bus; use the driver's -device form")
+        stem = flag.removesuffix("-pci")
+        hint = f"; use {stem}-device" if f"{stem}-device" in MMIO_DRIVERS else ""
+        raise ConfigError(f"{source}: microvm has no PCI bus{hint}")
     if flag not in BUILT_DRIVERS:
         raise ConfigError(f"{source}: this driver is not built yet")
     if getattr(device, "iothread", None) is not None:

@@ -16,7 +16,7 @@ its first word, as ``-device DRIVER,...`` does.
 from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.keyval import split
+from stratovirt.config.keyval import shown, split
 from stratovirt.config.kinds import Kind, OnOff, one_of
 
 TYPE_CHECKING = False
@@ -118,8 +118,8 @@ class Options:
         """Read ``first,key=value``; raises ConfigError naming the option and what is wrong."""
         flag = flag or cls.flag
         if cls.whole is not None:
-            return cls.from_pairs([(cls.whole, text)], f"{flag} {text}")
-        return cls.from_pairs(split(flag, text), f"{flag} {text}")
+            return cls.from_pairs([(cls.whole, text)], f"{flag} {shown(text)}")
+        return cls.from_pairs(split(flag, text), f"{flag} {shown(text)}")
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str | None, str]], source: str) -> Self:
@@ -139,7 +139,8 @@ class Options:
             try:
                 values[field.name] = field.kind.parse(text)
             except ValueError as error:
-                raise ConfigError(f"{source}: {key} must be {error}, not '{text}'") from None
+                shown_text = shown(text) if text else ""
+                raise ConfigError(f"{source}: {key} must be {error}, not '{shown_text}'") from None
         return cls._complete(values, source)
 
     @classmethod
@@ -192,9 +193,9 @@ class Family:
         flag = flag or self.flag
         (key, word), *pairs = split(flag, text)
         if key not in (None, self.key):
-            raise ConfigError(f"{flag} {text}: the {self.noun} comes first, then {key}=...")
-        variant = self._variant(word, f"{flag} {text}")
-        return variant.from_pairs([*pairs, *defaults.items()], f"{flag} {text}")
+            raise ConfigError(f"{flag} {shown(text)}: the {self.noun} comes first, then {key}=...")
+        variant = self._variant(word, f"{flag} {shown(text)}")
+        return variant.from_pairs([*pairs, *defaults.items()], f"{flag} {shown(text)}")
 
     def from_json(self, arguments: Mapping[str, object], source: str) -> Any:
         """Read the arguments of a QMP command; `key` among them chooses."""

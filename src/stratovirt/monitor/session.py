@@ -67,6 +67,7 @@ class Session:
         self._named: dict[str, int] = {}
         chardev.on_input = self._received
         chardev.room = lambda: RECEIVE
+        chardev.takes_descriptors = True
         chardev.output_limit = REPLY_LIMIT
         chardev.on_overflow = self._client_does_not_read
         chardev.on_connected = self._connected
@@ -85,7 +86,7 @@ class Session:
 
     def name_descriptor(self, name: str) -> None:
         """Keep the file descriptor that came with this request as `name`; raises QmpError."""
-        received: list[int] = getattr(self.chardev, "descriptors", [])
+        received = self.chardev.descriptors
         if not received:
             raise QmpError("no file descriptor was sent along (SCM_RIGHTS)")
         if name not in self._named and len(self._named) == MOST_NAMED_DESCRIPTORS:

@@ -1,0 +1,301 @@
+"""The process around a machine: daemon, pidfile, log, names, memory, terminal, ways to end."""
+
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import termios
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.machine_process import (
+    PATIENCE,
+    STRATOVIRT,
+    MachineProcess,
+    QmpClient,
+    run_to_end,
+    wait_listening,
+    wait_until,
+)
+from tests.payload import BUSY, POWER_OFF, SPIN, say, write_kernel
+
+MIB = 1 << 20
+
+
+def start(tmp_path: Path, *argv: str, code: bytes = say("on\n") + SPIN) -> MachineProcess:
+    return MachineProcess("-kernel", str(write_kernel(tmp_path, code)), "-serial", "stdio", *argv)
+
+
+def mapping_of_ram(pid: int, name: str) -> tuple[str, str]:
+    """The line and the VmFlags of the mapping that holds guest RAM, 256 MiB, called `name`."""
+    text = Path(f"/proc/{pid}/smaps").read_text()
+    for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", text):
+        line = block.partition("\n")[0]
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if bounds is None:
+            continue
+        if int(bounds[2], 16) - int(bounds[1], 16) == 256 * MIB and name in line:
+            return block, re.findall(r"VmFlags: (.*)", block)[0]
+    raise AssertionError(f"no mapping of 256 MiB called {name!r}")
+
+
+def test_a_daemon_returns_when_the_machine_runs_and_ends_by_qmp(tmp_path: Path) -> None:
+    path, pidfile, log = tmp_path / "qmp", tmp_path / "pid", tmp_path / "serial"
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    done = run_to_end(
+        "-kernel", str(kernel), "-daemonize", "-pidfile", str(pidfile),
+        "-qmp", f"unix:{path},server,nowait", "-serial", f"file,path={log}",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pid = int(pidfile.read_text())
+    assert os.getsid(pid) != os.getsid(0)
+    assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+    wait_until(lambda: log.read_text() == "on\n", "the guest spoke")
+    with QmpClient(path) as client:
+        assert client.cmd("query-status")["running"]
+        second = run_to_end("-machine", "none", "-pidfile", str(pidfile))
+        assert second.returncode == 1
+        assert second.stderr == f"stratovirt: -pidfile {pidfile}: another instance holds it\n"
+        assert int(pidfile.read_text()) == pid
+        client.cmd("quit")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon ends")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"payload.elf", "serial"}
+
+
+def test_a_daemon_that_cannot_start_says_why_to_its_caller(tmp_path: Path) -> None:
+    pidfile, path = tmp_path / "pid", tmp_path / "qmp"
+    done = run_to_end(
+        "-kernel", "/nonexistent", "-daemonize", "-pidfile", str(pidfile),
+        "-qmp", f"unix:{path},server,nowait",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "stratovirt: -kernel /nonexistent: cannot open: No such file or directory\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pidfile_left_by_a_killed_machine_is_taken_over(tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    with start(tmp_path, "-pidfile", str(pidfile)) as machine:
+        machine.expect("on")
+        assert pidfile.read_text() == f"{machine.process.pid}\n"
+        machine.process.kill()
+    assert pidfile.exists()
+    with start(tmp_path, "-pidfile", str(pidfile)) as machine:
+        machine.expect("on")
+        assert pidfile.read_text() == f"{machine.process.pid}\n"
+        pidfile.unlink()
+        pidfile.write_text("somebody else's")
+        assert machine.terminate() == 0
+    assert pidfile.read_text() == "somebody else's"
+
+
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} (trace|debug|info |warn |error) \w[\w.]*: .+"
+)
+
+
+@pytest.mark.parametrize("place", ["file", "stderr"])
+def test_log_lines_have_time_level_and_module(tmp_path: Path, place: str) -> None:
+    log = tmp_path / "log"
+    kernel = write_kernel(tmp_path, POWER_OFF + BUSY)
+    where = ("-D", str(log)) if place == "file" else ("-D",)
+    done = subprocess.run(
+        [STRATOVIRT, *where, "-kernel", str(kernel)],
+        env={**os.environ, "STRATOVIRT_LOG_LEVEL": "info"},
+        capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    text = log.read_text() if place == "file" else done.stderr
+    assert done.returncode == 0 and text
+    assert all(LINE.fullmatch(line) for line in text.splitlines()), text
+    assert "info  vm: the machine ends: guest-shutdown" in text
+
+
+def test_a_log_level_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [STRATOVIRT, "-machine", "none"],
+        env={**os.environ, "STRATOVIRT_LOG_LEVEL": "loud"},
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "stratovirt: STRATOVIRT_LOG_LEVEL must be one of trace, debug, info, warn, error, "
+        "not 'loud'\n"
+    )
+
+
+def test_names_show_in_the_host(tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    argv = ("-name", "guest=vm-7,process=vm7,debug-threads=on", "-smp", "2")
+    with start(tmp_path, *argv, "-qmp", f"unix:{path},server,nowait") as machine:
+        machine.expect("on")
+        tasks = Path(f"/proc/{machine.process.pid}/task")
+        names = {(task / "comm").read_text().strip() for task in tasks.iterdir()}
+        assert {"vm7", "CPU 0/KVM", "CPU 1/KVM"} <= names
+        with QmpClient(path) as client:
+            assert client.cmd("query-name") == {"name": "vm-7"}
+            for cpu in client.cmd("query-cpus-fast"):
+                comm = (tasks / str(cpu["thread-id"]) / "comm").read_text()
+                assert comm == f"CPU {cpu['cpu-index']}/KVM\n"
+
+
+def test_memory_is_anonymous_and_dumped_unless_said_otherwise(tmp_path: Path) -> None:
+    with start(tmp_path) as machine:
+        machine.expect("on")
+        block, flags = mapping_of_ram(machine.process.pid, "")
+        assert " rw-p " in block and " dd" not in flags
+
+
+def test_shared_memory_is_a_memfd_that_others_could_map(tmp_path: Path) -> None:
+    with start(tmp_path, "-machine", "microvm,mem-share=on") as machine:
+        machine.expect("on")
+        block, _ = mapping_of_ram(machine.process.pid, "memfd:stratovirt-ram")
+        assert " rw-s " in block
+
+
+def test_memory_can_be_kept_out_of_core_dumps(tmp_path: Path) -> None:
+    with start(tmp_path, "-machine", "microvm,dump-guest-core=off") as machine:
+        machine.expect("on")
+        assert " dd" in mapping_of_ram(machine.process.pid, "")[1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_memory_lies_in_the_backing_file(tmp_path: Path, kind: str) -> None:
+    backing = tmp_path / "backing"
+    if kind == "folder":
+        backing.mkdir()
+    with start(tmp_path, "-machine", "microvm,mem-share=on", "-mem-path", str(backing)) as machine:
+        machine.expect("on")
+        block, _ = mapping_of_ram(machine.process.pid, str(backing))
+        assert " rw-s " in block
+        if kind == "file":
+            content = backing.read_bytes()
+            assert len(content) == 256 * MIB and say("on\n") in content
+        else:
+            assert list(backing.iterdir()) == []
+
+
+def test_a_backing_file_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, SPIN)
+    done = run_to_end("-kernel", str(kernel), "-mem-path", "/nonexistent/file")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "stratovirt: -mem-path /nonexistent/file: cannot map 256M there: "
+        "No such file or directory\n"
+    )
+
+
+def test_preallocated_memory_is_resident_before_the_guest_runs(tmp_path: Path) -> None:
+    with start(tmp_path, "-mem-prealloc") as machine:
+        machine.expect("on")
+        block, _ = mapping_of_ram(machine.process.pid, "")
+        assert int(re.findall(r"Rss:\s+(\d+) kB", block)[0]) == 256 << 10
+    with start(tmp_path) as machine:
+        machine.expect("on")
+        block, _ = mapping_of_ram(machine.process.pid, "")
+        assert int(re.findall(r"Rss:\s+(\d+) kB", block)[0]) < 64 << 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_with_an_event_and_nothing_left(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    path, pidfile = tmp_path / "qmp", tmp_path / "pid"
+    options = ("-qmp", f"unix:{path},server,nowait", "-pidfile", str(pidfile))
+    with start(tmp_path, *options) as machine, QmpClient(path) as client:
+        machine.expect("on")
+        machine.process.send_signal(number)
+        event = client.wait_event("SHUTDOWN")
+        assert event["data"] == {"guest": False, "reason": "host-signal"}
+        assert machine.wait() == 0
+    assert {entry.name for entry in tmp_path.iterdir()} == {"payload.elf"}
+
+
+def terminal_settings(fd: int) -> list[object]:
+    return termios.tcgetattr(fd)[:6]
+
+
+@pytest.mark.parametrize("end", ["ctrl-a x", "SIGTERM", "guest"])
+def test_the_terminal_is_raw_while_it_runs_and_restored_at_the_end(
+    tmp_path: Path, end: str
+) -> None:
+    # The guest says it is there, waits for a byte, and powers off.
+    wait_for_byte = bytes.fromhex("66bafd03eca80174fb")  # mov dx,3fd; l: in al,dx; test al,1; jz l
+    kernel = write_kernel(tmp_path, say("on\n") + wait_for_byte + POWER_OFF + BUSY)
+    master, slave = pty.openpty()
+    before = terminal_settings(slave)
+    process = subprocess.Popen(
+        [STRATOVIRT, "-kernel", str(kernel), "-serial", "stdio"],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+    )  # fmt: skip
+    shown = b""
+    while b"on" not in shown:
+        shown += os.read(master, 64)
+    assert terminal_settings(slave) != before
+    if end == "ctrl-a x":
+        os.write(master, b"\x01x")
+    elif end == "SIGTERM":
+        process.terminate()
+    else:
+        os.write(master, b"b")
+    assert process.wait(timeout=PATIENCE) == 0
+    assert terminal_settings(slave) == before
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_reset_by_the_manager_starts_the_guest_anew(tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    with start(tmp_path, "-smp", "2", "-qmp", f"unix:{path},server,nowait") as machine:
+        with QmpClient(path) as client:
+            machine.expect("on\n")
+            for _ in range(3):
+                client.cmd("system_reset")
+                data = client.wait_event("RESET")["data"]
+                assert data == {"guest": False, "reason": "host-qmp-system-reset"}
+                machine.expect("on\n")
+                assert client.cmd("query-status")["status"] == "running"
+            client.cmd("stop")
+            client.cmd("system_reset")
+            assert client.cmd("query-status")["status"] == "paused"
+            seen = machine.console.count(b"on\n")
+            time.sleep(0.2)
+            machine._drain()
+            assert machine.console.count(b"on\n") == seen
+            client.cmd("cont")
+            machine.expect("on\n")
+        assert machine.terminate() == 0
+
+
+def test_ten_thousand_commands_do_not_disturb_the_guest(tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    # The guest says a dot, counts to two million, and goes on so.
+    loop = say(".") + bytes.fromhex("b980841e00e2fe")
+    code = loop + b"\xe9" + (-(len(loop) + 5)).to_bytes(4, "little", signed=True)
+    with start(tmp_path, "-qmp", f"unix:{path},server,nowait", code=code) as machine:
+        wait_listening(path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.settimeout(PATIENCE)
+            stream = client.makefile("rb")
+            stream.readline()
+            requests = b'{"execute": "query-status"}\n' * 10_000
+            sender = threading.Thread(target=client.sendall, args=(requests,))
+            sender.start()
+            replies = [stream.readline() for _ in range(10_000)]
+            sender.join()
+            stream.close()
+        assert sum(b"OperationThrottled" in reply for reply in replies) > 9_000
+        assert b"return" in replies[0]
+        machine._drain()
+        before = len(machine.console)
+        wait_until(lambda: machine._pump(0.1) and len(machine.console) > before, "a dot")
+        status = Path(f"/proc/{machine.process.pid}/status").read_text()
+        assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 100 << 10
+        assert machine.terminate() == 0
