@@ -6,7 +6,8 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
-.PHONY: setup build demo test lint unit board kvm guest bench-exits bench-start clean
+.PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits \
+	bench-start fuzz-command-line fuzz-qmp clean
 
 setup:
 	@tools/setup.sh
@@ -24,10 +25,19 @@ demo: build
 test: build lint
 	@tools/run_tests.sh
 
-lint: build
-	@.venv/bin/ruff check src tests bench setup.py
-	@.venv/bin/ruff format --check -q src tests bench setup.py
-	@.venv/bin/mypy src/stratovirt src/stratovirt_lab tests
+SOURCES := src tests bench tools setup.py
+
+lint: build check-guidebook
+	@.venv/bin/ruff check $(SOURCES)
+	@.venv/bin/ruff format --check -q $(SOURCES)
+	@.venv/bin/mypy src/stratovirt src/stratovirt_lab tests tools/generate_docs.py
+	@$(PY) -m tools.generate_docs --check
+
+docs: build
+	@$(PY) -m tools.generate_docs
+
+check-guidebook: build
+	@$(PY) -m tests.guidebook
 
 unit board kvm: build
 	@$(PYTEST) tests/$@
@@ -35,6 +45,11 @@ unit board kvm: build
 guest: build
 	@$(LAB) images
 	@$(LAB) run -- $(PYTEST) tests/guest
+
+FUZZ_SECONDS := 600
+fuzz-command-line fuzz-qmp: build
+	@$(PY) -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
+	@$(PY) -m tests.fuzz.$(subst -,_,$(@:fuzz-%=%)) -max_total_time=$(FUZZ_SECONDS) -max_len=512
 
 bench-exits: build
 	@$(PY) -m bench.exits

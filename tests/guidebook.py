@@ -1,0 +1,188 @@
+"""The guidebook's options and properties, each with the test that shows what becomes of it.
+
+``check`` (``make check-guidebook``) fails when a definition's property has no row here, or when a
+row names a test that pytest does not collect.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from stratovirt.config.reference import IGNORED, definitions
+
+MISTAKES = "tests/unit/test_options.py::test_a_mistake_names_option_value_and_what_is_allowed"
+REFUSALS = "tests/unit/test_refused.py"
+TRACE = "tests/kvm/test_trace.py"
+REFUSED = f"{REFUSALS}::test_what_is_not_built_is_refused_in_one_line"
+IGNORES = "tests/unit/test_options.py::test_what_libvirt_passes_and_nothing_else_is_ignored"
+PROCESS = "tests/kvm/test_process.py"
+CHARDEVS = "tests/board/test_chardevs.py"
+MONITOR = "tests/board/test_monitor.py"
+BOOT = "tests/guest/test_boot.py"
+DISK = "tests/guest/test_disk.py"
+MANAGER = "tests/guest/test_manager.py"
+INTROSPECTION = "tests/board/test_introspection.py"
+BLOCK = "tests/board/test_virtio_blk.py"
+
+TOPOLOGY = f"{BOOT}::test_the_guest_sees_the_cpus_and_memory_of_its_command_line"
+EVERY_QUERY = f"{INTROSPECTION}::test_every_query_of_a_running_machine_answers_as_its_schema_says"
+SERIAL_SOCKET = f"{CHARDEVS}::test_a_serial_port_on_a_unix_socket_serves_one_client_after_the_other"
+SEVERAL_MONITORS = f"{CHARDEVS}::test_several_monitors_each_hear_events"
+NAMES = f"{PROCESS}::test_names_show_in_the_host"
+TCP = f"{CHARDEVS}::test_a_monitor_on_tcp"
+
+WORKS: dict[str, dict[str, str]] = {
+    "-machine": {
+        "type": f"{INTROSPECTION}::test_the_machine_none_answers_libvirts_probes_without_kvm",
+        "dump-guest-core": f"{PROCESS}::test_memory_can_be_kept_out_of_core_dumps",
+        "mem-share": f"{PROCESS}::test_shared_memory_is_a_memfd_that_others_could_map",
+        "accel": f"{INTROSPECTION}::test_the_machine_none_answers_libvirts_probes_without_kvm",
+        "usb": MISTAKES,
+    },
+    "-accel": {"accel": f"{MONITOR}::test_paused_from_the_start_by_option"},
+    "-cpu": {"model": IGNORES},
+    "-smp": {
+        "cpus": TOPOLOGY,
+        "maxcpus": MISTAKES,
+        "sockets": TOPOLOGY,
+        "dies": EVERY_QUERY,
+        "clusters": "tests/unit/test_options.py::test_the_topology_follows_from_what_is_given",
+        "cores": TOPOLOGY,
+        "threads": TOPOLOGY,
+    },
+    "-m": {"size": TOPOLOGY},
+    "-mem-path": {"path": f"{MANAGER}::test_a_guest_lives_in_huge_pages"},
+    "-mem-prealloc": {"": f"{PROCESS}::test_preallocated_memory_is_resident_before_the_guest_runs"},
+    "-kernel": {"path": f"{BOOT}::test_each_form_of_the_kernel_boots"},
+    "-initrd": {"path": f"{BOOT}::test_each_form_of_the_kernel_boots"},
+    "-append": {"text": f"{BOOT}::test_a_kernel_panic_ends_the_machine"},
+    "-drive": {
+        "id": f"{DISK}::test_an_ext4_root_is_mounted_written_and_clean_afterwards",
+        "file": f"{DISK}::test_an_ext4_root_is_mounted_written_and_clean_afterwards",
+        "readonly": f"{DISK}::test_a_readonly_drive_is_readonly_in_the_guest",
+        "direct": f"{DISK}::test_what_the_guest_reads_and_writes_is_what_the_host_has",
+        "if": MISTAKES,
+        "format": MISTAKES,
+    },
+    "-device virtio-blk-device": {
+        "drive": f"{DISK}::test_an_ext4_root_is_mounted_written_and_clean_afterwards",
+        "id": EVERY_QUERY,
+        "serial": EVERY_QUERY,
+        "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
+    },
+    "-chardev stdio": {"id": f"{CHARDEVS}::test_a_monitor_on_standard_input_and_output_indented"},
+    "-chardev pty": {"id": f"{MANAGER}::test_a_shell_on_a_pty"},
+    "-chardev socket": {
+        "id": SERIAL_SOCKET,
+        "path": SERIAL_SOCKET,
+        "host": TCP,
+        "port": TCP,
+        "server": SERIAL_SOCKET,
+        "nowait": SERIAL_SOCKET,
+        "wait": f"{CHARDEVS}::test_a_server_that_waits_lets_the_machine_start_with_its_client",
+        "reconnect": f"{CHARDEVS}::test_a_client_chardev_connects_and_reconnects",
+    },
+    "-chardev file": {
+        "id": f"{CHARDEVS}::test_a_serial_port_on_a_file_writes_and_appends",
+        "path": f"{CHARDEVS}::test_a_serial_port_on_a_file_writes_and_appends",
+        "append": f"{CHARDEVS}::test_a_serial_port_on_a_file_writes_and_appends",
+    },
+    "-serial": {"": f"{MANAGER}::test_a_shell_on_a_pty"},
+    "-qmp": {
+        "server": TCP,
+        "nowait": TCP,
+        "wait": f"{CHARDEVS}::test_a_machine_that_waits_for_its_client_can_be_ended",
+    },
+    "-mon": {
+        "chardev": SEVERAL_MONITORS,
+        "id": SEVERAL_MONITORS,
+        "mode": SEVERAL_MONITORS,
+        "pretty": f"{CHARDEVS}::test_a_monitor_on_standard_input_and_output_indented",
+    },
+    "-name": {"guest": NAMES, "process": NAMES, "debug-threads": NAMES},
+    "-S": {"": f"{MONITOR}::test_paused_from_the_start_by_option"},
+    "-daemonize": {"": f"{PROCESS}::test_a_daemon_returns_when_the_machine_runs_and_ends_by_qmp"},
+    "-pidfile": {"path": f"{PROCESS}::test_a_pidfile_left_by_a_killed_machine_is_taken_over"},
+    "-D": {"path": f"{PROCESS}::test_log_lines_have_time_level_and_module"},
+    "-trace": {"events": f"{TRACE}::test_events_named_in_a_file_are_traced_and_others_are_not"},
+    "-disable-seccomp": {"": MISTAKES},
+    "-mod-test": {"path": f"{MONITOR}::test_paused_from_the_start_by_option"},
+    "-help": {"": "tests/unit/test_options.py::test_help_lists_every_property_with_what_it_allows"},
+    "-version": {"": f"{REFUSALS}::test_the_version_is_printed"},
+}
+"""Option, property, test; a property "" is the option itself."""
+
+SECTIONS = {
+    "-machine": "1.1", "-accel": "1.1", "-cpu": "7", "-smp": "1.2", "-m": "1.3.1",
+    "-mem-prealloc": "1.3.2", "-mem-path": "1.4", "-numa node": "1.5", "-numa dist": "1.5",
+    "-kernel": "1.6", "-append": "1.6", "-initrd": "1.7", "-global": "1.8", "-D": "1.9",
+    "-daemonize": "1.10", "-pidfile": "1.10", "-object iothread": "2.1", "-drive": "2.2",
+    "-device virtio-blk-device": "2.2", "-device virtio-blk-pci": "2.2", "-netdev tap": "2.3",
+    "-netdev vhost-user": "2.3", "-device virtio-net-device": "2.3",
+    "-device virtio-net-pci": "2.3", "-device virtio-serial-device": "2.4",
+    "-device virtio-serial-pci": "2.4", "-device virtconsole": "2.4",
+    "-device vhost-vsock-device": "2.5", "-device vhost-vsock-pci": "2.5", "-serial": "2.6",
+    "-device virtio-balloon-device": "2.7", "-device virtio-balloon-pci": "2.7",
+    "-object rng-random": "2.8", "-device virtio-rng-device": "2.8",
+    "-device virtio-rng-pci": "2.8", "-device pcie-root-port": "2.9", "-drive if=pflash": "2.10",
+    "-device vfio-pci": "2.11", "-chardev stdio": "2.12", "-chardev pty": "2.12",
+    "-chardev socket": "2.12", "-chardev file": "2.12", "-trace": "3", "-disable-seccomp": "4",
+    "-incoming": "5.1", "-object memory-backend-ram": "1.5",
+}  # fmt: skip
+"""The guidebook's section of each option; the others are QEMU's or our own."""
+
+LOG_LEVEL_TEST = f"{PROCESS}::test_a_log_level_that_does_not_exist_is_a_mistake"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of docs/guidebook.md."""
+
+    section: str
+    flag: str
+    name: str
+    state: str
+    test: str
+
+
+def rows() -> list[Row]:
+    """Every option and property, in the order of the reference."""
+    found: list[Row] = []
+    for option in definitions():
+        section = SECTIONS.get(option.flag, "")
+        tests = WORKS.get(option.flag, {})
+        for name in option.fields or [""]:
+            state, test = "works", tests.get(name, "")
+            if not test:
+                state, test = "refused", f"{REFUSED}[{_refusal(option.flag, name)}]"
+            found.append(Row(section, option.flag, name, state, test))
+    found.append(Row("1.9", "STRATOVIRT_LOG_LEVEL", "", "works", LOG_LEVEL_TEST))
+    found += [Row("7", flag, "", "ignored", IGNORES) for flag in IGNORED]
+    return found
+
+
+def _refusal(flag: str, name: str) -> str:
+    return f"{flag},{name}" if flag in WORKS else flag
+
+
+def check() -> int:
+    """Say which rows have no test; the exit status."""
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "tests"],
+        capture_output=True, text=True, check=False,
+    ).stdout.splitlines()  # fmt: skip
+    known = {line for line in collected if "::" in line}
+    known |= {line.partition("[")[0] for line in known}
+    missing = [row for row in rows() if row.test not in known]
+    for row in missing:
+        print(f"{row.flag} {row.name}: there is no test {row.test}", file=sys.stderr)
+    defined = {(option.flag, name) for option in definitions() for name in option.fields or [""]}
+    stale = [(f, n) for f, tests in WORKS.items() for n in tests if (f, n) not in defined]
+    for flag, name in stale:
+        print(f"{flag} {name}: there is no such property any more", file=sys.stderr)
+    print(f"{len(rows())} rows, {len(missing)} without a test")
+    return 1 if missing or stale or not known else 0
+
+
+if __name__ == "__main__":
+    sys.exit(check())
