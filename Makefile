@@ -30,7 +30,7 @@ SOURCES := src tests bench tools setup.py
 lint: build check-guidebook
 	@.venv/bin/ruff check $(SOURCES)
 	@.venv/bin/ruff format --check -q $(SOURCES)
-	@.venv/bin/mypy src/stratovirt src/stratovirt_lab tests tools/generate_docs.py
+	@.venv/bin/mypy src/stratovirt src/stratovirt_lab tests tools
 	@$(PY) -m tools.generate_docs --check
 
 docs: build

@@ -44,7 +44,7 @@ def reference() -> str:
     lines = [
         "# Reference", NOTICE, "",
         "Values are written `first,key=value,switch`; `,,` is a literal comma; switches take on,",
-        "true, yes, off, false or no; numbers are decimal or 0x hexadecimal; sizes take K, M, G, T.",
+        "true, yes, off, false, no; numbers are decimal or 0x hex; sizes take K, M, G or T.",
     ]  # fmt: skip
     for title, group in SECTIONS.items():
         lines += ["", f"## {title}"]
