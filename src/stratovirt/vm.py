@@ -6,7 +6,6 @@ import _thread
 import signal
 
 from stratovirt.accel.base import AccelError
-from stratovirt.chardev.open import make_chardev
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.accel.kvm.x86_64 import FixedPages
     from stratovirt.chardev.backend import Chardev
+    from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.machine.microvm_x86_64 import Microvm
     from stratovirt.monitor.session import Session
     from stratovirt.virtio.blk import Blk
@@ -57,11 +57,17 @@ class Vm:
             from stratovirt.monitor.session import Session
 
             assert monitor.chardev is not None
-            chardev = make_chardev(self.loop, monitor.chardev, self._user_quit, monitor.source)
-            self.chardevs.append(chardev)
+            chardev = self._add_chardev(monitor.chardev, monitor.source)
             self._sessions.append(Session(self, chardev, pretty=monitor.pretty))
         if config.machine.type != "none":
             self._build_board()
+
+    def _add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
+        from stratovirt.chardev.open import make_chardev
+
+        chardev = make_chardev(self.loop, options, self._user_quit, source)
+        self.chardevs.append(chardev)
+        return chardev
 
     def _build_board(self) -> None:
         config = self.config
@@ -81,8 +87,7 @@ class Vm:
             self._kvm.exited = self._vcpu_exited
         serial = None
         if config.serial is not None:
-            serial = make_chardev(self.loop, config.serial, self._user_quit)
-            self.chardevs.append(serial)
+            serial = self._add_chardev(config.serial)
         if self._kvm is not None:
             self._prepare_kvm(self._kvm)
         from stratovirt.machine.microvm_x86_64 import Microvm
