@@ -2,8 +2,11 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.board.conftest import Board
 from tests.machine_process import QmpClient, wait_listening
@@ -135,3 +138,22 @@ def test_clients_come_and_go_and_one_is_served_after_the_other(
     client = RawClient(path)
     assert "return" in client.ask(b'{"execute": "query-status"}')
     assert len(list(fds.iterdir())) <= before + 2
+
+
+def test_a_client_that_never_reads_is_sent_away_and_the_next_is_served(
+    start_board: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "qmp"
+    board = start_board("-qmp", f"unix:{path},server,nowait")
+    deaf = RawClient(path)
+    # No answer is longer, and a few hundred of them are more than is kept for anybody.
+    with pytest.raises(ConnectionError):
+        for _ in range(20):
+            deaf.send(b'{"execute": "query-qmp-schema"}\n' * 50)
+            time.sleep(0.6)
+    client = RawClient(path)
+    assert "return" in client.ask(b'{"execute": "query-status"}')
+    status = Path(f"/proc/{board.machine.process.pid}/status").read_text()
+    peak_kib = int(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line))
+    assert peak_kib < 100 << 10
+    deaf.socket.close()

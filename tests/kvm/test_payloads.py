@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from qemu.qmp.qmp_client import ExecuteError
 
 from tests.machine_process import (
     MachineProcess,
@@ -216,3 +217,34 @@ def test_no_kvm_device_and_no_permission_are_told_apart(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("stratovirt: -accel kvm: ") and message in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+# mov eax, 0x20000000; jmp rax: mapped by the page tables, but beyond the RAM, so that there is no
+# instruction to fetch and KVM gives up.
+LEAVE_RAM = bytes.fromhex("b800000020ffe0")
+
+
+def test_a_vcpu_that_kvm_gives_up_on_ends_the_machine_with_one_line(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, say("x") + LEAVE_RAM)
+    done = run_to_end("-kernel", str(kernel), "-serial", "stdio")
+    assert (done.returncode, done.stdout) == (1, "x")
+    (line,) = done.stderr.splitlines()
+    assert "KVM internal error" in line and " rip=20000000 " in line
+
+
+def test_with_a_monitor_it_can_be_looked_at_and_ended(tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    option = ("-qmp", f"unix:{path},server,nowait", "-S")
+    with boot(tmp_path, say("x") + LEAVE_RAM, *option) as machine, QmpClient(path) as client:
+        client.cmd("cont")
+        assert client.wait_event("STOP")
+        assert client.cmd("query-status") == {
+            "running": False,
+            "singlestep": False,
+            "status": "internal-error",
+        }
+        for command in ("cont", "system_reset"):
+            with pytest.raises(ExecuteError, match="in state internal-error and cannot"):
+                client.cmd(command)
+        client.cmd("quit")
+        assert machine.wait() == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from stratovirt.config.kinds import Size
+from stratovirt.config.options import Options, opt
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.monitor.schema import Enum, ListOf, Struct
@@ -146,4 +148,16 @@ def query_iothreads(_session: Session, _arguments: NoArguments) -> object:
 @command("query-balloon", answer=BALLOON_INFO)
 def query_balloon(_session: Session, _arguments: NoArguments) -> object:
     """Say how much memory the guest has; there is no balloon device yet to ask."""
+    raise QmpError("No balloon device has been activated", "DeviceNotActive")
+
+
+class BalloonArguments(Options):
+    """How much memory the guest should have."""
+
+    value: int = opt(Size(1, 1 << 62, unit="B"), help="bytes the guest should have")
+
+
+@command("balloon", BalloonArguments)
+def balloon(_session: Session, _arguments: BalloonArguments) -> object:
+    """Set the balloon's target; there is no balloon device yet to take it."""
     raise QmpError("No balloon device has been activated", "DeviceNotActive")
