@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.machine.microvm_x86_64 import Microvm
     from stratovirt.monitor.session import Session
+    from stratovirt.virtio.balloon import Balloon
     from stratovirt.virtio.blk import Blk
+    from stratovirt.virtio.device import VirtioDevice
 
 log = Log(__name__)
+
+BLOCK, BALLOON = 2, 5
+"""Device ids (virtio 1.2, section 5)."""
 
 
 class Vm:
@@ -90,12 +95,22 @@ class Vm:
             serial = self._add_chardev(config.serial)
         if self._kvm is not None:
             self._prepare_kvm(self._kvm)
+        from stratovirt._native.guest_memory import GuestMemory
+        from stratovirt.machine.device_host import DeviceHost
         from stratovirt.machine.microvm_x86_64 import Microvm
 
+        host = DeviceHost(
+            config=config,
+            loop=self.loop,
+            clock=self._accelerator.clock,
+            memory=GuestMemory(),
+            open_chardev=lambda name: self._add_chardev(config.chardevs[name]),
+            send_event=self._event,
+        )
         self._board = Microvm(
             config,
             self._accelerator,
-            self.loop,
+            host,
             serial,
             guest_reset=lambda: self.request_shutdown(guest=True, reason="guest-reset"),
             guest_power_off=lambda: self.request_shutdown(guest=True, reason="guest-shutdown"),
@@ -174,7 +189,17 @@ class Vm:
     @property
     def disks(self) -> list[Blk]:
         """The block devices."""
-        return self._board.disks if self._board is not None else []
+        return self._devices_of(BLOCK)  # type: ignore[return-value]
+
+    @property
+    def balloon(self) -> Balloon | None:
+        """The balloon device, if there is one."""
+        found = self._devices_of(BALLOON)
+        return found[0] if found else None  # type: ignore[return-value]
+
+    def _devices_of(self, device_id: int) -> list[VirtioDevice]:
+        devices = self._board.devices if self._board is not None else []
+        return [device for device in devices if device.device_id == device_id]
 
     @property
     def ram_pieces(self) -> list[tuple[int, int]]:

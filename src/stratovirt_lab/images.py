@@ -45,6 +45,9 @@ GUEST_MODULES = (
 )
 """What the guest's initramfs carries and loads; the cloud kernel has ext4 built in."""
 
+GUEST_PROGRAMS = ("guest-vsock-echo.c",)
+"""Statically linked tools that busybox does not have."""
+
 ROOT_SIZE = "64M"
 
 PAYLOAD_OFFSET = 0x248
@@ -91,6 +94,7 @@ def _initramfs(
     modules: tuple[str, ...],
     scripts: dict[str, str],
     target: Path,
+    programs: tuple[str, ...] = (),
 ) -> None:
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         folder = Path(scratch)
@@ -105,6 +109,10 @@ def _initramfs(
             file = folder / name
             file.write_text((HERE / script).read_text())
             file.chmod(0o755)
+        for program in programs:
+            name = program.removeprefix("guest-").removesuffix(".c")
+            out = str(folder / "bin" / name)
+            run_tool("gcc", "-O2", "-Wall", "-static", "-o", out, str(HERE / program))
         _cpio(folder, target)
 
 
@@ -167,10 +175,11 @@ def guest_initramfs() -> Path:
     """The guest's initramfs: loads virtio drivers, then mounts ``root=`` or runs a shell."""
     source = kernel("cloud-amd64")
     scripts = {"init": "guest-init.sh"}
+    texts = [(HERE / program).read_text() for program in GUEST_PROGRAMS]
     return built(
         "guest-initramfs",
-        _scripts_recipe(source, GUEST_MODULES, scripts),
-        lambda target: _initramfs(source, GUEST_MODULES, scripts, target),
+        "\0".join([_scripts_recipe(source, GUEST_MODULES, scripts), *texts]),
+        lambda target: _initramfs(source, GUEST_MODULES, scripts, target, GUEST_PROGRAMS),
     )
 
 

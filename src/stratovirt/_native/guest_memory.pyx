@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 import os
@@ -14,6 +14,7 @@ cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE
     int MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS, MAP_NORESERVE
     int MADV_DONTDUMP, MADV_HUGEPAGE, MADV_POPULATE_WRITE
+    int MADV_DONTNEED, MADV_REMOVE
     void *MAP_FAILED
 
 
@@ -42,6 +43,7 @@ cdef class RamMapping:
             raise OSError(errno, os.strerror(errno))
         self._base = <uint8_t *>base
         self.size = size
+        self.shared = shared
         self._shape[0] = <Py_ssize_t>size
         if not dump and madvise(base, size, MADV_DONTDUMP) != 0:
             raise OSError(errno, os.strerror(errno))
@@ -89,6 +91,7 @@ cdef class GuestMemory:
         self._blocks[self._count].gpa = gpa
         self._blocks[self._count].size = size
         self._blocks[self._count].hva = mapping._base + offset
+        self._blocks[self._count].shared = mapping.shared
         self._count += 1
         self._mappings.append(mapping)
 
@@ -130,6 +133,48 @@ cdef class GuestMemory:
         hva = self._checked(gpa, size)
         with nogil:
             memcpy(hva, &data[0], size)
+
+    def discard_pages(self, bytes page_numbers not None):
+        """Give 4 KiB pages, named by little-endian 32-bit numbers, back to the host.
+
+        Their content is lost.  Returns how many of them were not RAM and were left alone.
+        """
+        cdef const uint32_t *pages = <const uint32_t *><const char *>page_numbers
+        cdef Py_ssize_t count = len(page_numbers) // 4, i
+        cdef Py_ssize_t refused = 0
+        cdef uint8_t *page
+        cdef uint8_t *start = NULL
+        cdef uint64_t length = 0
+        with nogil:
+            for i in range(count):
+                page = self.translate(<uint64_t>pages[i] << 12, 4096)
+                if page == NULL:
+                    refused += 1
+                    continue
+                # Neighbours go together, whichever way the driver counts.
+                if start != NULL and page == start + length:
+                    length += 4096
+                elif start != NULL and page == start - 4096:
+                    start = page
+                    length += 4096
+                else:
+                    self._discard(start, length)
+                    start = page
+                    length = 4096
+            self._discard(start, length)
+        return refused
+
+    cdef void _discard(self, uint8_t *start, uint64_t length) noexcept nogil:
+        cdef int i
+        cdef int advice = MADV_DONTNEED
+        if start == NULL:
+            return
+        for i in range(self._count):
+            if self._blocks[i].hva <= start < self._blocks[i].hva + self._blocks[i].size:
+                # Of a shared file the page itself has to go, not just this mapping of it.
+                advice = MADV_REMOVE if self._blocks[i].shared else MADV_DONTNEED
+        # Huge pages of hugetlbfs cannot be given back in parts; then the host keeps them.
+        madvise(start, length, advice)
 
     def readinto_from(self, int fd, uint64_t gpa, uint64_t size, uint64_t file_offset):
         """Fill [gpa, gpa+size) from `fd` at `file_offset` without a copy in between.

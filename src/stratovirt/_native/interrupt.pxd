@@ -3,6 +3,7 @@ from stratovirt._native.dispatch cimport NativeOps
 
 cdef class InterruptStatus:
     cdef uint32_t bits
+    cdef uint32_t held   # follows bits: the native region reads both
 
 cdef class Notifier:
     cdef readonly InterruptStatus status

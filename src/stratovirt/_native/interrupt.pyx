@@ -25,6 +25,13 @@ cdef class InterruptStatus:
         """Clear all bits: the device was reset."""
         store32(&self.bits, 0)
 
+    def hold(self, uint32_t bits):
+        """Let `bits` always read as set: somebody else raises the interrupt, and tells nobody.
+
+        Looking at a queue for nothing is harmless, as the line is edge-triggered and not shared.
+        """
+        self.held = bits
+
     def native_ops(self):
         """The 8-byte region InterruptStatus (read-only) followed by InterruptACK (write-only)."""
         cdef NativeOps ops = NativeOps.__new__(NativeOps)
@@ -37,7 +44,7 @@ cdef class InterruptStatus:
 cdef uint64_t _read(void *context, uint64_t offset, uint32_t size) noexcept nogil:
     if offset != 0 or size != 4:
         return 0
-    return load32(<uint32_t *>context)
+    return load32(<uint32_t *>context) | (<uint32_t *>context)[1]
 
 
 cdef void _write(void *context, uint64_t offset, uint32_t size, uint64_t value) noexcept nogil:

@@ -76,6 +76,10 @@ cdef class Virtqueue:
             raise VirtqueueError(RING_ERRORS[self.error])
         return chain if got else None
 
+    def unpop(self):
+        """Put the chain taken last back: it is the next again."""
+        self._last_avail -= 1
+
     def push_chain(self, DescriptorChain chain not None):
         """Give the chain back with what was written to it; whether to raise an interrupt."""
         self.push(chain._chain.head, <uint32_t>chain._written)

@@ -17,7 +17,15 @@ MMIO_DRIVERS = (
     "-device virtio-balloon-device",
     "-device virtio-rng-device",
 )
-BUILT_DRIVERS = ("-device virtio-blk-device",)
+BUILT_DRIVERS = (
+    "-device virtio-blk-device",
+    "-device virtio-serial-device",
+    "-device virtconsole",
+    "-device vhost-vsock-device",
+    "-device virtio-balloon-device",
+    "-device virtio-rng-device",
+)
+BUILT_OBJECTS = ("-object rng-random",)
 
 
 def refuse_what_is_not_built(config: VmConfig) -> None:
@@ -39,7 +47,8 @@ def refuse_what_is_not_built(config: VmConfig) -> None:
     if config.numa_nodes or config.numa_distances:
         raise ConfigError("-numa: NUMA nodes are not built yet")
     for name, thing in config.objects.items():
-        raise ConfigError(f"{thing.flag},id={name}: this object is not built yet")
+        if thing.flag not in BUILT_OBJECTS:
+            raise ConfigError(f"{thing.flag},id={name}: this object is not built yet")
     if config.globals:
         raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
     if config.incoming is not None:

@@ -137,6 +137,13 @@ class VmConfig:
             if device.id is not None and device.id in names:
                 raise ConfigError(f"{device.flag},id={device.id}: another device has this id")
             names.add(device.id)
+        for stem, noun in (
+            ("-device vhost-vsock", "socket"),
+            ("-device virtio-balloon", "balloon"),
+        ):
+            found = [device for device in self.devices if device.flag.startswith(stem)]
+            if len(found) > 1:
+                raise ConfigError(f"{found[1].flag}: a machine has one {noun} device")
 
     def _check_references(self) -> None:
         owners: dict[tuple[str, str], str] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.acpi import aml, tables
 from stratovirt.boot import x86_64_linux
 from stratovirt.boot.mptable import mp_table
@@ -20,20 +19,23 @@ from stratovirt.devices.uart16550 import Uart16550
 from stratovirt.machine import microvm_x86_64_layout as layout
 from stratovirt.memory import ram
 from stratovirt.memory.address_space import AddressSpace, IoRegion
+from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.mmio import MmioTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
-    from stratovirt.config.devices import VirtioBlkDevice
-    from stratovirt.runtime.loop import Loop
-    from stratovirt.virtio.blk import Blk
+    from stratovirt.config.devices import Virtconsole
+    from stratovirt.machine.device_host import DeviceHost
     from stratovirt.virtio.device import VirtioDevice
 
 
+CONSOLE = 3
+"""Device id of a virtio console (virtio 1.2, section 5)."""
 NOTIFY_BUTTON_PRESSED = 0x80
 """ACPI 6.5, table 5.136: the code of a control-method power button."""
 
@@ -47,7 +49,7 @@ class Microvm:
         self,
         config: VmConfig,
         accelerator: Accelerator,
-        loop: Loop,
+        host: DeviceHost,
         serial: Chardev | None,
         guest_reset: Callable[[], None],
         guest_power_off: Callable[[], None],
@@ -56,10 +58,10 @@ class Microvm:
         self._accelerator = accelerator
         self.memory_space = AddressSpace("memory", 1 << layout.PHYSICAL_ADDRESS_BITS)
         self.port_space = AddressSpace("port", layout.PORT_SPACE)
-        self.guest_memory = GuestMemory()
+        self.guest_memory = host.memory
         self.ram = layout.ram_pieces(config.memory.size)
         self.slots: list[MmioTransport] = []
-        self.disks: list[Blk] = []
+        self._host = host
         self._uart: Uart16550 | None = None
         self.serial = serial
         topology = config.smp.topology
@@ -79,7 +81,7 @@ class Microvm:
             self._add_ports("uart", layout.UART_PORT, UART_REGISTERS, self._uart)
         try:
             for options in config.devices:
-                self._add_disk(options, loop)
+                self._add_device(options)
         except Exception:
             self.close()
             raise
@@ -122,9 +124,9 @@ class Microvm:
         """Stop the devices and give back their files; requests in flight are completed."""
         for slot in self.slots:
             slot.reset()
-        for disk in self.disks:
-            disk.image.close()
-        self.disks.clear()
+        for device in self.devices:
+            device.close()
+        self.slots.clear()
         if self.serial is not None:
             self.serial.drain()
 
@@ -134,25 +136,34 @@ class Microvm:
     def _ged_irq(self, level: bool) -> None:
         self._accelerator.set_irq_level(layout.GED_GSI, level)
 
-    def _add_disk(self, options: VirtioBlkDevice, loop: Loop) -> None:
-        from stratovirt.block.image import Image
-        from stratovirt.virtio.blk import Blk
+    def _add_device(self, options: Any) -> None:
+        if options.flag == "-device virtconsole":
+            self._add_console_port(options)
+            return
+        if len(self.slots) == layout.VIRTIO_SLOTS:
+            raise ConfigError(
+                f"{options.flag}: microvm has {layout.VIRTIO_SLOTS} virtio slots and all are taken"
+            )
+        self._add_virtio(make_device(options, self._host))
 
-        disk = Blk(options, Image(self._config.drives[options.drive]), loop)
-        self.disks.append(disk)
-        self._add_virtio(disk, f"{options.flag},drive={options.drive}")
+    def _add_console_port(self, options: Virtconsole) -> None:
+        consoles = [device for device in self.devices if device.device_id == CONSOLE]
+        source = f"{options.flag},chardev={options.chardev}"
+        if not consoles:
+            raise ConfigError(f"{source}: no -device virtio-serial-device before it carries it")
+        name = options.id or options.chardev
+        try:
+            consoles[-1].add_port(name, self._host.open_chardev(options.chardev))  # type: ignore[attr-defined]
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from error
 
     def _add_ports(
         self, name: str, port: int, size: int, device: ResetController | SleepController | Uart16550
     ) -> None:
         self.port_space.add(port, IoRegion(name, size, device))
 
-    def _add_virtio(self, device: VirtioDevice, source: str) -> None:
+    def _add_virtio(self, device: VirtioDevice) -> None:
         index = len(self.slots)
-        if index == layout.VIRTIO_SLOTS:
-            raise ConfigError(
-                f"{source}: microvm has {layout.VIRTIO_SLOTS} virtio slots and all are taken"
-            )
         self.slots.append(
             MmioTransport(
                 device,

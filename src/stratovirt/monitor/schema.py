@@ -70,6 +70,7 @@ EVENTS: dict[str, Struct] = {
     "STOP": EMPTY,
     "RESUME": EMPTY,
     "POWERDOWN": EMPTY,
+    "BALLOON_CHANGED": Struct("BALLOON_CHANGED-arg", {"actual": "int"}),
 }
 """Every event this machine sends, with its data."""
 

@@ -15,6 +15,7 @@ from stratovirt.virtio.device import ActiveQueue, VirtioDevice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.devices import VirtioBlk
+    from stratovirt.machine.device_host import DeviceHost
 
 log = Log(__name__)
 
@@ -90,6 +91,12 @@ class Blk(VirtioDevice):
         if self._queues and self._engine is None:
             self._start()
 
+    def close(self) -> None:
+        """Give the image back."""
+        self._loop.unwatch(self._failure_fd)
+        os.close(self._failure_fd)
+        self.image.close()
+
     def _start(self) -> None:
         if not self._queues:
             return
@@ -136,3 +143,8 @@ class Blk(VirtioDevice):
         os.eventfd_read(self._failure_fd)
         reasons = [queue.ring.failure for queue in self._queues if queue.ring.failure]
         self.broken(reasons[0] if reasons else "the engine stopped")
+
+
+def make(options: VirtioBlk, host: DeviceHost) -> Blk:
+    """The device for `options`."""
+    return Blk(options, Image(host.config.drives[options.drive]), host.loop)

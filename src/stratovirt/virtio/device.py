@@ -31,15 +31,19 @@ class VirtioDevice:
 
     The transport calls `activate` at DRIVER_OK and `deactivate` at reset, both from one thread at
     a time; `quiesce` and `resume` bracket a pause of the machine.  A device whose driver breaks
-    the rules calls `broken` with the reason, in the loop's thread.
+    the rules calls `broken` with the reason, in the loop's thread; one whose configuration space
+    changes by itself calls `config_changed`.
     """
 
     device_id = 0
     """Section 5 of the specification."""
     name = "virtio"
+    uses_kernel_interrupts = False
+    """Whether somebody outside this process raises the queues' interrupts (vhost)."""
 
     def __init__(self) -> None:
         self.broken: Callable[[str], None] = lambda _reason: None
+        self.config_changed: Callable[[], None] = lambda: None
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
@@ -51,10 +55,18 @@ class VirtioDevice:
         """Device-specific feature bits."""
         return 0
 
+    @property
+    def transport_features(self) -> int:
+        """Feature bits of the rings that the device can serve."""
+        return TRANSPORT_FEATURES
+
     def read_config(self, offset: int, size: int) -> bytes:
         """`size` bytes of the device's configuration space; zeros where there is none."""
         content = self.config_space()[offset : offset + size]
         return content.ljust(size, b"\0")
+
+    def write_config(self, offset: int, content: bytes) -> None:
+        """The driver writes to configuration space; where nothing is writable, it has no effect."""
 
     def config_space(self) -> bytes:
         """The whole configuration space, little endian."""
@@ -71,3 +83,6 @@ class VirtioDevice:
 
     def resume(self) -> None:
         """Go on after `quiesce`."""
+
+    def close(self) -> None:
+        """Give back what the device holds of the host; the last call."""

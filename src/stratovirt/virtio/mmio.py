@@ -10,7 +10,7 @@ from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
 from stratovirt.memory.address_space import AddressSpace, IoRegion, NativeRegion
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
-from stratovirt.virtio.device import RING_EVENT_IDX, TRANSPORT_FEATURES, VERSION_1, ActiveQueue
+from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ class MmioTransport:
         self._queues = [_QueueSetup(size) for size in device.queue_sizes]
         self._active = False
         device.broken = self._broken
+        device.config_changed = self._config_changed
+        if device.uses_kernel_interrupts:
+            self._interrupts.hold(INTERRUPT_USED)
         self._reset_registers()
         space.add(base, IoRegion(f"virtio-mmio@0x{base:x}", SLOT_BYTES, self))
         space.add(
@@ -105,7 +108,7 @@ class MmioTransport:
 
     @property
     def _features(self) -> int:
-        return self.device.features | TRANSPORT_FEATURES
+        return self.device.features | self.device.transport_features
 
     def read(self, offset: int, size: int) -> int:
         """A register; configuration space takes any size, the rest only 32 bits."""
@@ -131,7 +134,10 @@ class MmioTransport:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Store to a register; what the driver may not do now is logged and ignored."""
-        if offset >= CONFIG or size != 4 or offset % 4:
+        if offset >= CONFIG:
+            self.device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
+            return
+        if size != 4 or offset % 4:
             return
         if offset == STATUS:
             self._write_status(value)
@@ -236,6 +242,11 @@ class MmioTransport:
         self._active = True
         VIRTIO_FEATURES(self.device.name, self._driver_features)
         self.device.activate(queues, self._driver_features)
+
+    def _config_changed(self) -> None:
+        self._config_generation = self._config_generation + 1 & 0xFFFF_FFFF
+        if self._status & DRIVER_OK:
+            self._config_notifier.raise_interrupt()
 
     def _broken(self, reason: str) -> None:
         VIRTIO_BROKEN(self.device.name)

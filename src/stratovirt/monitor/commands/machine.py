@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stratovirt.monitor.session import Session
+    from stratovirt.virtio.balloon import Balloon
     from stratovirt.vm import Vm
 
 ARCHITECTURE = Enum("SysEmuTarget", "x86_64", "aarch64")
@@ -145,19 +146,27 @@ def query_iothreads(_session: Session, _arguments: NoArguments) -> object:
     return []
 
 
-@command("query-balloon", answer=BALLOON_INFO)
-def query_balloon(_session: Session, _arguments: NoArguments) -> object:
-    """Say how much memory the guest has; there is no balloon device yet to ask."""
-    raise QmpError("No balloon device has been activated", "DeviceNotActive")
-
-
 class BalloonArguments(Options):
     """How much memory the guest should have."""
 
     value: int = opt(Size(1, 1 << 62, unit="B"), help="bytes the guest should have")
 
 
+def _balloon(session: Session) -> Balloon:
+    found = session.vm.balloon
+    if found is None:
+        raise QmpError("No balloon device has been activated", "DeviceNotActive")
+    return found
+
+
+@command("query-balloon", answer=BALLOON_INFO)
+def query_balloon(session: Session, _arguments: NoArguments) -> object:
+    """Say how much memory the guest has, in bytes."""
+    return {"actual": _balloon(session).actual}
+
+
 @command("balloon", BalloonArguments)
-def balloon(_session: Session, _arguments: BalloonArguments) -> object:
-    """Set the balloon's target; there is no balloon device yet to take it."""
-    raise QmpError("No balloon device has been activated", "DeviceNotActive")
+def balloon(session: Session, arguments: BalloonArguments) -> object:
+    """Set how much memory the guest should have; BALLOON_CHANGED tells how far it has come."""
+    _balloon(session).set_target(arguments.value)
+    return {}

@@ -11,6 +11,7 @@ from stratovirt.monitor.schema import ListOf, Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.monitor.session import Session
+    from stratovirt.virtio.balloon import Balloon
     from stratovirt.vm import Vm
 
 TYPE_INFO = Struct("ObjectTypeInfo", {"name": "str", "abstract?": "bool", "parent?": "str"})
@@ -114,6 +115,18 @@ def _properties(session: Session, name: str) -> object:
     return listed
 
 
+class BalloonStatistics:
+    """What the guest last said of its memory; reading asks it to say it again."""
+
+    def __init__(self, balloon: Balloon) -> None:
+        self._balloon = balloon
+
+    def read(self) -> dict[str, object]:
+        """As QEMU's guest-stats: counts, and sizes in bytes."""
+        self._balloon.ask_for_statistics()
+        return {"stats": dict(self._balloon.statistics)}
+
+
 Node = dict[str, object]
 """An object of the tree: its children as nodes, its properties as values."""
 
@@ -129,6 +142,8 @@ def _tree(vm: Vm) -> Node:
             if isinstance(value := getattr(device, field.name), bool | int | str)
         }
         place = peripheral if device.id is not None else anonymous
+        if vm.balloon is not None and device.flag.startswith("-device virtio-balloon"):
+            options["guest-stats"] = BalloonStatistics(vm.balloon)
         place[device.id or f"device[{index}]"] = options
     cpus: Node = {
         f"device[{index}]": {"type": f"host-{vm.target}-cpu", "realized": True}
@@ -176,6 +191,8 @@ def qom_get(session: Session, arguments: PropertyArguments) -> object:
     value = node.get(arguments.property)
     if value is None:
         raise QmpError(f"Property '{arguments.path}.{arguments.property}' not found")
+    if isinstance(value, BalloonStatistics):
+        return value.read()
     if isinstance(value, dict):
         return f"{arguments.path.rstrip('/')}/{arguments.property}"
     return value

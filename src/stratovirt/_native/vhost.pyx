@@ -1,0 +1,132 @@
+"""The kernel's vhost devices: ioctls on /dev/vhost-net and /dev/vhost-vsock.
+
+Once a ring is handed over the kernel serves it alone; a failed ioctl is an OSError that names it.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from stratovirt._native.guest_memory cimport GuestMemory
+from stratovirt._native.virtqueue cimport Virtqueue
+
+import os
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "linux/vhost.h" nogil:
+    unsigned long VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE
+    unsigned long VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE
+    unsigned long VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL
+    unsigned long VHOST_NET_SET_BACKEND, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING
+
+    struct vhost_vring_state:
+        uint32_t index, num
+    struct vhost_vring_file:
+        uint32_t index
+        int32_t fd
+    struct vhost_vring_addr:
+        uint32_t index, flags
+        uint64_t desc_user_addr, used_user_addr, avail_user_addr, log_guest_addr
+    struct vhost_memory_region:
+        uint64_t guest_phys_addr, memory_size, userspace_addr, flags_padding
+    struct vhost_memory:
+        uint32_t nregions
+        vhost_memory_region regions[0]
+
+
+cdef class VhostDevice:
+    """An open vhost device; the descriptor is closed with the object."""
+
+    cdef readonly int fd
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+
+    def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """Give the descriptor back; the kernel stops serving."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    cdef int _do(self, str what, unsigned long request, void *argument) except -1:
+        cdef int result = ioctl(self.fd, request, argument)
+        if result < 0:
+            raise OSError(errno, f"{what}: {os.strerror(errno)}")
+        return result
+
+    def set_owner(self):
+        """Make this process the owner, whose memory the kernel uses."""
+        self._do("VHOST_SET_OWNER", VHOST_SET_OWNER, NULL)
+
+    def get_features(self):
+        """The virtio features the kernel can serve."""
+        cdef uint64_t features = 0
+        self._do("VHOST_GET_FEATURES", VHOST_GET_FEATURES, &features)
+        return features
+
+    def set_features(self, uint64_t features):
+        """The features that the driver agreed to, as far as the kernel has them."""
+        self._do("VHOST_SET_FEATURES", VHOST_SET_FEATURES, &features)
+
+    def set_memory(self, GuestMemory memory not None):
+        """Tell the kernel where guest RAM is."""
+        cdef int i
+        cdef vhost_memory *table = <vhost_memory *>calloc(
+            1, sizeof(vhost_memory) + memory._count * sizeof(vhost_memory_region))
+        if table == NULL:
+            raise MemoryError()
+        try:
+            table.nregions = memory._count
+            for i in range(memory._count):
+                table.regions[i].guest_phys_addr = memory._blocks[i].gpa
+                table.regions[i].memory_size = memory._blocks[i].size
+                table.regions[i].userspace_addr = <uint64_t>memory._blocks[i].hva
+            self._do("VHOST_SET_MEM_TABLE", VHOST_SET_MEM_TABLE, table)
+        finally:
+            free(table)
+
+    def set_ring(self, uint32_t index, Virtqueue ring not None, int kick_fd, int call_fd):
+        """Hand ring `index` over: its place, its position, its doorbell and its interrupt."""
+        cdef vhost_vring_state state
+        cdef vhost_vring_file file
+        cdef vhost_vring_addr address
+        state.index, state.num = index, ring.size
+        self._do("VHOST_SET_VRING_NUM", VHOST_SET_VRING_NUM, &state)
+        state.num = ring._last_avail
+        self._do("VHOST_SET_VRING_BASE", VHOST_SET_VRING_BASE, &state)
+        address.index, address.flags, address.log_guest_addr = index, 0, 0
+        address.desc_user_addr = <uint64_t>ring._desc
+        address.avail_user_addr = <uint64_t>ring._avail
+        address.used_user_addr = <uint64_t>ring._used
+        self._do("VHOST_SET_VRING_ADDR", VHOST_SET_VRING_ADDR, &address)
+        file.index, file.fd = index, kick_fd
+        self._do("VHOST_SET_VRING_KICK", VHOST_SET_VRING_KICK, &file)
+        file.fd = call_fd
+        self._do("VHOST_SET_VRING_CALL", VHOST_SET_VRING_CALL, &file)
+
+    def take_back(self, uint32_t index, Virtqueue ring not None):
+        """After the kernel has stopped: note in `ring` how far it came."""
+        cdef vhost_vring_state state
+        state.index, state.num = index, 0
+        self._do("VHOST_GET_VRING_BASE", VHOST_GET_VRING_BASE, &state)
+        # The kernel completes what it takes, so the used index is where the guest sees it.
+        ring.position = (<uint32_t>state.num & 0xFFFF, ring._used[1])
+
+    def set_net_backend(self, uint32_t index, int tap_fd):
+        """Connect a vhost-net ring to a tap, or disconnect it with -1."""
+        cdef vhost_vring_file file
+        file.index, file.fd = index, tap_fd
+        self._do("VHOST_NET_SET_BACKEND", VHOST_NET_SET_BACKEND, &file)
+
+    def set_guest_cid(self, uint64_t cid):
+        """The context id of a vhost-vsock device's guest."""
+        self._do("VHOST_VSOCK_SET_GUEST_CID", VHOST_VSOCK_SET_GUEST_CID, &cid)
+
+    def set_vsock_running(self, int running):
+        """Start or stop a vhost-vsock device."""
+        self._do("VHOST_VSOCK_SET_RUNNING", VHOST_VSOCK_SET_RUNNING, &running)

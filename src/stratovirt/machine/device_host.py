@@ -1,0 +1,32 @@
+"""What a board's devices get from the process around them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.chardev.backend import Chardev
+    from stratovirt.config.vm_config import VmConfig
+    from stratovirt.runtime.clock import Clock
+    from stratovirt.runtime.loop import Loop
+
+
+class DeviceHost:
+    """The loop, the clock, the options, guest memory, chardevs by id, and events for managers."""
+
+    def __init__(
+        self,
+        *,
+        config: VmConfig,
+        loop: Loop,
+        clock: Clock,
+        memory: GuestMemory,
+        open_chardev: Callable[[str], Chardev],
+        send_event: Callable[[str, dict[str, object]], None],
+    ) -> None:
+        self.config, self.loop, self.clock, self.memory = config, loop, clock, memory
+        self.open_chardev = open_chardev
+        """The back end of the -chardev with this id, which the caller uses alone."""
+        self.send_event = send_event

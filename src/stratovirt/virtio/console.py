@@ -1,0 +1,165 @@
+"""Console device (virtio 1.2, section 5.3): up to eight console ports, each on a chardev."""
+
+from __future__ import annotations
+
+import struct
+
+from stratovirt._native.virtqueue import DescriptorChain
+from stratovirt.chardev.backend import Chardev
+from stratovirt.config.devices import VirtioSerial
+from stratovirt.machine.device_host import DeviceHost
+from stratovirt.runtime.log import Log
+from stratovirt.virtio.python_device import PythonDevice
+
+log = Log(__name__)
+
+QUEUE_SIZE = 128
+MOST_PORTS = 8
+"""hvc0 to hvc7 (guidebook, section 2.4)."""
+F_MULTIPORT = 1 << 1
+CONFIG = struct.Struct("<HHII")
+"""cols, rows, max_nr_ports, emerg_wr."""
+CONTROL = struct.Struct("<IHH")
+"""id of the port, event, value (section 5.3.6.2)."""
+DEVICE_READY, PORT_ADD, PORT_REMOVE, PORT_READY, CONSOLE_PORT, RESIZE, PORT_OPEN, PORT_NAME = range(
+    8
+)
+CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
+INPUT_LIMIT = 4096
+"""Bytes of a chardev that wait for the guest to read them."""
+OUTPUT_CHUNK = 4096
+MOST_CONTROL = 64
+"""Control messages that wait for a driver that offers no buffers; it gets no more until it does."""
+
+
+def queues_of(port: int) -> tuple[int, int]:
+    """(receiveq, transmitq) of a port (section 5.3.2)."""
+    return (0, 1) if port == 0 else (2 * port + 2, 2 * port + 3)
+
+
+class Port:
+    """One console: what came from its chardev and waits for the guest."""
+
+    def __init__(self, number: int, name: str, chardev: Chardev) -> None:
+        self.number, self.name, self.chardev = number, name, chardev
+        self.receive_queue, self.transmit_queue = queues_of(number)
+        self.input = bytearray()
+        self.is_ready = False
+        """The driver has set it up."""
+
+
+class Console(PythonDevice):
+    """The device that carries the ports; they are added before the guest runs."""
+
+    device_id = 3
+
+    def __init__(self, options: VirtioSerial, host: DeviceHost) -> None:
+        super().__init__(host.loop)
+        self.name = options.id or "virtio-serial"
+        self._ports: list[Port] = []
+        self._control: list[bytes] = []
+        self._by_queue: dict[int, Port] = {}
+
+    def add_port(self, name: str, chardev: Chardev) -> None:
+        """Put a console on `chardev`; raises ValueError when there are eight already."""
+        if len(self._ports) == MOST_PORTS:
+            raise ValueError(f"a virtio-serial device carries at most {MOST_PORTS} ports")
+        port = Port(len(self._ports), name, chardev)
+        self._ports.append(port)
+        self._by_queue |= {port.receive_queue: port, port.transmit_queue: port}
+        chardev.room = lambda: INPUT_LIMIT - len(port.input)
+        chardev.on_input = lambda received: self._input(port, received)
+        chardev.on_drained = lambda: self.serve(port.transmit_queue)
+        chardev.on_connected = lambda: self._opened(port, True)
+        chardev.on_disconnected = lambda: self._opened(port, False)
+
+    @property
+    def queue_sizes(self) -> tuple[int, ...]:
+        """Two queues for each port, and two for control behind the first's."""
+        return (QUEUE_SIZE,) * (2 * MOST_PORTS + 2)
+
+    @property
+    def features(self) -> int:
+        """Several ports, with control messages about them."""
+        return F_MULTIPORT
+
+    def config_space(self) -> bytes:
+        """struct virtio_console_config (section 5.3.4)."""
+        return CONFIG.pack(0, 0, MOST_PORTS, 0)
+
+    def deactivate(self) -> None:
+        """The driver knows no port any more."""
+        super().deactivate()
+        self._control.clear()
+        for port in self._ports:
+            port.is_ready = False
+
+    def handle(self, queue: int, chain: DescriptorChain) -> bool:
+        """Move bytes or control messages in the queue's direction."""
+        if queue == CONTROL_TRANSMIT:
+            self._heard(chain.read(CONTROL.size))
+            return True
+        if queue == CONTROL_RECEIVE:
+            return self._tell(chain)
+        port = self._by_queue.get(queue)
+        if port is None:
+            # A port that is not there: what comes is dropped, and nothing comes from it.
+            return queue % 2 == 1
+        if queue == port.transmit_queue:
+            return self._transmit(port, chain)
+        return self._receive(port, chain)
+
+    def _transmit(self, port: Port, chain: DescriptorChain) -> bool:
+        if port.chardev.is_backed_up:
+            # on_drained serves the queue again.
+            return False
+        while part := chain.read(OUTPUT_CHUNK):
+            port.chardev.write(part)
+        return True
+
+    def _receive(self, port: Port, chain: DescriptorChain) -> bool:
+        if not port.input:
+            return False
+        count = chain.write(bytes(port.input[: chain.writable_len]))
+        del port.input[:count]
+        port.chardev.resume_input()
+        return True
+
+    def _input(self, port: Port, received: bytes) -> None:
+        port.input += received
+        self.serve(port.receive_queue)
+
+    def _opened(self, port: Port, is_open: bool) -> None:
+        if port.is_ready:
+            self._send_control(port.number, PORT_OPEN, int(is_open))
+
+    def _send_control(self, port: int, event: int, value: int, text: bytes = b"") -> None:
+        if len(self._control) < MOST_CONTROL:
+            self._control.append(CONTROL.pack(port, event, value) + text)
+        self.serve(CONTROL_RECEIVE)
+
+    def _tell(self, chain: DescriptorChain) -> bool:
+        if not self._control:
+            return False
+        chain.write(self._control.pop(0))
+        return True
+
+    def _heard(self, message: bytes) -> None:
+        if len(message) < CONTROL.size:
+            return
+        number, event, value = CONTROL.unpack(message)
+        if event == DEVICE_READY and value == 1:
+            for port in self._ports:
+                self._send_control(port.number, PORT_ADD, 1)
+        elif event == PORT_READY and value == 1 and number < len(self._ports):
+            port = self._ports[number]
+            port.is_ready = True
+            self._send_control(number, CONSOLE_PORT, 1)
+            self._send_control(number, PORT_NAME, 1, port.name.encode() + b"\0")
+            if port.chardev.is_connected:
+                self._send_control(number, PORT_OPEN, 1)
+
+
+def make(options: VirtioSerial, host: DeviceHost) -> Console:
+    """The device for `options`."""
+    return Console(options, host)

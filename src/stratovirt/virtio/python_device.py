@@ -1,0 +1,63 @@
+"""What devices share whose queues are all handled in Python."""
+
+from __future__ import annotations
+
+from stratovirt._native.virtqueue import DescriptorChain
+from stratovirt.runtime.loop import Loop
+from stratovirt.virtio.device import ActiveQueue, VirtioDevice
+from stratovirt.virtio.served_queue import ServedQueue
+
+
+class PythonDevice(VirtioDevice):
+    """A device that says in `handle` what becomes of a chain of each queue."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.served: dict[int, ServedQueue] = {}
+        """The queues the driver has set up, by index."""
+        self.agreed = 0
+        """The features both sides agreed on."""
+
+    def handle(self, queue: int, chain: DescriptorChain) -> bool:
+        """Take one chain of `queue`; False when it must wait."""
+        raise NotImplementedError
+
+    def activate(self, queues: list[ActiveQueue], features: int) -> None:
+        """Serve the queues."""
+        self.agreed = features
+        self.served = {
+            queue.index: ServedQueue(
+                self.loop,
+                queue,
+                lambda chain, index=queue.index: self.handle(index, chain),  # type: ignore[misc]
+                self._queue_broken,
+            )
+            for queue in queues
+        }
+        self.resume()
+
+    def deactivate(self) -> None:
+        """Forget the queues."""
+        self.quiesce()
+        self.served = {}
+        self.agreed = 0
+
+    def quiesce(self) -> None:
+        """Rest; nothing is in flight between two calls of `handle`."""
+        for queue in self.served.values():
+            queue.stop()
+
+    def resume(self) -> None:
+        """Go on."""
+        for queue in self.served.values():
+            queue.start()
+
+    def serve(self, index: int) -> None:
+        """Try queue `index` again after `handle` refused a chain."""
+        if index in self.served:
+            self.served[index].serve()
+
+    def _queue_broken(self, reason: str) -> None:
+        self.quiesce()
+        self.broken(reason)

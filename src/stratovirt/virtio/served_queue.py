@@ -1,0 +1,77 @@
+"""A virtqueue whose chains are handled in Python, in the event loop."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt._native.virtqueue import DescriptorChain, VirtqueueError
+from stratovirt.runtime.loop import READABLE, Loop
+from stratovirt.virtio.device import ActiveQueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ServedQueue:
+    """Calls `handle` for each chain the driver offers.
+
+    `handle` returns True when it is done with the chain, which then goes back to the driver, or
+    False when it cannot take it now: the queue rests until `serve` is called again.  A broken
+    ring calls `broken` with the reason, and is not touched again.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        queue: ActiveQueue,
+        handle: Callable[[DescriptorChain], bool],
+        broken: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._queue = queue
+        self._handle = handle
+        self._broken = broken
+        self._is_running = False
+
+    def start(self) -> None:
+        """Serve from now on, first what is there already."""
+        self._is_running = True
+        self._loop.watch(self._queue.kick_fd, READABLE, self._kicked)
+        # The driver may have offered chains before there was anybody to hear its kick.
+        os.eventfd_write(self._queue.kick_fd, 1)
+
+    def stop(self) -> None:
+        """Rest; what the driver offers stays in the ring."""
+        if self._is_running:
+            self._is_running = False
+            self._loop.unwatch(self._queue.kick_fd)
+
+    def serve(self) -> None:
+        """Take what the driver offers, at most a ring full: others want to be served too."""
+        if not self._is_running:
+            return
+        ring = self._queue.ring
+        notify = False
+        try:
+            for _ in range(ring.size):
+                chain = ring.pop_chain()
+                if chain is None:
+                    if ring.rearm():
+                        continue
+                    break
+                if not self._handle(chain):
+                    ring.unpop()
+                    break
+                notify |= ring.push_chain(chain)
+            else:
+                os.eventfd_write(self._queue.kick_fd, 1)
+        except VirtqueueError as error:
+            self.stop()
+            self._broken(str(error))
+        if notify:
+            self._queue.notifier.raise_interrupt()
+
+    def _kicked(self, _events: int) -> None:
+        os.eventfd_read(self._queue.kick_fd)
+        self.serve()

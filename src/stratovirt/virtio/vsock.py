@@ -1,0 +1,117 @@
+"""Socket device (virtio 1.2, section 5.10): the kernel's vhost-vsock serves the data queues."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from stratovirt._native.vhost import VhostDevice
+from stratovirt.config.devices import VhostVsock
+from stratovirt.errors import StratovirtError
+from stratovirt.machine.device_host import DeviceHost
+from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
+
+QUEUE_SIZE = 128
+RECEIVE, TRANSMIT, EVENT = range(3)
+VHOST_VSOCK = "/dev/vhost-vsock"
+
+
+class Vsock(VirtioDevice):
+    """One guest's end of AF_VSOCK. The event queue only matters after a migration."""
+
+    device_id = 19
+    uses_kernel_interrupts = True
+
+    def __init__(self, options: VhostVsock, vhost: VhostDevice, host: DeviceHost) -> None:
+        super().__init__()
+        self.name = options.id or "vhost-vsock"
+        self._cid = options.guest_cid
+        self._vhost = vhost
+        self._memory = host.memory
+        self._queues: list[ActiveQueue] = []
+        self._offered = vhost.get_features()
+        self._agreed = 0
+        self._is_running = False
+
+    @property
+    def queue_sizes(self) -> tuple[int, ...]:
+        """Receive, transmit and event."""
+        return (QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE)
+
+    @property
+    def features(self) -> int:
+        """What the kernel serves and is not the transport's."""
+        return self._offered & 0xFF
+
+    @property
+    def transport_features(self) -> int:
+        """Ring features, as far as the kernel knows them."""
+        return TRANSPORT_FEATURES & self._offered
+
+    def config_space(self) -> bytes:
+        """struct virtio_vsock_config (section 5.10.4)."""
+        return struct.pack("<Q", self._cid)
+
+    def activate(self, queues: list[ActiveQueue], features: int) -> None:
+        """Hand the data queues to the kernel."""
+        self._queues = [queue for queue in queues if queue.index in (RECEIVE, TRANSMIT)]
+        self._agreed = features
+        self.resume()
+
+    def deactivate(self) -> None:
+        """Take the queues back and forget them."""
+        self.quiesce()
+        self._queues = []
+
+    def resume(self) -> None:
+        """Let the kernel serve."""
+        if self._is_running or len(self._queues) < 2:
+            return
+        try:
+            self._vhost.set_features(self._agreed & self._offered)
+            self._vhost.set_memory(self._memory)
+            for queue in self._queues:
+                self._vhost.set_ring(queue.index, queue.ring, queue.kick_fd, queue.notifier.fd)
+            self._vhost.set_vsock_running(1)
+        except OSError as error:
+            self.broken(str(error))
+            return
+        self._is_running = True
+
+    def quiesce(self) -> None:
+        """Have the kernel stop; what it has taken is complete then."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        self._vhost.set_vsock_running(0)
+        for queue in self._queues:
+            self._vhost.take_back(queue.index, queue.ring)
+
+    def close(self) -> None:
+        """Give the kernel's device back, and with it the context id."""
+        self._vhost.close()
+
+
+def make(options: VhostVsock, host: DeviceHost) -> Vsock:
+    """The device for `options`."""
+    source = f"{options.flag},guest-cid={options.guest_cid}"
+    if options.vhostfd:
+        vhost = VhostDevice(int(options.vhostfd[0]))
+    else:
+        try:
+            vhost = VhostDevice(os.open(VHOST_VSOCK, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            hint = "; load the module vhost_vsock" if error.errno == errno.ENOENT else ""
+            raise StratovirtError(
+                f"{source}: cannot open {VHOST_VSOCK}: {error.strerror}{hint}"
+            ) from error
+    try:
+        vhost.set_owner()
+        vhost.set_guest_cid(options.guest_cid)
+        return Vsock(options, vhost, host)
+    except OSError as error:
+        vhost.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StratovirtError(f"{source}: another guest has this id") from error
+        raise StratovirtError(f"{source}: {error.strerror}") from error
