@@ -37,12 +37,15 @@ def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedPro
 class MachineProcess:
     """A running machine; killed when the block ends, whatever happened."""
 
-    def __init__(self, *argv: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *argv: str, env: dict[str, str] | None = None, pass_fds: tuple[int, ...] = ()
+    ) -> None:
         self.process = subprocess.Popen(
             [STRATOVIRT, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
             env={**os.environ, "STRATOVIRT_LOG_LEVEL": "warn", **(env or {})},
         )
         self.console = b""

@@ -8,7 +8,8 @@ trap 'rm -rf "$logs"' EXIT
 passed=0 failed=0
 
 bed() {
-    local name=$1 log=$logs/$1
+    local name=$1 log
+    log=$(mktemp -p "$logs")
     shift
     echo "== bed $name"
     "$@" 2>&1 | tee "$log"
@@ -29,11 +30,11 @@ bed unit "${pytest[@]}" tests/unit
 bed board "${pytest[@]}" tests/board
 .venv/bin/stratovirt-lab images || exit 1
 # The lab is an emulated machine: when it hangs or dies (124, 125), as opposed to a test failing in
-# it, the bed is run once more from a fresh start.
+# it, the file is run once more from a fresh start.
 in_lab() {
     local attempt status
     for attempt in 1 2; do
-        timeout 1500 .venv/bin/stratovirt-lab run -- "${pytest[@]}" "$@"
+        timeout 1200 .venv/bin/stratovirt-lab run -- "${pytest[@]}" "$@"
         status=$?
         [ "$status" = 124 ] || [ "$status" = 125 ] || return "$status"
         echo "run_tests: the lab itself failed (status $status), attempt $attempt of 2" >&2
@@ -43,10 +44,12 @@ in_lab() {
 
 if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
     bed kvm "${pytest[@]}" tests/kvm
-    bed guest in_lab tests/guest
 else
     echo "== no usable /dev/kvm here: bed kvm runs in the lab"
-    bed guest in_lab tests/kvm tests/guest
+    bed kvm in_lab tests/kvm
 fi
+for file in tests/guest/test_*.py; do
+    bed "guest, $(basename "$file" .py)" in_lab "$file"
+done
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

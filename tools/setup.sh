@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
+    iproute2
     python3 python3-venv python3-dev gcc libc6-dev linux-libc-dev binutils
     qemu-system-x86 seabios busybox-static cpio kmod lz4 xz-utils e2fsprogs acpica-tools
 )

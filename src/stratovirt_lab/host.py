@@ -28,6 +28,9 @@ PASSED_ENVIRONMENT = ("PATH", "HOME", "TERM", "LANG", "VIRTUAL_ENV")
 MONITOR = "monitor"
 """QEMU's own monitor in the job's folder: the way to look into a lab that does not answer."""
 
+PANIC_LINES = 80
+"""How much of the console is shown when the lab's kernel has panicked."""
+
 CHUNK = 65536
 
 
@@ -177,6 +180,8 @@ def _last_words(job: Path) -> str:
         path = job / name
         if path.exists():
             lines = path.read_text(errors="replace").strip().splitlines()
+            if any("Kernel panic" in line for line in lines):
+                return "\n".join(["its kernel panicked", *lines[-PANIC_LINES:]])
             if lines:
                 return lines[-1]
     return "nothing on its console"

@@ -42,11 +42,15 @@ def boot(files: type[GuestFiles]) -> Iterator[Boot]:
     running: list[MachineProcess] = []
 
     def start(
-        *argv: str, kernel: str = files.kernel, append: str = "", serial: str = "stdio"
+        *argv: str,
+        kernel: str = files.kernel,
+        append: str = "",
+        serial: str = "stdio",
+        pass_fds: tuple[int, ...] = (),
     ) -> MachineProcess:
         machine = MachineProcess(
             "-machine", "microvm", "-kernel", kernel, "-initrd", files.initramfs,
-            "-append", f"{APPEND} {append}".strip(), "-serial", serial, *argv,
+            "-append", f"{APPEND} {append}".strip(), "-serial", serial, *argv, pass_fds=pass_fds,
         )  # fmt: skip
         running.append(machine)
         return machine

@@ -164,6 +164,9 @@ class VmConfig:
         for name in self.drives:
             if ("-drive", name) not in owners:
                 raise ConfigError(f"-drive id={name}: no -device uses it")
+        for netdev in self.netdevs.values():
+            if ("-netdev", netdev.id) not in owners:
+                raise ConfigError(f"{netdev.flag},id={netdev.id}: no -device uses it")
 
     def _references(self) -> Iterable[tuple[str, Reference, str]]:
         """(source, kind, id) of all that one option says of another."""

@@ -69,7 +69,6 @@ class Console(PythonDevice):
         self._by_queue |= {port.receive_queue: port, port.transmit_queue: port}
         chardev.room = lambda: INPUT_LIMIT - len(port.input)
         chardev.on_input = lambda received: self._input(port, received)
-        chardev.on_drained = lambda: self.serve(port.transmit_queue)
         chardev.on_connected = lambda: self._opened(port, True)
         chardev.on_disconnected = lambda: self._opened(port, False)
 
@@ -110,9 +109,8 @@ class Console(PythonDevice):
         return self._receive(port, chain)
 
     def _transmit(self, port: Port, chain: DescriptorChain) -> bool:
-        if port.chardev.is_backed_up:
-            # on_drained serves the queue again.
-            return False
+        # Never refused: Linux's console driver waits for the buffer with a spinlock held, so that a
+        # peer that does not read would stop a whole vCPU.  The chardev keeps some, drops the rest.
         while part := chain.read(OUTPUT_CHUNK):
             port.chardev.write(part)
         return True

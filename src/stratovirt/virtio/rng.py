@@ -23,6 +23,8 @@ CHUNK = 65536
 BURSTS_PER_SECOND = 20
 """A second's budget comes in this many parts: small enough to hold the rate, large enough to be
 worth waking up for."""
+SMALLEST_BURST = 64
+"""What Linux asks for at once."""
 NS = 1_000_000_000
 
 
@@ -32,7 +34,7 @@ class Budget:
     def __init__(self, clock: Clock, bytes_per_second: int) -> None:
         self._clock = clock
         self._rate = bytes_per_second
-        self._most = max(1, bytes_per_second // BURSTS_PER_SECOND)
+        self._most = max(SMALLEST_BURST, bytes_per_second // BURSTS_PER_SECOND)
         self._level = self._most
         self._filled_ns = clock.now_ns()
 
@@ -52,9 +54,13 @@ class Budget:
         """`count` bytes have flowed."""
         self._level -= count
 
-    def refilled_at_ns(self) -> int:
-        """When there will be a whole part again."""
-        return self._filled_ns + -(-(self._most - self._level) * NS // self._rate)
+    def enough_for(self, wanted: int) -> int:
+        """How many of `wanted` bytes may be waited for: all of them, or a whole part."""
+        return min(wanted, self._most)
+
+    def ready_at_ns(self, count: int) -> int:
+        """When `count` bytes may flow."""
+        return self._filled_ns + -(-(count - self._level) * NS // self._rate)
 
 
 class Rng(PythonDevice):
@@ -81,9 +87,10 @@ class Rng(PythonDevice):
         """Fill a buffer, with less than it holds when there is less to give."""
         wanted = min(chain.writable_len, CHUNK)
         if self._budget is not None:
-            wanted = min(wanted, self._budget.available())
-            if wanted == 0 and chain.writable_len:
-                self._wait_for_budget(self._budget)
+            # Crumbs would cost the guest an interrupt each: a request waits for a whole helping.
+            wanted = self._budget.enough_for(wanted)
+            if self._budget.available() < wanted:
+                self._wait_until(self._budget.ready_at_ns(wanted))
                 return False
         try:
             content = os.read(self._source_fd, wanted)
@@ -103,10 +110,10 @@ class Rng(PythonDevice):
             self.loop.unwatch(self._source_fd)
         os.close(self._source_fd)
 
-    def _wait_for_budget(self, budget: Budget) -> None:
+    def _wait_until(self, deadline_ns: int) -> None:
         if not self._waits_for_budget:
             self._waits_for_budget = True
-            self._clock.call_at(budget.refilled_at_ns(), self._refilled)
+            self._clock.call_at(deadline_ns, self._refilled)
 
     def _refilled(self) -> None:
         self._waits_for_budget = False

@@ -1,0 +1,114 @@
+"""A tap as a network card's host end: opened by name or taken by descriptor, once a queue pair."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from stratovirt._native import tap as native
+from stratovirt.config import net as config
+from stratovirt.errors import StratovirtError
+from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
+
+TUN_DEVICE = "/dev/net/tun"
+HEADER_BYTES = 12
+"""struct virtio_net_hdr_v1 (virtio 1.2, section 5.1.6)."""
+BASE_OFFLOADS = native.OFFLOAD_CSUM | native.OFFLOAD_TSO4 | native.OFFLOAD_TSO6 | native.OFFLOAD_ECN
+
+
+class TapError(StratovirtError):
+    """The tap is missing or cannot be used; the text names the -netdev."""
+
+
+class Tap:
+    """The open queues of one tap; `fds` has one for each queue pair.
+
+    `has_ufo` says whether this kernel's taps take UDP fragments unfinished.
+    """
+
+    def __init__(self, options: config.Tap) -> None:
+        self._source = f"{options.flag},id={options.id}"
+        self.fds: list[int] = []
+        try:
+            # The guidebook: where both are given, the name wins.
+            if options.ifname is not None:
+                self._open(options.ifname, options.queues or 1)
+            else:
+                self._take(options.fds or options.fd, options.queues)
+            self.has_ufo = self._prepare()
+        except Exception:
+            self.close()
+            raise
+        self._enabled = len(self.fds)
+
+    def close(self) -> None:
+        """Give the queues back; a persistent tap stays."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+    def set_offload(self, flags: int) -> None:
+        """What the guest takes unfinished: OFFLOAD_* bits of the native module."""
+        for fd in self.fds:
+            native.set_offload(fd, flags)
+
+    def enable(self, pairs: int) -> None:
+        """Let the kernel spread packets over the first `pairs` queues."""
+        if len(self.fds) == 1:
+            return
+        for index in range(pairs, self._enabled):
+            native.enable_queue(self.fds[index], False)
+        for index in range(self._enabled, pairs):
+            native.enable_queue(self.fds[index], True)
+        self._enabled = pairs
+
+    def _open(self, name: str, queues: int) -> None:
+        for _ in range(queues):
+            try:
+                fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                raise TapError(
+                    f"{self._source}: cannot open {TUN_DEVICE}: {error.strerror}"
+                ) from error
+            self.fds.append(fd)
+            try:
+                native.attach(fd, name, queues > 1)
+            except OSError as error:
+                raise TapError(
+                    f"{self._source},ifname={name}: cannot use it: {_reason(error, queues)}"
+                ) from error
+
+    def _take(self, names: tuple[str, ...], queues: int | None) -> None:
+        if queues is not None and queues != len(names):
+            raise TapError(f"{self._source}: queues={queues}, but {len(names)} descriptors given")
+        for name in names:
+            try:
+                fd = take_descriptor(name)
+            except DescriptorError as error:
+                raise TapError(f"{self._source},fd={name}: {error}") from error
+            self.fds.append(fd)
+            os.set_blocking(fd, False)
+
+    def _prepare(self) -> bool:
+        try:
+            for fd in self.fds:
+                if not native.carries_header(fd):
+                    raise TapError(f"{self._source}: the tap was opened without IFF_VNET_HDR")
+                native.set_header_size(fd, HEADER_BYTES)
+        except OSError as error:
+            raise TapError(f"{self._source}: not a tap: {error.strerror}") from error
+        try:
+            native.set_offload(self.fds[0], BASE_OFFLOADS | native.OFFLOAD_UFO)
+        except OSError:
+            return False
+        finally:
+            native.set_offload(self.fds[0], 0)
+        return True
+
+
+def _reason(error: OSError, queues: int) -> str:
+    if error.errno == errno.EINVAL:
+        return f"it was made {'without' if queues > 1 else 'with'} multi_queue"
+    if error.errno == errno.EBUSY:
+        return "it is in use by another process"
+    return str(error.strerror)

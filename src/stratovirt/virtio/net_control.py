@@ -1,0 +1,119 @@
+"""The control queue of a network card (virtio 1.2, section 5.1.6.5): filters, address, pairs."""
+
+from __future__ import annotations
+
+import struct
+
+from stratovirt._native.net_engine import NetEngine
+from stratovirt._native.virtqueue import DescriptorChain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OK, ERROR = b"\0", b"\1"
+CLASS_RX, CLASS_MAC, CLASS_VLAN, CLASS_MQ = 0, 1, 2, 4
+MAC_TABLE_SET, MAC_ADDR_SET = 0, 1
+VLAN_ADD, VLAN_DELETE = 0, 1
+PAIRS_SET = 0
+RX_MODES = (
+    "promiscuous", "all_multicast", "all_unicast", "no_multicast", "no_unicast", "no_broadcast",
+)  # fmt: skip
+"""Modes by command (section 5.1.6.5.1)."""
+TABLE_LIMIT = 64
+"""Addresses kept of a table; of a longer one everything of its kind is let through."""
+LONGEST_COMMAND = 1 << 16
+VLANS = 4096
+
+
+class NetControl:
+    """What the driver has asked for; `changed` is called when a command altered it."""
+
+    def __init__(self, mac: bytes, pairs_most: int, changed: Callable[[], None]) -> None:
+        self.mac = mac
+        self.pairs = 1
+        self._first_mac = mac
+        self._pairs_most = pairs_most
+        self._changed = changed
+        self.reset(filters_vlans=False)
+
+    def reset(self, *, filters_vlans: bool) -> None:
+        """As after power-on: everything is received, over one pair."""
+        self.mac = self._first_mac
+        self.pairs = 1
+        self._modes = dict.fromkeys(RX_MODES, False) | {"promiscuous": True}
+        self._unicast: list[bytes] = []
+        self._multicast: list[bytes] = []
+        self._table_overflow = {"all_unicast": False, "all_multicast": False}
+        self._vlans = bytearray(VLANS // 8) if filters_vlans else None
+
+    def apply(self, engine: NetEngine) -> None:
+        """Give the filters to an engine that does not run yet."""
+        modes = dict(self._modes)
+        for mode, overflowed in self._table_overflow.items():
+            modes[mode] |= overflowed
+        engine.set_filter(
+            own=self.mac,
+            unicast=self._unicast,
+            multicast=self._multicast,
+            vlans=bytes(self._vlans) if self._vlans is not None else None,
+            **modes,
+        )
+
+    def handle(self, chain: DescriptorChain) -> None:
+        """Do one command and write its ack."""
+        command = chain.read(LONGEST_COMMAND)
+        done = len(command) >= 2 and self._do(command[0], command[1], command[2:])
+        chain.write(OK if done else ERROR)
+        if done:
+            self._changed()
+
+    def _do(self, kind: int, command: int, content: bytes) -> bool:
+        if kind == CLASS_RX and command < len(RX_MODES) and len(content) == 1:
+            self._modes[RX_MODES[command]] = bool(content[0])
+            return True
+        if kind == CLASS_MAC and command == MAC_ADDR_SET and len(content) == 6:
+            self.mac = content
+            return True
+        if kind == CLASS_MAC and command == MAC_TABLE_SET:
+            return self._set_tables(content)
+        if kind == CLASS_VLAN and len(content) == 2:
+            return self._set_vlan(command, int.from_bytes(content, "little"))
+        if kind == CLASS_MQ and command == PAIRS_SET and len(content) == 2:
+            return self._set_pairs(int.from_bytes(content, "little"))
+        return False
+
+    def _set_tables(self, content: bytes) -> bool:
+        tables: list[list[bytes]] = []
+        for _ in range(2):
+            if len(content) < 4:
+                return False
+            (count,) = struct.unpack_from("<I", content)
+            if count > (len(content) - 4) // 6:
+                return False
+            entries = content[4 : 4 + 6 * count]
+            tables.append([entries[at : at + 6] for at in range(0, len(entries), 6)])
+            content = content[4 + 6 * count :]
+        unicast, multicast = tables
+        self._table_overflow = {
+            "all_unicast": len(unicast) > TABLE_LIMIT,
+            "all_multicast": len(multicast) > TABLE_LIMIT,
+        }
+        self._unicast, self._multicast = unicast[:TABLE_LIMIT], multicast[:TABLE_LIMIT]
+        return True
+
+    def _set_vlan(self, command: int, vlan: int) -> bool:
+        if self._vlans is None or vlan >= VLANS or command not in (VLAN_ADD, VLAN_DELETE):
+            return False
+        bit = 1 << (vlan & 7)
+        if command == VLAN_ADD:
+            self._vlans[vlan >> 3] |= bit
+        else:
+            self._vlans[vlan >> 3] &= ~bit
+        return True
+
+    def _set_pairs(self, pairs: int) -> bool:
+        if not 1 <= pairs <= self._pairs_most:
+            return False
+        self.pairs = pairs
+        return True

@@ -1,0 +1,43 @@
+"""virtio-rng over virtio-mmio: what a driver gets, when, and how a broken one is stopped."""
+
+from collections.abc import Callable
+
+from tests.board.conftest import Board
+from tests.board.test_virtio_blk import DATA, BlkDriver
+
+Start = Callable[..., Board]
+RNG = ("-object", "rng-random,id=r,filename=/dev/zero", "-device")
+SECOND_NS = 1_000_000_000
+
+
+def offer(driver: BlkDriver, size: int) -> None:
+    driver.ring.want_interrupt_after(driver.completed)
+    driver.ring.offer(driver.ring.chain([(DATA, size, True)]))
+    driver.set(0x50, 0)
+
+
+def test_a_buffer_is_filled(start_board: Start) -> None:
+    board = start_board(*RNG, "virtio-rng-device,rng=r")
+    driver = BlkDriver(board.cpu)
+    assert driver.get(0x08) == 4
+    driver.start()
+    board.cpu.write(DATA, b"\xff" * 100)
+    offer(driver, 64)
+    driver.wait()
+    assert board.cpu.read(DATA, 100) == bytes(64) + b"\xff" * 36
+
+
+def test_the_rate_is_held_by_the_clock(start_board: Start) -> None:
+    board = start_board(*RNG, "virtio-rng-device,rng=r,max-bytes=1000,period=1000")
+    driver = BlkDriver(board.cpu)
+    driver.start()
+    received = 0
+    seconds = 20
+    offer(driver, 64)
+    for _ in range(seconds * 100):
+        board.cpu.ask(f"clock_step {SECOND_NS // 100}")
+        if driver.ring.used_index() != driver.completed & 0xFFFF:
+            received += driver.ring.used_element(driver.completed)[1]
+            driver.completed += 1
+            offer(driver, 64)
+    assert 0.95 * 1000 * seconds < received < 1.05 * 1000 * seconds
