@@ -24,6 +24,13 @@ MANAGER = "tests/guest/test_manager.py"
 INTROSPECTION = "tests/board/test_introspection.py"
 BLOCK = "tests/board/test_virtio_blk.py"
 
+NET = "tests/guest/test_net.py"
+DEVICES = "tests/guest/test_devices.py"
+RNG = f"{DEVICES}::test_the_guest_gets_random_bytes"
+BALLOON = f"{DEVICES}::test_the_balloon_moves_memory_between_guest_and_host"
+VSOCK = f"{DEVICES}::test_64_mib_come_back_over_vsock_unharmed"
+PACKETS = f"{NET}::test_packets_flow_both_ways_unharmed"
+PAIRS = f"{NET}::test_several_queue_pairs_come_up"
 TOPOLOGY = f"{BOOT}::test_the_guest_sees_the_cpus_and_memory_of_its_command_line"
 EVERY_QUERY = f"{INTROSPECTION}::test_every_query_of_a_running_machine_answers_as_its_schema_says"
 SERIAL_SOCKET = f"{CHARDEVS}::test_a_serial_port_on_a_unix_socket_serves_one_client_after_the_other"
@@ -61,6 +68,7 @@ WORKS: dict[str, dict[str, str]] = {
         "file": f"{DISK}::test_an_ext4_root_is_mounted_written_and_clean_afterwards",
         "readonly": f"{DISK}::test_a_readonly_drive_is_readonly_in_the_guest",
         "direct": f"{DISK}::test_what_the_guest_reads_and_writes_is_what_the_host_has",
+        "throttling.iops-total": f"{BLOCK}::test_a_limited_disk_keeps_its_pace_over_time",
         "if": MISTAKES,
         "format": MISTAKES,
     },
@@ -68,7 +76,45 @@ WORKS: dict[str, dict[str, str]] = {
         "drive": f"{DISK}::test_an_ext4_root_is_mounted_written_and_clean_afterwards",
         "id": EVERY_QUERY,
         "serial": EVERY_QUERY,
+        "num-queues": f"{BLOCK}::test_each_queue_of_a_disk_is_served",
         "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
+    },
+    "-object rng-random": {"id": RNG, "filename": RNG},
+    "-netdev tap": {
+        "id": PACKETS,
+        "ifname": PACKETS,
+        "fd": f"{NET}::test_a_tap_handed_over_by_descriptor",
+        "fds": f"{NET}::test_a_tap_handed_over_by_descriptor",
+        "queues": PAIRS,
+        "vhost": PACKETS,
+        "vhostfd": f"{NET}::test_vhost_by_descriptor",
+        "vhostfds": f"{NET}::test_vhost_by_descriptor",
+    },
+    "-device virtio-net-device": {
+        "netdev": PACKETS,
+        "id": PACKETS,
+        "mac": PACKETS,
+        "mq": PAIRS,
+        "vhost": f"{NET}::test_vhost_by_descriptor",
+        "vhostfd": f"{NET}::test_vhost_by_descriptor",
+        "vhostfds": f"{NET}::test_vhost_by_descriptor",
+    },
+    "-device virtio-serial-device": {"id": f"{DEVICES}::test_eight_consoles_at_once"},
+    "-device virtconsole": {
+        "chardev": f"{DEVICES}::test_eight_consoles_at_once",
+        "id": f"{DEVICES}::test_eight_consoles_at_once",
+    },
+    "-device vhost-vsock-device": {
+        "guest-cid": VSOCK,
+        "id": VSOCK,
+        "vhostfd": f"{DEVICES}::test_vsock_by_descriptor",
+    },
+    "-device virtio-balloon-device": {"id": BALLOON, "deflate-on-oom": BALLOON},
+    "-device virtio-rng-device": {
+        "rng": RNG,
+        "id": f"{DEVICES}::test_the_rate_of_random_bytes_is_held",
+        "max-bytes": f"{DEVICES}::test_the_rate_of_random_bytes_is_held",
+        "period": f"{DEVICES}::test_the_rate_of_random_bytes_is_held",
     },
     "-chardev stdio": {"id": f"{CHARDEVS}::test_a_monitor_on_standard_input_and_output_indented"},
     "-chardev pty": {"id": f"{MANAGER}::test_a_shell_on_a_pty"},

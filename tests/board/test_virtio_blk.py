@@ -333,3 +333,54 @@ def test_host_errors_and_misuse_of_images_are_one_line(tmp_path: Path) -> None:
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"stratovirt: -drive id=d,file={path}: {message}\n"
+
+
+def test_a_limited_disk_keeps_its_pace_over_time(start_board: Start, image: Path) -> None:
+    board = start_board(
+        "-drive", f"id=d,file={image},direct=off,throttling.iops-total=100",
+        "-device", "virtio-blk-device,drive=d",
+    )  # fmt: skip
+    driver = BlkDriver(board.cpu)
+    driver.start()
+    for sector in range(20):
+        assert driver.request(IN, sector, length=512)[0] == 0
+    started = time.monotonic()
+    for sector in range(150):
+        assert driver.request(IN, sector, length=512)[0] == 0
+    rate = 150 / (time.monotonic() - started)
+    assert 95 < rate < 105
+
+
+def test_each_queue_of_a_disk_is_served(start_board: Start, image: Path) -> None:
+    board = start_board(
+        "-drive", f"id=d,file={image},direct=off",
+        "-device", "virtio-blk-device,drive=d,num-queues=4",
+    )  # fmt: skip
+    driver = BlkDriver(board.cpu)
+    assert driver.features() & 1 << 12
+    assert driver.get(0x100 + 34) & 0xFFFF == 4
+    content = image.read_bytes()
+    for status in (0, 1, 3):
+        driver.set(0x70, status)
+    driver.set(0x24, 1)
+    driver.set(0x20, VERSION_1 >> 32)
+    driver.set(0x70, 11)
+    rings = []
+    for queue in range(4):
+        ring = DriverRing(board.cpu, RING + 0x1000 * queue, 8)
+        rings.append(ring)
+        driver.set(0x30, queue)
+        driver.set(0x38, 8)
+        for offset, address in ((0x80, ring.desc), (0x90, ring.avail), (0xA0, ring.used)):
+            driver.set(offset, address)
+            driver.set(offset + 4, 0)
+        driver.set(0x44, 1)
+    driver.set(0x70, 15)
+    for queue, ring in enumerate(rings):
+        board.cpu.write(HEADER, struct.pack("<IIQ", IN, 0, queue))
+        ring.offer(ring.chain([(HEADER, 16, False), (DATA, 512, True), (STATUS, 1, True)]))
+        driver.set(0x50, queue)
+        deadline = time.monotonic() + 10
+        while ring.used_index() != 1:
+            assert time.monotonic() < deadline, f"queue {queue} is not served"
+        assert board.cpu.read(DATA, 512) == content[512 * queue : 512 * queue + 512]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ MIB = 1 << 20
 def ready(boot: Boot) -> Callable[..., MachineProcess]:
     """Start a guest and wait for its shell."""
 
-    def start(*argv: str, **options: str) -> MachineProcess:
+    def start(*argv: str, **options: Any) -> MachineProcess:
         guest = boot(*argv, **options)
         guest.expect(READY)
         guest.expect("# ")
@@ -158,12 +159,12 @@ def test_a_console_whose_peer_does_not_read_holds_up_only_itself(
         guest.command("stty raw -echo </dev/hvc0")
         # More than is kept for a peer that does not read, here and in the socket: the guest goes
         # on undisturbed.
-        guest.command("seq 1 80000 >/dev/hvc0; echo done >/tmp/done")
+        guest.command("seq 1 50000 >/dev/hvc0; echo done >/tmp/done")
         assert guest.command("cat /tmp/done").strip() == "done"
         received = b""
         while len(received) < OUTPUT_LIMIT:
             received += peer.recv(65536)
-        lines = received.split(b"\n")[:-1]
+        lines = received.split(b"\r\n")[:-1]
         assert lines == [b"%d" % number for number in range(1, len(lines) + 1)]
     assert "the peer of chardev c does not read; output is dropped" in guest.errors.decode()
 
@@ -201,6 +202,20 @@ def test_64_mib_come_back_over_vsock_unharmed(ready: Callable[..., MachineProces
     guest.expect("# ")
     guest.type("poweroff -f\n")
     assert guest.wait() == 0
+
+
+def test_vsock_by_descriptor(ready: Callable[..., MachineProcess]) -> None:
+    fd = os.open("/dev/vhost-vsock", os.O_RDWR)
+    os.set_inheritable(fd, True)
+    guest = ready("-device", f"vhost-vsock-device,guest-cid=9,vhostfd={fd}", pass_fds=(fd,))
+    os.close(fd)
+    guest.type("vsock-echo 7\n")
+    guest.expect("vsock-echo: listening")
+    with socket.socket(socket.AF_VSOCK) as peer:
+        peer.settimeout(PATIENCE)
+        peer.connect((9, 7))
+        peer.sendall(b"hello")
+        assert peer.recv(5) == b"hello"
 
 
 def test_a_context_id_in_use_is_a_mistake(ready: Callable[..., MachineProcess], boot: Boot) -> None:

@@ -212,6 +212,28 @@ def test_a_tap_handed_over_by_descriptor(boot: Boot, make_tap: MakeTap) -> None:
     assert re.match("52:54:00:", guest.command("cat /sys/class/net/eth0/address"))
 
 
+@pytest.mark.parametrize("place", ["netdev", "device"])
+def test_vhost_by_descriptor(boot: Boot, make_tap: MakeTap, place: str) -> None:
+    tap = make_tap("multi_queue")
+    fds = [os.open("/dev/vhost-net", os.O_RDWR) for _ in range(2)]
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    words = f"vhost=on,vhostfds={fds[0]}:{fds[1]}"
+    guest = boot(
+        "-smp", "2",
+        "-netdev", f"tap,id=n0,ifname={tap},queues=2{',' + words if place == 'netdev' else ''}",
+        "-device", f"virtio-net-device,netdev=n0,mq=on{',' + words if place == 'device' else ''}",
+        pass_fds=tuple(fds),
+    )  # fmt: skip
+    for fd in fds:
+        os.close(fd)
+    ready(guest)
+    # The kernel's worker threads carry the name of their owner.
+    names = {path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
+    assert f"vhost-{guest.process.pid}" in names
+    assert "0% packet loss" in guest.command(f"ping -c 5 -i 0.2 {HOST}")
+
+
 def test_a_tap_in_use_or_of_the_wrong_kind_is_a_mistake(boot: Boot, make_tap: MakeTap) -> None:
     single = make_tap()
     for options, complaint in (

@@ -37,7 +37,16 @@ cdef extern from "linux/virtio_blk.h" nogil:
     int VIRTIO_BLK_ID_BYTES
     int VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP
 
+cdef extern from "time.h" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now)
+    int CLOCK_MONOTONIC
+
 cdef enum:
+    NS_PER_MS = 1000000
+    BURSTS_PER_SECOND = 10  # a limited disk may run ahead by this part of a second's requests
     MAX_QUEUES = 32        # num-queues of the guidebook
     HEADER_BYTES = 16      # struct virtio_blk_outhdr
     SECTOR_BYTES = 512
@@ -72,7 +81,8 @@ cdef class BlockEngine:
 
     `fd` is the image, `direct_align` zero or the alignment (bytes) that fd's O_DIRECT demands;
     requests that do not meet it go through `buffered_fd`.  `capacity` is in 512-byte sectors.
-    Without `writeback` each write is made durable before it completes.
+    Without `writeback` each write is made durable before it completes.  `iops` is the most
+    requests a second over time, 0 for no limit.
     """
 
     cdef int _fd
@@ -87,6 +97,10 @@ cdef class BlockEngine:
     cdef int _stop_fd
     cdef int _failure_fd
     cdef Chain *_chain
+    cdef uint64_t _interval_ns   # between two requests of a limited disk; 0 without a limit
+    cdef uint64_t _ahead_ns      # how far it may run ahead
+    cdef uint64_t _due_ns        # when the next request would come at an even pace
+    cdef bint _is_held           # something waits for its time
     cdef readonly uint64_t reads
     cdef readonly uint64_t writes
     cdef readonly uint64_t flushes
@@ -95,7 +109,7 @@ cdef class BlockEngine:
 
     def __cinit__(self, list queues not None, *, int fd, int buffered_fd, uint32_t direct_align,
                   uint64_t capacity, bint readonly, bint writeback, bytes serial not None,
-                  int failure_fd):
+                  int failure_fd, uint64_t iops=0):
         if not 0 < len(queues) <= MAX_QUEUES:
             raise ValueError(f"a disk has 1 to {MAX_QUEUES} queues")
         self._chain = <Chain *>calloc(1, sizeof(Chain))
@@ -112,6 +126,9 @@ cdef class BlockEngine:
         self._readonly = readonly
         self._writeback = writeback
         self._failure_fd = failure_fd
+        if iops:
+            self._interval_ns = 1000 * NS_PER_MS // iops
+            self._ahead_ns = max(1000 * NS_PER_MS // BURSTS_PER_SECOND, self._interval_ns)
         memset(self._serial, 0, sizeof(self._serial))
         memcpy(self._serial, <char *>serial, min(len(serial), VIRTIO_BLK_ID_BYTES))
         self._stop_fd = -1
@@ -151,8 +168,39 @@ cdef class BlockEngine:
             if fds[0].revents:
                 read(self._stop_fd, &count, sizeof(count))
                 return 0
-            while poll(fds, self._count + 1, -1) < 0 and errno == EINTR:
+            while poll(fds, self._count + 1, self._wait_ms()) < 0 and errno == EINTR:
                 pass
+            if self._is_held:
+                for i in range(self._count):
+                    fds[i + 1].revents |= POLLIN
+                self._is_held = False
+
+    cdef uint64_t _now_ns(self) noexcept nogil:
+        cdef timespec now
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return <uint64_t>now.tv_sec * 1000 * NS_PER_MS + <uint64_t>now.tv_nsec
+
+    cdef bint _admits(self) noexcept nogil:
+        """Whether the limit allows another request now; it is counted if so."""
+        cdef uint64_t now
+        if self._interval_ns == 0:
+            return True
+        now = self._now_ns()
+        if self._due_ns < now:
+            self._due_ns = now
+        if self._due_ns - now >= self._ahead_ns:
+            self._is_held = True
+            return False
+        self._due_ns += self._interval_ns
+        return True
+
+    cdef int _wait_ms(self) noexcept nogil:
+        """How long to sleep: for ever, or until a request that was held may go."""
+        cdef uint64_t now
+        if not self._is_held:
+            return -1
+        now = self._now_ns() + self._ahead_ns
+        return 0 if self._due_ns < now else <int>((self._due_ns - now) // NS_PER_MS) + 1
 
     cdef void _watch(self, BlockQueue queue, pollfd *fd) noexcept nogil:
         fd.fd = queue.kick_fd
@@ -179,8 +227,13 @@ cdef class BlockEngine:
         while True:
             queue.ring.disable_kicks()
             while True:
+                if not self._admits():
+                    # What is offered stays in the ring; the clock wakes the engine for it.
+                    got = 0
+                    break
                 got = queue.ring.pop(self._chain)
                 if got <= 0:
+                    self._due_ns -= self._interval_ns
                     break
                 if not self._serve_request(&written):
                     queue.ring.error = RING_BAD_REQUEST
@@ -193,6 +246,8 @@ cdef class BlockEngine:
             completed = False
             if got < 0:
                 return -1
+            if self._is_held:
+                return 0
             if not queue.ring.enable_kicks():
                 return 0
 

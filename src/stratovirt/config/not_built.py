@@ -38,9 +38,6 @@ def refuse_what_is_not_built(config: VmConfig) -> None:
         )
     for device in config.devices:
         _refuse_device(device)
-    for name, drive in config.drives.items():
-        if drive.throttling_iops_total:
-            raise ConfigError(f"-drive id={name}: throttling.iops-total is not built yet")
     for flash in config.flashes:
         raise ConfigError(f"-drive if=pflash,unit={flash.unit}: microvm has no flash memory")
     for netdev in config.netdevs.values():
@@ -69,5 +66,3 @@ def _refuse_device(device: object) -> None:
         raise ConfigError(f"{source}: this driver is not built yet")
     if getattr(device, "iothread", None) is not None:
         raise ConfigError(f"{source}: iothread is not built yet")
-    if getattr(device, "num_queues", 1) != 1:
-        raise ConfigError(f"{source}: num-queues is not built yet")

@@ -33,10 +33,10 @@ SEG_MAX = QUEUE_SIZE - 2
 """Data segments of one request: a chain less its header and its status."""
 BLOCK_SIZE = 512
 
-F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH = 1 << 2, 1 << 5, 1 << 6, 1 << 9
+F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH, F_MQ = 1 << 2, 1 << 5, 1 << 6, 1 << 9, 1 << 12
 
-CONFIG = struct.Struct("<QIIHBBI")
-"""capacity, size_max, seg_max, geometry (3 fields), blk_size."""
+CONFIG = struct.Struct("<QIIHBBI8xBxH")
+"""capacity, size_max, seg_max, geometry (3 fields), blk_size, topology, writeback, num_queues."""
 
 
 class Blk(VirtioDevice):
@@ -49,6 +49,7 @@ class Blk(VirtioDevice):
         self.name = options.id or f"virtio-blk({options.drive})"
         self.image = image
         self._serial = (options.serial or "").encode()
+        self._queue_count = options.num_queues
         self._loop = loop
         self._queues: list[ActiveQueue] = []
         self._features = 0
@@ -60,17 +61,20 @@ class Blk(VirtioDevice):
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
-        """One request queue."""
-        return (QUEUE_SIZE,)
+        """The request queues."""
+        return (QUEUE_SIZE,) * self._queue_count
 
     @property
     def features(self) -> int:
-        """Flush always; read-only when the drive is."""
-        return F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self.image.readonly else 0)
+        """Flush always; read-only when the drive is; several queues when asked for."""
+        features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self.image.readonly else 0)
+        return features | (F_MQ if self._queue_count > 1 else 0)
 
     def config_space(self) -> bytes:
-        """struct virtio_blk_config up to blk_size (section 5.2.4)."""
-        return CONFIG.pack(self.image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE)
+        """struct virtio_blk_config up to num_queues (section 5.2.4)."""
+        return CONFIG.pack(
+            self.image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE, 1, self._queue_count
+        )
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start the engine on the driver's queue."""
@@ -110,6 +114,7 @@ class Blk(VirtioDevice):
             writeback=bool(self._features & F_FLUSH),
             serial=self._serial,
             failure_fd=self._failure_fd,
+            iops=self.image.drive.throttling_iops_total,
         )
         self._engine = engine
         self._ended.acquire()

@@ -10,6 +10,7 @@ from stratovirt._native.vhost import VhostDevice
 from stratovirt.config.devices import VhostVsock
 from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
+from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
 
 QUEUE_SIZE = 128
@@ -97,7 +98,10 @@ def make(options: VhostVsock, host: DeviceHost) -> Vsock:
     """The device for `options`."""
     source = f"{options.flag},guest-cid={options.guest_cid}"
     if options.vhostfd:
-        vhost = VhostDevice(int(options.vhostfd[0]))
+        try:
+            vhost = VhostDevice(take_descriptor(options.vhostfd[0]))
+        except DescriptorError as error:
+            raise StratovirtError(f"{source},vhostfd={options.vhostfd[0]}: {error}") from error
     else:
         try:
             vhost = VhostDevice(os.open(VHOST_VSOCK, os.O_RDWR | os.O_CLOEXEC))

@@ -1,0 +1,160 @@
+"""Drivers that break the rules: one log line, a device that asks for a reset, and nothing else."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.board.conftest import Board, Processor
+from tests.board.test_virtio_blk import DATA, NEEDS_RESET, RING, VERSION_1, BlkDriver
+from tests.machine_process import QmpClient, wait_until
+from tests.ring import DriverRing
+
+Start = Callable[..., Board]
+RAM_BYTES = 256 << 20
+
+DEVICES: dict[str, tuple[int, list[str]]] = {
+    "rng": (
+        1,
+        ["-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-device,rng=r"],
+    ),
+    "balloon": (3, ["-device", "virtio-balloon-device,id=b"]),
+    "console": (18, ["-device", "virtio-serial-device"]),
+}  # fmt: skip
+
+
+class Driver(BlkDriver):
+    """A driver with several queues."""
+
+    def bring_up(self, queues: int, features: int = VERSION_1) -> list[DriverRing]:
+        """Set up rings one page apart, and say DRIVER_OK."""
+        for status in (0, 1, 3):
+            self.set(0x70, status)
+        for word in (0, 1):
+            self.set(0x24, word)
+            self.set(0x20, features >> 32 * word & 0xFFFF_FFFF)
+        self.set(0x70, 11)
+        rings = []
+        for queue in range(queues):
+            ring = DriverRing(self.cpu, RING + 0x1000 * queue, 8)
+            rings.append(ring)
+            self.set(0x30, queue)
+            self.set(0x38, 8)
+            for offset, address in ((0x80, ring.desc), (0x90, ring.avail), (0xA0, ring.used)):
+                self.set(offset, address)
+                self.set(offset + 4, 0)
+            self.set(0x44, 1)
+        self.set(0x70, 15)
+        return rings
+
+    def done(self, ring: DriverRing, count: int) -> None:
+        wait_until(lambda: ring.used_index() == count, "the chain comes back", timeout=10)
+
+
+def break_index(driver: Driver, ring: DriverRing) -> None:
+    driver.cpu.write(ring.avail + 2, struct.pack("<H", 1000))
+
+
+def break_address(driver: Driver, ring: DriverRing) -> None:
+    ring.offer(ring.chain([(1 << 40, 64, True)]))
+
+
+def break_loop(driver: Driver, ring: DriverRing) -> None:
+    ring.describe(0, DATA, 16, 1 | 2, 0)
+    ring.offer(0)
+
+
+@pytest.mark.parametrize("name", list(DEVICES))
+@pytest.mark.parametrize("breakage", [break_index, break_address, break_loop])
+def test_a_broken_ring_stops_that_device_and_a_reset_mends_it(
+    start_board: Start, name: str, breakage: Callable[[Driver, DriverRing], None]
+) -> None:
+    queues, argv = DEVICES[name]
+    board = start_board(*argv)
+    driver = Driver(board.cpu)
+    for queue in range(min(queues, 4)):
+        rings = driver.bring_up(queues)
+        breakage(driver, rings[queue])
+        driver.set(0x50, queue)
+        driver.wait_needs_reset()
+        assert driver.get(0x70) & NEEDS_RESET
+    driver.bring_up(queues)
+    assert driver.get(0x70) == 15
+    assert board.machine.terminate() == 0
+    lines = board.machine.errors.decode().splitlines()
+    assert len(lines) == min(queues, 4) and all("needs a reset" in line for line in lines)
+
+
+def pages(cpu: Processor, ring: DriverRing, numbers: list[int]) -> None:
+    cpu.write(DATA, struct.pack(f"<{len(numbers)}I", *numbers))
+    ring.offer(ring.chain([(DATA, 4 * len(numbers), False)]))
+
+
+def test_the_guest_cannot_balloon_what_it_does_not_own(start_board: Start, tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    board = start_board(
+        "-device", "virtio-balloon-device,id=b", "-qmp", f"unix:{path},server,nowait"
+    )
+    driver = Driver(board.cpu)
+    inflate, deflate, _ = driver.bring_up(3)
+    kept, given = 0x500_0000, 0x600_0000
+    board.cpu.write(kept, b"kept")
+    board.cpu.write(given, b"given")
+    # Its own page, pages past the RAM, the largest number there is.
+    pages(board.cpu, inflate, [given >> 12, RAM_BYTES >> 12, 0xF_FFFF, 0xFFFF_FFFF])
+    driver.set(0x50, 0)
+    driver.done(inflate, 1)
+    assert board.cpu.read(kept, 4) == b"kept"
+    assert board.cpu.read(given, 5) == bytes(5)
+    # Odd lengths and deflation of anything are harmless.
+    inflate.offer(inflate.chain([(DATA, 3, False)]))
+    driver.set(0x50, 0)
+    driver.done(inflate, 2)
+    pages(board.cpu, deflate, [0xFFFF_FFFF])
+    driver.set(0x50, 1)
+    driver.done(deflate, 1)
+    with QmpClient(path) as client:
+        client.cmd("balloon", value=128 << 20)
+        assert driver.get(0x100) == (128 << 20) >> 12
+        driver.set(0x104, 0xFFFF_FFFF)
+        assert client.cmd("query-balloon") == {"actual": 0}
+        driver.set(0x104, (128 << 20) >> 12)
+        assert client.cmd("query-balloon") == {"actual": 128 << 20}
+        client.cmd("balloon", value=1 << 40)
+        assert driver.get(0x100) == 0
+    assert board.machine.terminate() == 0
+    assert board.machine.errors.decode().count("pages that it does not own") == 1
+
+
+def test_control_messages_of_a_console_that_make_no_sense(
+    start_board: Start, tmp_path: Path
+) -> None:
+    log = tmp_path / "hvc"
+    board = start_board(
+        "-device", "virtio-serial-device", "-chardev", f"file,path={log},id=c",
+        "-device", "virtconsole,chardev=c",
+    )  # fmt: skip
+    driver = Driver(board.cpu)
+    rings = driver.bring_up(18, VERSION_1 | 1 << 1)
+    count = 0
+    for message in (b"", b"\1", struct.pack("<IHH", 99, 3, 1), struct.pack("<IHH", 0, 77, 1),
+                    struct.pack("<IHH", 0xFFFF_FFFF, 6, 0xFFFF), bytes(4096)):  # fmt: skip
+        board.cpu.write(DATA, message)
+        rings[3].offer(rings[3].chain([(DATA, len(message) or 1, False)]))
+        driver.set(0x50, 3)
+        count += 1
+        driver.done(rings[3], count)
+    # Hundreds of DEVICE_READY without a buffer for the answers do not pile up.
+    for _ in range(200):
+        board.cpu.write(DATA, struct.pack("<IHH", 0, 0, 1))
+        rings[3].offer(rings[3].chain([(DATA, 8, False)]))
+        driver.set(0x50, 3)
+        count += 1
+        driver.done(rings[3], count & 0xFFFF)
+    board.cpu.write(DATA, b"hello")
+    rings[1].offer(rings[1].chain([(DATA, 5, False)]))
+    driver.set(0x50, 1)
+    driver.done(rings[1], 1)
+    wait_until(lambda: log.read_text() == "hello", "the port still works")
+    assert driver.get(0x70) == 15
