@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits \
-	bench-start fuzz-command-line fuzz-qmp clean
+	bench-start fuzz-command-line fuzz-qmp fuzz-devices clean
 
 setup:
 	@tools/setup.sh
@@ -47,7 +47,7 @@ guest: build
 	@$(LAB) run -- $(PYTEST) tests/guest
 
 FUZZ_SECONDS := 600
-fuzz-command-line fuzz-qmp: build
+fuzz-command-line fuzz-qmp fuzz-devices: build
 	@$(PY) -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
 	@$(PY) -m tests.fuzz.$(subst -,_,$(@:fuzz-%=%)) -max_total_time=$(FUZZ_SECONDS) -max_len=512
 

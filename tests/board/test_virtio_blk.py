@@ -384,3 +384,67 @@ def test_each_queue_of_a_disk_is_served(start_board: Start, image: Path) -> None
         while ring.used_index() != 1:
             assert time.monotonic() < deadline, f"queue {queue} is not served"
         assert board.cpu.read(DATA, 512) == content[512 * queue : 512 * queue + 512]
+
+
+DISCARD, WRITE_ZEROES, UNMAP = 11, 13, 1
+
+
+def ranges(*parts: tuple[int, int, int]) -> bytes:
+    return b"".join(struct.pack("<QII", *part) for part in parts)
+
+
+def test_discarded_and_zeroed_ranges_read_as_zeroes_and_free_the_file(
+    start_board: Start, image: Path
+) -> None:
+    content = image.read_bytes()
+    board = start_board(
+        "-drive", f"id=d,file={image},direct=off", "-device", "virtio-blk-device,drive=d"
+    )
+    driver = BlkDriver(board.cpu)
+    assert driver.features() & 3 << 13 == 3 << 13
+    driver.start()
+    before = image.stat().st_blocks
+    assert driver.request(DISCARD, 0, ranges((0, 256, 0), (512, 256, 0)))[0] == 0
+    assert image.stat().st_blocks <= before - 400
+    assert driver.request(WRITE_ZEROES, 0, ranges((1024, 8, 0)))[0] == 0
+    assert driver.request(WRITE_ZEROES, 0, ranges((1032, 8, UNMAP)))[0] == 0
+    expected = bytearray(content)
+    for sector, count in ((0, 256), (512, 256), (1024, 16)):
+        expected[512 * sector : 512 * (sector + count)] = bytes(512 * count)
+    assert image.read_bytes() == expected
+
+
+def test_ranges_that_make_no_sense_are_refused_alone(start_board: Start, image: Path) -> None:
+    content = image.read_bytes()
+    sectors = len(content) // 512
+    board = start_board(
+        "-drive", f"id=d,file={image},direct=off", "-device", "virtio-blk-device,drive=d"
+    )
+    driver = BlkDriver(board.cpu)
+    driver.start()
+    io_error, unsupported = 1, 2
+    for kind in (DISCARD, WRITE_ZEROES):
+        for request, status in (
+            (ranges((sectors, 1, 0)), io_error),
+            (ranges((1 << 63, 0xFFFF_FFFF, 0)), io_error),
+            (ranges((0, 8, 0x80)), unsupported),
+            (ranges((0, 8, 0)) + b"x", unsupported),
+            (ranges(*[(0, 1, 0)] * 17), unsupported),
+        ):
+            assert driver.request(kind, 0, request)[0] == status
+    assert driver.request(DISCARD, 0, ranges((0, 8, UNMAP)))[0] == unsupported
+    assert image.read_bytes() == content
+    assert driver.request(IN, 0, length=512) == (0, content[:512])
+
+
+def test_a_readonly_disk_discards_nothing(start_board: Start, image: Path) -> None:
+    content = image.read_bytes()
+    board = start_board(
+        "-drive", f"id=d,file={image},direct=off,readonly=on",
+        "-device", "virtio-blk-device,drive=d",
+    )  # fmt: skip
+    driver = BlkDriver(board.cpu)
+    assert not driver.features() & 3 << 13
+    driver.start()
+    assert driver.request(DISCARD, 0, ranges((0, 8, 0)))[0] == 1
+    assert image.read_bytes() == content

@@ -157,3 +157,21 @@ def test_an_image_in_use_is_refused(boot: Boot, root_image: Path) -> None:
     assert second.wait() == 1
     assert b"the image is in use by another process" in second.errors
     end(guest)
+
+
+def test_what_the_guest_trims_goes_back_to_the_host(boot: Boot, root_image: Path) -> None:
+    guest = boot(
+        "-smp", "4", "-drive", f"id=d,file={root_image},direct=off",
+        "-device", "virtio-blk-device,drive=d,num-queues=4",
+    )  # fmt: skip
+    guest.expect("guest: ready in the initramfs")
+    guest.expect("# ")
+    assert guest.command("ls /sys/block/vda/mq").split() == ["0", "1", "2", "3"]
+    guest.command("mkdir -p /mnt; mount -t ext4 /dev/vda /mnt")
+    guest.command("dd if=/dev/urandom of=/mnt/big bs=1M count=16 2>/dev/null; sync")
+    full = root_image.stat().st_blocks
+    guest.command("rm /mnt/big; sync; fstrim /mnt; umount /mnt")
+    assert root_image.stat().st_blocks < full - (12 << 20) // 512
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+    subprocess.run(["fsck.ext4", "-fn", str(root_image)], check=True, capture_output=True)

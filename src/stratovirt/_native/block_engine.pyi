@@ -1,6 +1,10 @@
 from stratovirt._native.interrupt import Notifier
 from stratovirt._native.virtqueue import Virtqueue
 
+MOST_RANGES: int
+
+def can_punch_holes(fd: int, size: int) -> bool: ...
+
 class BlockQueue:
     def __init__(self, ring: Virtqueue, kick_fd: int, notifier: Notifier) -> None: ...
 

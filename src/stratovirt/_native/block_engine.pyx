@@ -6,7 +6,7 @@ guest RAM, and completed.  A host error is the request's I/O error and nobody el
 ring stops the engine and is reported through the failure eventfd.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -32,8 +32,14 @@ cdef extern from "poll.h" nogil:
     int POLLIN
     int poll(pollfd *fds, unsigned long count, int timeout)
 
+cdef extern from "fcntl.h" nogil:
+    int fallocate(int fd, int mode, long offset, long length)
+    int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+
 cdef extern from "linux/virtio_blk.h" nogil:
     int VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID
+    int VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES
+    uint32_t VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
     int VIRTIO_BLK_ID_BYTES
     int VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP
 
@@ -50,6 +56,9 @@ cdef enum:
     MAX_QUEUES = 32        # num-queues of the guidebook
     HEADER_BYTES = 16      # struct virtio_blk_outhdr
     SECTOR_BYTES = 512
+    RANGE_BYTES = 16       # struct virtio_blk_discard_write_zeroes
+    ZERO_CHUNK = 65536     # written at once where the file system cannot zero a range itself
+    DISCARD_RANGES = 16    # ranges of one discard or write-zeroes request
 
 
 cdef TraceEvent block_request = trace_events.BLOCK_REQUEST
@@ -60,6 +69,22 @@ cdef struct Header:
     uint32_t type
     uint32_t reserved
     uint64_t sector
+
+
+cdef struct Range:
+    uint64_t sector
+    uint32_t count
+    uint32_t flags
+
+
+cdef uint8_t zeroes[ZERO_CHUNK]
+
+MOST_RANGES = DISCARD_RANGES
+
+
+def can_punch_holes(int fd, uint64_t size):
+    """Whether ranges of the file can be given back; asks about the part behind its end."""
+    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <long>size, 4096) == 0
 
 
 cdef class BlockQueue:
@@ -291,6 +316,10 @@ cdef class BlockEngine:
         elif header.type == <uint32_t>VIRTIO_BLK_T_FLUSH:
             status = self._flush()
             self.flushes += 1
+        elif header.type == <uint32_t>VIRTIO_BLK_T_DISCARD:
+            status = self._for_ranges(chain.readable_bytes - HEADER_BYTES, False)
+        elif header.type == <uint32_t>VIRTIO_BLK_T_WRITE_ZEROES:
+            status = self._for_ranges(chain.readable_bytes - HEADER_BYTES, True)
         elif header.type == <uint32_t>VIRTIO_BLK_T_GET_ID:
             size = min(chain.writable_bytes, <uint64_t>VIRTIO_BLK_ID_BYTES)
             _give(chain.iov + chain.readable, chain.writable, self._serial, size)
@@ -307,6 +336,63 @@ cdef class BlockEngine:
     cdef int _flush(self) noexcept nogil:
         # Both descriptors are the same file, so one sync covers what went through either.
         return VIRTIO_BLK_S_OK if fdatasync(self._fd) == 0 else VIRTIO_BLK_S_IOERR
+
+    cdef int _for_ranges(self, uint64_t size, bint zero) noexcept nogil:
+        """Discard, or write zeroes to, the ranges in self._chain (section 5.2.6)."""
+        cdef Range part
+        cdef int status
+        if self._readonly:
+            return VIRTIO_BLK_S_IOERR
+        if size == 0 or size % RANGE_BYTES or size > RANGE_BYTES * DISCARD_RANGES:
+            return VIRTIO_BLK_S_UNSUPP
+        while size:
+            _take(self._chain.iov, self._chain.readable, <uint8_t *>&part, RANGE_BYTES)
+            size -= RANGE_BYTES
+            if part.flags & ~(VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP if zero else 0):
+                return VIRTIO_BLK_S_UNSUPP
+            if part.sector > self._capacity or part.count > self._capacity - part.sector:
+                return VIRTIO_BLK_S_IOERR
+            if part.count == 0:
+                continue
+            status = self._zero(&part) if zero else self._discard(&part)
+            if status != VIRTIO_BLK_S_OK:
+                return status
+        return self._flush() if not self._writeback else VIRTIO_BLK_S_OK
+
+    cdef int _discard(self, Range *part) noexcept nogil:
+        return self._allocate(FALLOC_FL_PUNCH_HOLE, part)
+
+    cdef int _zero(self, Range *part) noexcept nogil:
+        cdef uint64_t offset = part.sector * SECTOR_BYTES
+        cdef uint64_t size = <uint64_t>part.count * SECTOR_BYTES
+        cdef bint unmap = part.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0
+        cdef int status = self._allocate(
+            FALLOC_FL_PUNCH_HOLE if unmap else FALLOC_FL_ZERO_RANGE, part)
+        cdef iovec piece
+        cdef ssize_t done
+        if status != VIRTIO_BLK_S_UNSUPP:
+            return status
+        while size:
+            piece.iov_base = zeroes
+            piece.iov_len = min(size, <uint64_t>ZERO_CHUNK)
+            done = pwritev(self._buffered_fd, &piece, 1, offset)
+            if done < 0 and errno == EINTR:
+                continue
+            if done <= 0:
+                return VIRTIO_BLK_S_IOERR
+            offset += done
+            size -= done
+        return VIRTIO_BLK_S_OK
+
+    cdef int _allocate(self, int mode, Range *part) noexcept nogil:
+        cdef int result
+        while True:
+            result = fallocate(self._fd, mode | FALLOC_FL_KEEP_SIZE,
+                               part.sector * SECTOR_BYTES, <long>part.count * SECTOR_BYTES)
+            if result == 0:
+                return VIRTIO_BLK_S_OK
+            if errno != EINTR:
+                return VIRTIO_BLK_S_UNSUPP if errno == EOPNOTSUPP else VIRTIO_BLK_S_IOERR
 
     cdef int _transfer(self, uint64_t sector, iovec *iov, uint32_t count, uint64_t size,
                        bint is_write) noexcept nogil:

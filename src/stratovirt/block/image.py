@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 
+from stratovirt._native.block_engine import can_punch_holes
 from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
 
@@ -23,7 +24,8 @@ class Image:
     """An open image.
 
     `fd` honours the drive's ``direct``; `buffered_fd` goes through the page cache, for requests
-    that O_DIRECT cannot take.  `sectors` is the whole number of 512-byte sectors.
+    that O_DIRECT cannot take.  `sectors` is the whole number of 512-byte sectors;
+    `can_discard` says whether the host takes ranges back.
     """
 
     def __init__(self, drive: Drive) -> None:
@@ -42,6 +44,7 @@ class Image:
             if drive.direct:
                 self.fd = self._open_direct(drive.file, access)
                 self.direct_align = DIRECT_ALIGNMENT
+            self.can_discard = not self.readonly and self._can_discard()
         except StratovirtError:
             os.close(self.buffered_fd)
             raise
@@ -79,6 +82,11 @@ class Image:
                     f"{self._source}: the image is in use by another process"
                 ) from error
             raise ImageError(f"{self._source}: cannot lock: {error.strerror}") from error
+
+    def _can_discard(self) -> bool:
+        status = os.fstat(self.buffered_fd)
+        # A block device takes it or refuses it when asked; the guest lives with either.
+        return stat.S_ISBLK(status.st_mode) or can_punch_holes(self.buffered_fd, status.st_size)
 
     def _size(self) -> int:
         status = os.fstat(self.buffered_fd)

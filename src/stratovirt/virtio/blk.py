@@ -6,7 +6,7 @@ import _thread
 import os
 import struct
 
-from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.block_engine import MOST_RANGES, BlockEngine, BlockQueue
 from stratovirt.block.image import Image
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
@@ -34,9 +34,13 @@ SEG_MAX = QUEUE_SIZE - 2
 BLOCK_SIZE = 512
 
 F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH, F_MQ = 1 << 2, 1 << 5, 1 << 6, 1 << 9, 1 << 12
+F_DISCARD, F_WRITE_ZEROES = 1 << 13, 1 << 14
+MOST_SECTORS = 1 << 22
+"""Sectors of one range to discard or to zero: 2 GiB."""
 
-CONFIG = struct.Struct("<QIIHBBI8xBxH")
-"""capacity, size_max, seg_max, geometry (3 fields), blk_size, topology, writeback, num_queues."""
+CONFIG = struct.Struct("<QIIHBBI8xBxHIIIIIB3x")
+"""capacity, size_max, seg_max, geometry (3 fields), blk_size, topology, writeback, num_queues,
+and for discard and write-zeroes the most sectors and ranges, and alignment or may_unmap."""
 
 
 class Blk(VirtioDevice):
@@ -66,15 +70,18 @@ class Blk(VirtioDevice):
 
     @property
     def features(self) -> int:
-        """Flush always; read-only when the drive is; several queues when asked for."""
+        """Flush always; read-only, discarding or of several queues as drive and options are."""
         features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self.image.readonly else 0)
+        if self.image.can_discard:
+            features |= F_DISCARD | F_WRITE_ZEROES
         return features | (F_MQ if self._queue_count > 1 else 0)
 
     def config_space(self) -> bytes:
-        """struct virtio_blk_config up to num_queues (section 5.2.4)."""
+        """struct virtio_blk_config up to write_zeroes_may_unmap (section 5.2.4)."""
         return CONFIG.pack(
-            self.image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE, 1, self._queue_count
-        )
+            self.image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE, 1, self._queue_count,
+            MOST_SECTORS, MOST_RANGES, 1, MOST_SECTORS, MOST_RANGES, 1,
+        )  # fmt: skip
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start the engine on the driver's queue."""

@@ -1,0 +1,159 @@
+"""``make fuzz-devices``: whatever a driver writes to registers and rings, devices stay in bounds.
+
+Each input drives one device through a fake accelerator: register accesses of any kind, ring
+memory of any content, kicks, pauses and resets.
+"""
+
+import _thread
+import os
+import sys
+import tempfile
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory"]):
+    from stratovirt._native.guest_memory import GuestMemory, RamMapping
+    from stratovirt.chardev.file import OutputFile
+    from stratovirt.config.command_line import parse_command_line
+    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.runtime import log
+    from stratovirt.runtime.clock import VirtualClock
+    from stratovirt.runtime.loop import Loop
+    from stratovirt.virtio.console import Console
+    from stratovirt.virtio.makers import make_device
+    from stratovirt.virtio.mmio import MmioTransport
+
+RAM = 1 << 20
+RING = 0x1_0000
+BASE = 0xF010_0000
+REGISTERS = (0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xA0,
+             0xA4, 0x100, 0x104, 0x108)  # fmt: skip
+VALUES = (0, 1, 2, 3, 7, 8, 11, 15, 64, 128, 256, 1024, RING, RING + 0x800, RING + 0xC00, RAM - 8,
+          RAM, 0x7FFF_FFFF, 0xFFFF_FFFF)  # fmt: skip
+
+scratch = tempfile.mkdtemp(prefix="stratovirt-fuzz-")
+image = os.path.join(scratch, "disk.img")
+with open(image, "wb") as file:
+    file.truncate(1 << 20)
+config = parse_command_line(
+    [
+        "-kernel", "k", "-object", "rng-random,id=r,filename=/dev/zero",
+        "-device", "virtio-rng-device,rng=r,max-bytes=100000,period=1000",
+        "-device", "virtio-balloon-device,deflate-on-oom=on",
+        "-device", "virtio-serial-device",
+        "-chardev", f"file,id=c,path={scratch}/console", "-device", "virtconsole,chardev=c",
+        "-drive", f"id=d,file={image},direct=off",
+        "-device", "virtio-blk-device,drive=d,num-queues=2",
+    ]
+)  # fmt: skip
+
+
+class FakeAccelerator:
+    """Interrupts go to an eventfd; doorbells are written by the fuzz target itself."""
+
+    def irqfd(self, _gsi: int) -> int:
+        """An eventfd that nobody reads."""
+        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def add_doorbell(self, _fd: int, _address: int, _size: int, _value: int | None) -> None:
+        """Kicks come through the register instead."""
+
+
+class Bench:
+    """One device on its transport, with RAM."""
+
+    def __init__(self, options: object) -> None:
+        self.loop = Loop(_thread.RLock())
+        self.clock = VirtualClock()
+        self.memory = GuestMemory()
+        self.memory.add(0, RamMapping(RAM), 0, RAM)
+        host = DeviceHost(
+            config=config, loop=self.loop, clock=self.clock, memory=self.memory,
+            open_chardev=lambda name: OutputFile(self.loop, config.chardevs[name]),  # type: ignore[arg-type]
+            send_event=lambda _name, _content: None,
+        )  # fmt: skip
+        self.device = make_device(options, host)
+        if isinstance(self.device, Console):
+            self.chardev = host.open_chardev("c")
+            self.device.add_port("c", self.chardev)
+            self.chardev.open()
+        space = AddressSpace("memory", 1 << 52)
+        accelerator: Any = FakeAccelerator()
+        self.transport = MmioTransport(self.device, self.memory, accelerator, space, BASE, 5)
+
+    def settle(self) -> None:
+        """Let the loop serve what is ready."""
+        for _ in range(3):
+            for fd, events in self.loop._epoll.poll(0):
+                callback = self.loop._ready.get(fd)
+                if callback is not None:
+                    callback(events)
+        self.clock.move_to(self.clock.now_ns() + 10_000_000)
+
+
+benches = [Bench(options) for options in config.devices if options.flag != "-device virtconsole"]
+os.environ["STRATOVIRT_LOG_LEVEL"] = "error"
+log.configure(os.devnull)
+
+
+def bring_up(bench: Bench) -> None:
+    """The well-behaved start, so that most inputs get past it."""
+    write = bench.transport.write
+    for value in (0, 1, 3):
+        write(0x70, 4, value)
+    write(0x24, 4, 1)
+    write(0x20, 4, 1)
+    write(0x70, 4, 11)
+    for queue in range(min(4, len(bench.device.queue_sizes))):
+        write(0x30, 4, queue)
+        write(0x38, 4, 8)
+        for offset, address in ((0x80, 0), (0x90, 0x800), (0xA0, 0xC00)):
+            write(offset, 4, RING + 0x1000 * queue + address)
+        write(0x44, 4, 1)
+    write(0x70, 4, 15)
+
+
+def one_input(content: bytes) -> None:
+    """Choose a device and treat it badly."""
+    data = atheris.FuzzedDataProvider(content)
+    bench = benches[data.ConsumeIntInRange(0, len(benches) - 1)]
+    bench.memory.write(RING, bytes(0x4000))
+    if data.ConsumeBool():
+        bring_up(bench)
+    for _ in range(data.ConsumeIntInRange(1, 12)):
+        action = data.ConsumeIntInRange(0, 4)
+        if action == 0:
+            size = data.PickValueInList([1, 2, 4, 8])
+            bench.transport.write(
+                data.PickValueInList(list(REGISTERS)), size,
+                data.PickValueInList(list(VALUES)) & (1 << 8 * size) - 1,
+            )  # fmt: skip
+        elif action == 1:
+            bench.transport.read(data.ConsumeIntInRange(0, 0x1FF), data.PickValueInList([1, 4, 8]))
+        elif action == 2:
+            queue = data.ConsumeIntInRange(0, 3)
+            descriptor = data.PickValueInList(list(VALUES)).to_bytes(8, "little")
+            descriptor += data.PickValueInList(list(VALUES)).to_bytes(4, "little")
+            descriptor += data.ConsumeIntInRange(0, 7).to_bytes(2, "little")
+            descriptor += data.ConsumeIntInRange(0, 9).to_bytes(2, "little")
+            slot = data.ConsumeIntInRange(0, 7)
+            bench.memory.write(RING + 0x1000 * queue + 16 * slot, descriptor)
+        elif action == 3:
+            queue = data.ConsumeIntInRange(0, 3)
+            index = data.ConsumeIntInRange(0, 9).to_bytes(2, "little")
+            heads = bytes(data.ConsumeBytes(16))
+            bench.memory.write(RING + 0x1000 * queue + 0x802, index + heads)
+            bench.transport.write(0x50, 4, queue)
+            bench.settle()
+        else:
+            bench.device.quiesce()
+            bench.device.resume()
+    bench.settle()
+    bench.transport.reset()
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
