@@ -162,9 +162,9 @@ def test_a_console_whose_peer_does_not_read_holds_up_only_itself(
         guest.command("seq 1 50000 >/dev/hvc0; echo done >/tmp/done")
         assert guest.command("cat /tmp/done").strip() == "done"
         received = b""
-        while len(received) < OUTPUT_LIMIT:
+        while len(received) < OUTPUT_LIMIT // 2:
             received += peer.recv(65536)
-        lines = received.split(b"\r\n")[:-1]
+        lines = received[: OUTPUT_LIMIT // 2].split(b"\r\n")[:-1]
         assert lines == [b"%d" % number for number in range(1, len(lines) + 1)]
     assert "the peer of chardev c does not read; output is dropped" in guest.errors.decode()
 
