@@ -5,6 +5,9 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+LIBRARIES = {"uring": ["-l:liburing.a"]}
+"""What a module is linked with: statically, so that nothing is loaded when it is not used."""
+
 NATIVE = Path("src/stratovirt/_native")
 
 setup(
@@ -13,6 +16,7 @@ setup(
             Extension(
                 f"stratovirt._native.{source.stem}",
                 [str(source)],
+                extra_link_args=LIBRARIES.get(source.stem, []),
                 extra_compile_args=["-O2", "-g", "-fvisibility=hidden", "-Wno-unused-function"],
             )
             for source in sorted(NATIVE.glob("*.pyx"))

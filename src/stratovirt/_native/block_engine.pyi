@@ -9,6 +9,7 @@ class BlockQueue:
     def __init__(self, ring: Virtqueue, kick_fd: int, notifier: Notifier) -> None: ...
 
 class BlockEngine:
+    is_asynchronous: bool
     reads: int
     writes: int
     flushes: int

@@ -1,0 +1,3 @@
+class Uring:
+    event_fd: int
+    def __init__(self, entries: int) -> None: ...
