@@ -6,7 +6,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
-.PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits \
+.PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
 	bench-start fuzz-command-line fuzz-qmp fuzz-devices clean
 
 setup:
@@ -53,6 +53,9 @@ fuzz-command-line fuzz-qmp fuzz-devices: build
 
 bench-exits: build
 	@$(PY) -m bench.exits
+
+bench-block: build
+	@$(PY) -m bench.block
 
 bench-start: build
 	@$(PY) -m bench.start

@@ -140,7 +140,7 @@ cdef class BlockEngine:
     `fd` is the image, `direct_align` zero or the alignment (bytes) that fd's O_DIRECT demands;
     requests that do not meet it go through `buffered_fd`.  `capacity` is in 512-byte sectors.
     Without `writeback` each write is made durable before it completes.  `iops` is the most
-    requests a second over time, 0 for no limit.
+    requests a second over time, 0 for no limit.  `uring` lets io_uring be used where there is one.
     """
 
     cdef int _fd
@@ -173,7 +173,7 @@ cdef class BlockEngine:
 
     def __cinit__(self, list queues not None, *, int fd, int buffered_fd, uint32_t direct_align,
                   uint64_t capacity, bint readonly, bint writeback, bytes serial not None,
-                  int failure_fd, uint64_t iops=0):
+                  int failure_fd, uint64_t iops=0, bint uring=True):
         if not 0 < len(queues) <= MAX_QUEUES:
             raise ValueError(f"a disk has 1 to {MAX_QUEUES} queues")
         self._chain = <Chain *>calloc(1, sizeof(Chain))
@@ -198,7 +198,8 @@ cdef class BlockEngine:
         memcpy(self._serial, <char *>serial, min(len(serial), VIRTIO_BLK_ID_BYTES))
         self._stop_fd = -1
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        self._prepare_uring()
+        if uring:
+            self._prepare_uring()
 
     def _prepare_uring(self):
         try:
@@ -416,10 +417,10 @@ cdef class BlockEngine:
                 self.writes += 1
                 self.written_bytes += size
         elif header.type == <uint32_t>VIRTIO_BLK_T_FLUSH:
+            self.flushes += 1
             if self._start_flush(queue, status_byte):
                 return STARTED
             status = self._flush()
-            self.flushes += 1
         elif header.type == <uint32_t>VIRTIO_BLK_T_DISCARD:
             status = self._for_ranges(chain.readable_bytes - HEADER_BYTES, False)
         elif header.type == <uint32_t>VIRTIO_BLK_T_WRITE_ZEROES:

@@ -1,0 +1,136 @@
+"""The block engine on a ring in this process, with io_uring and without."""
+
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt._native.virtqueue import Virtqueue
+from tests.machine_process import wait_until
+from tests.ring import DriverRing
+
+RING, REQUESTS, STRIDE = 0x1000, 0x10_0000, 0x4000
+IN, OUT, FLUSH = 0, 1, 4
+SIZE = 256
+
+
+class Disk:
+    """An engine on an image, and the driver's half of its ring."""
+
+    def __init__(self, image: Path, *, direct: bool, uring: bool, writeback: bool = True) -> None:
+        self._ram = RamMapping(16 << 20)
+        self.memory = GuestMemory()
+        self.memory.add(0, self._ram, 0, 16 << 20)
+        self.ring = DriverRing(self.memory, RING, SIZE)
+        queue = Virtqueue(self.memory, SIZE, self.ring.desc, self.ring.avail, self.ring.used, False)
+        self._fds = [os.open(image, os.O_RDWR)]
+        self._fds.append(os.open(image, os.O_RDWR | os.O_DIRECT) if direct else self._fds[0])
+        self._kick, self._irq, self.failure = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3))
+        self.engine = BlockEngine(
+            [BlockQueue(queue, self._kick, Notifier(InterruptStatus(), 1, self._irq))],
+            fd=self._fds[1], buffered_fd=self._fds[0], direct_align=4096 if direct else 0,
+            capacity=image.stat().st_size // 512, readonly=False, writeback=writeback,
+            serial=b"s", failure_fd=self.failure, uring=uring,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self.engine.run)
+        self._thread.start()
+        self._offered = 0
+
+    def offer(self, kind: int, sector: int, data: bytes = b"", length: int = 0) -> int:
+        """Describe a request; the address of its buffers."""
+        number = self._offered % 64
+        at = REQUESTS + number * STRIDE
+        self.memory.write(at, struct.pack("<IIQ", kind, 0, sector))
+        self.memory.write(at + 0x3000, b"\xff")
+        pieces = [(at, 16, False)]
+        if data:
+            self.memory.write(at + 0x1000, data)
+            pieces.append((at + 0x1000, len(data), False))
+        if length:
+            pieces.append((at + 0x1000, length, True))
+        pieces.append((at + 0x3000, 1, True))
+        self.ring.offer(self.ring.chain(pieces, first=3 * number))
+        self._offered += 1
+        return at
+
+    def kick(self) -> None:
+        os.eventfd_write(self._kick, 1)
+        wait_until(lambda: self.ring.used_index() == self._offered, "all come back", timeout=20)
+
+    def status(self, at: int) -> int:
+        return self.memory.read(at + 0x3000, 1)[0]
+
+    def close(self) -> None:
+        self.engine.request_stop()
+        self._thread.join()
+        for fd in {*self._fds, self._kick, self._irq, self.failure}:
+            os.close(fd)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(1 << 20))
+    return path
+
+
+@pytest.fixture(params=[(d, u) for d in (False, True) for u in (False, True)], ids=str)
+def disk(request: pytest.FixtureRequest, image: Path) -> Iterator[Disk]:
+    direct, uring = request.param
+    made = Disk(image, direct=direct, uring=uring)
+    assert made.engine.is_asynchronous is uring
+    yield made
+    made.close()
+
+
+def test_what_is_written_is_read_whatever_the_way(disk: Disk, image: Path) -> None:
+    content = bytearray(image.read_bytes())
+    writes = [disk.offer(OUT, 8 * n, bytes([n + 1]) * 4096) for n in range(32)]
+    disk.kick()
+    assert {disk.status(at) for at in writes} == {0}
+    for n in range(32):
+        content[4096 * n : 4096 * n + 4096] = bytes([n + 1]) * 4096
+    reads = [disk.offer(IN, 8 * n, length=4096) for n in range(64)]
+    disk.kick()
+    for n, at in enumerate(reads):
+        assert disk.status(at) == 0
+        assert disk.memory.read(at + 0x1000, 4096) == content[4096 * n : 4096 * n + 4096]
+    flush = disk.offer(FLUSH, 0)
+    disk.kick()
+    assert disk.status(flush) == 0 and image.read_bytes() == content
+    assert (disk.engine.reads, disk.engine.writes, disk.engine.flushes) == (64, 32, 1)
+
+
+def test_buffers_of_any_alignment_are_served(disk: Disk, image: Path) -> None:
+    content = image.read_bytes()
+    at = disk.offer(IN, 3, length=512)
+    # The same request again, its data at an odd address.
+    disk.ring.describe(0, at, 16, 1, 1)
+    disk.ring.describe(1, at + 0x1001, 512, 1 | 2, 2)
+    disk.kick()
+    assert disk.status(at) == 0
+    assert disk.memory.read(at + 0x1001, 512) == content[3 * 512 : 4 * 512]
+
+
+def test_an_image_that_became_shorter_fails_that_request_alone(disk: Disk, image: Path) -> None:
+    os.truncate(image, 1 << 19)
+    bad, good = disk.offer(IN, (1 << 19) // 512, length=4096), disk.offer(IN, 0, length=4096)
+    disk.kick()
+    assert (disk.status(bad), disk.status(good)) == (1, 0)
+
+
+@pytest.mark.parametrize("uring", [False, True])
+def test_without_write_back_a_write_is_durable_before_it_completes(
+    image: Path, uring: bool
+) -> None:
+    disk = Disk(image, direct=True, uring=uring, writeback=False)
+    at = disk.offer(OUT, 0, b"x" * 4096)
+    disk.kick()
+    assert disk.status(at) == 0 and image.read_bytes()[:4096] == b"x" * 4096
+    disk.close()
