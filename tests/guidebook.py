@@ -177,6 +177,13 @@ SECTIONS = {
 }  # fmt: skip
 """The guidebook's section of each option; the others are QEMU's or our own."""
 
+OZONE = (
+    "-name", "-exec_file", "-gid", "-uid", "-capability", "-netns", "-source", "-numa", "-cgroup",
+    "-clean-resource", "--",
+)  # fmt: skip
+"""Arguments of the jail, which is another program and does not exist yet."""
+NO_OZONE = f"{REFUSALS}::test_there_is_no_ozone_yet"
+
 LOG_LEVEL_TEST = f"{PROCESS}::test_a_log_level_that_does_not_exist_is_a_mistake"
 
 
@@ -203,6 +210,7 @@ def rows() -> list[Row]:
                 state, test = "refused", f"{REFUSED}[{_refusal(option.flag, name)}]"
             found.append(Row(section, option.flag, name, state, test))
     found.append(Row("1.9", "STRATOVIRT_LOG_LEVEL", "", "works", LOG_LEVEL_TEST))
+    found += [Row("6.1", f"ozone {flag}", "", "not built", NO_OZONE) for flag in OZONE]
     found += [Row("7", flag, "", "ignored", IGNORES) for flag in IGNORED]
     return found
 
