@@ -193,7 +193,7 @@ cdef class BlockEngine:
         self._failure_fd = failure_fd
         if iops:
             self._interval_ns = 1000 * NS_PER_MS // iops
-            self._ahead_ns = max(1000 * NS_PER_MS // BURSTS_PER_SECOND, self._interval_ns)
+            self._ahead_ns = max(<uint64_t>(1000 * NS_PER_MS // BURSTS_PER_SECOND), self._interval_ns)
         memset(self._serial, 0, sizeof(self._serial))
         memcpy(self._serial, <char *>serial, min(len(serial), VIRTIO_BLK_ID_BYTES))
         self._stop_fd = -1
