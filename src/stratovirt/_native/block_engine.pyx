@@ -193,7 +193,8 @@ cdef class BlockEngine:
         self._failure_fd = failure_fd
         if iops:
             self._interval_ns = 1000 * NS_PER_MS // iops
-            self._ahead_ns = max(<uint64_t>(1000 * NS_PER_MS // BURSTS_PER_SECOND), self._interval_ns)
+            self._ahead_ns = max(
+                <uint64_t>(1000 * NS_PER_MS // BURSTS_PER_SECOND), self._interval_ns)
         memset(self._serial, 0, sizeof(self._serial))
         memcpy(self._serial, <char *>serial, min(len(serial), VIRTIO_BLK_ID_BYTES))
         self._stop_fd = -1
@@ -699,7 +700,8 @@ cdef class BlockEngine:
         return VIRTIO_BLK_S_OK
 
 
-cdef bint _aligned(const iovec *iov, uint32_t count, uint64_t offset, uint32_t align) noexcept nogil:
+cdef bint _aligned(const iovec *iov, uint32_t count, uint64_t offset,
+                   uint32_t align) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t bits = offset
     for i in range(count):
