@@ -5,9 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-    iproute2
     python3 python3-venv python3-dev gcc libc6-dev linux-libc-dev liburing-dev binutils
     qemu-system-x86 seabios busybox-static cpio kmod lz4 xz-utils e2fsprogs acpica-tools
+    iproute2 strace
 )
 stamp=.venv/.setup-$(cat pyproject.toml tools/setup.sh | sha256sum | cut -c1-16)
 [ -e "$stamp" ] && exit 0

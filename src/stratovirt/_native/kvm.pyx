@@ -90,11 +90,6 @@ cdef class Kvm:
         """The kernel's KVM API version; 12 is the only one there is."""
         return ioctl(self.fd, KVM_GET_API_VERSION, 0)
 
-    @property
-    def max_vcpus(self):
-        """How many vCPUs the kernel allows in one machine."""
-        return ioctl(self.fd, KVM_CHECK_EXTENSION, <unsigned long>KVM_CAP_MAX_VCPUS)
-
     def missing_capabilities(self):
         """Names of the capabilities this VMM needs and the kernel lacks."""
         needed = {

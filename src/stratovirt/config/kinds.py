@@ -280,9 +280,6 @@ class NumberSet(Kind["tuple[int, ...]"]):
         return super().from_json(value)
 
 
-FD_HIGHEST = (1 << 31) - 1
-
-
 class DescriptorList(Kind["tuple[str, ...]"]):
     """Open file descriptors, by number or by the names that getfd gave: ``5:6``."""
 

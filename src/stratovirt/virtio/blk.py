@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import struct
 
@@ -11,6 +10,7 @@ from stratovirt.block.image import Image
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.virtio.device import ActiveQueue, VirtioDevice
+from stratovirt.virtio.engine_thread import EngineThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Blk(VirtioDevice):
         self._features = 0
         self._engine: BlockEngine | None = None
         self._counted = dict.fromkeys(COUNTERS, 0)
-        self._ended = _thread.allocate_lock()
+        self._thread: EngineThread | None = None
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.watch(self._failure_fd, READABLE, self._failed)
 
@@ -124,20 +124,12 @@ class Blk(VirtioDevice):
             iops=self.image.drive.throttling_iops_total,
         )
         self._engine = engine
-        self._ended.acquire()
-        _thread.start_new_thread(self._serve, (engine,))
-
-    def _serve(self, engine: BlockEngine) -> None:
-        try:
-            engine.run()
-        finally:
-            self._ended.release()
+        self._thread = EngineThread(engine)
 
     def _stop(self) -> None:
-        if self._engine is not None:
-            self._engine.request_stop()
-            self._ended.acquire()
-            self._ended.release()
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
             self._counted = self.statistics()
             self._engine = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import errno
 import os
 import struct
@@ -20,6 +19,7 @@ from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
+from stratovirt.virtio.engine_thread import EngineThread
 from stratovirt.virtio.net_control import NetControl
 from stratovirt.virtio.served_queue import ServedQueue
 
@@ -59,29 +59,21 @@ class EnginePair:
 
     def __init__(self, engine: NetEngine) -> None:
         self._engine = engine
-        self._ended = _thread.allocate_lock()
+        self._thread: EngineThread | None = None
 
     def start(self) -> None:
         """Serve."""
-        self._ended.acquire()
-        _thread.start_new_thread(self._serve, ())
+        self._thread = EngineThread(self._engine)
 
     def stop(self) -> None:
         """Stop; when this returns nothing moves."""
-        self._engine.request_stop()
-        self._ended.acquire()
-        self._ended.release()
+        if self._thread is not None:
+            self._thread.stop()
 
     @property
     def tap_is_gone(self) -> bool:
         """Whether somebody deleted the tap."""
         return self._engine.tap_is_gone
-
-    def _serve(self) -> None:
-        try:
-            self._engine.run()
-        finally:
-            self._ended.release()
 
 
 class VhostPair:
