@@ -12,14 +12,15 @@ import statistics
 import struct
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.disk import Disk
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.interrupt import InterruptStatus, Notifier
 from stratovirt._native.virtqueue import Virtqueue
+from stratovirt.virtio.engine_thread import EngineThread
 
 ROUNDS = 5
 IMAGE_MIB = 256
@@ -40,9 +41,11 @@ def measure(image: Path, *, direct: bool, depth: int, count: int, uring: bool) -
     kick, irq, failure = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0), os.eventfd(0)
     engine = BlockEngine(
         [BlockQueue(ring, kick, Notifier(InterruptStatus(), 1, irq))],
-        fd=fd, buffered_fd=buffered, direct_align=4096 if direct else 0,
-        capacity=image.stat().st_size // 512, readonly=False, writeback=True, serial=b"",
-        failure_fd=failure, uring=uring,
+        Disk(
+            fd, buffered, direct_align=4096 if direct else 0,
+            capacity=image.stat().st_size // 512, readonly=False,
+        ),
+        writeback=True, serial=b"", failure_fd=failure, uring=uring,
     )  # fmt: skip
     sectors = image.stat().st_size // 4096
     for number in range(depth):
@@ -54,8 +57,7 @@ def measure(image: Path, *, direct: bool, depth: int, count: int, uring: bool) -
             struct.pack_into("<QIHH", view, place, address, length, flags, first + index + 1)
     for slot in range(RING_SIZE):
         struct.pack_into("<H", view, AVAIL + 4 + 2 * slot, 3 * (slot % depth))
-    thread = threading.Thread(target=engine.run)
-    thread.start()
+    thread = EngineThread(engine)
     offered = 0
     started = time.perf_counter()
     for _ in range(count // depth):
@@ -65,8 +67,7 @@ def measure(image: Path, *, direct: bool, depth: int, count: int, uring: bool) -
         while struct.unpack_from("<H", view, USED + 2)[0] != offered:
             os.eventfd_read(irq)
     elapsed = time.perf_counter() - started
-    engine.request_stop()
-    thread.join()
+    thread.stop()
     for number in {fd, buffered, kick, irq, failure}:
         os.close(number)
     return count / elapsed

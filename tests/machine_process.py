@@ -172,6 +172,10 @@ class QmpClient:
         """Run a command; its answer."""
         return self._client.cmd(name, **arguments)
 
+    def send_descriptor(self, fd: int) -> None:
+        """Send a file descriptor; the next command takes it."""
+        self._client.send_fd_scm(fd)
+
     def wait_event(self, name: str) -> dict[str, Any]:
         """The next event called `name`."""
         while True:

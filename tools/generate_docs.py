@@ -23,6 +23,7 @@ from stratovirt.config.reference import (
 from stratovirt.monitor import commands  # noqa: F401  (registers them)
 from stratovirt.monitor.registry import COMMANDS
 from stratovirt.monitor.schema import EVENTS, ListOf, Struct, Type
+from stratovirt.monitor.schema_listing import arguments_struct
 from stratovirt.runtime.trace_events import EVENTS as TRACE_EVENTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,10 +71,8 @@ def reference() -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, command in sorted(COMMANDS.items()):
-        arguments = ", ".join(
-            f"`{key}`" if field.default is REQUIRED else f"`{key}`?"
-            for key, field in command.arguments.fields.items()
-        )
+        taken = arguments_struct(command.arguments, name)
+        arguments = ", ".join(f"`{k}`?" if k in taken.optional else f"`{k}`" for k in taken.members)
         text = (command.function.__doc__ or "").splitlines()[0]
         lines.append(f"| `{name}` | {arguments} | {answer(command.answer)} | {text} |")
     lines += ["", "## QMP events", "", "| event | data |", "| --- | --- |"]

@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from stratovirt.accel.kvm.machine import KvmAccelerator
     from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.accel.kvm.x86_64 import FixedPages
+    from stratovirt.block.image import Image
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
+    from stratovirt.machine.hot_replace import HotReplace
     from stratovirt.machine.microvm_x86_64 import Microvm
     from stratovirt.monitor.session import Session
+    from stratovirt.runtime.io_thread import IoThread
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.device import VirtioDevice
+    from stratovirt.virtio.net import Net
 
 log = Log(__name__)
 
-BLOCK, BALLOON = 2, 5
+NET, BLOCK, BALLOON = 1, 2, 5
 """Device ids (virtio 1.2, section 5)."""
 
 
@@ -47,6 +51,7 @@ class Vm:
         self.status = "prelaunch"
         self.exit_status = 0
         self.chardevs: list[Chardev] = []
+        self.iothreads: dict[str, IoThread] = {}
         self._ending = False
         self._sessions: list[Session] = []
         self._accelerator: Accelerator | None = None
@@ -99,11 +104,13 @@ class Vm:
         from stratovirt.machine.device_host import DeviceHost
         from stratovirt.machine.microvm_x86_64 import Microvm
 
+        self._start_iothreads()
         host = DeviceHost(
             config=config,
             loop=self.loop,
             clock=self._accelerator.clock,
             memory=GuestMemory(),
+            iothreads=self.iothreads,
             open_chardev=lambda name: self._add_chardev(config.chardevs[name]),
             send_event=self._event,
         )
@@ -118,6 +125,13 @@ class Vm:
         entry = self._board.load()
         if self._kvm is not None and entry is not None:
             self._enter_kvm(self._kvm, entry)
+
+    def _start_iothreads(self) -> None:
+        names = [o.id for o in self.config.objects.values() if o.flag == "-object iothread"]
+        if names:
+            from stratovirt.runtime.io_thread import IoThread
+
+            self.iothreads = {name: IoThread() for name in names}
 
     def _prepare_kvm(self, kvm: KvmAccelerator) -> None:
         from stratovirt.accel.kvm import x86_64
@@ -175,6 +189,8 @@ class Vm:
                 self._accelerator.stop()
             if self._board is not None:
                 self._board.close()
+            for thread in self.iothreads.values():
+                thread.close()
             for session in self._sessions:
                 session.close()
             for chardev in self.chardevs:
@@ -187,9 +203,26 @@ class Vm:
         return "x86_64"
 
     @property
-    def disks(self) -> list[Blk]:
-        """The block devices."""
-        return self._devices_of(BLOCK)  # type: ignore[return-value]
+    def disks(self) -> list[tuple[Blk, Image]]:
+        """The block devices that have a medium, each with it."""
+        disks: list[Blk] = self._devices_of(BLOCK)  # type: ignore[assignment]
+        return [(disk, disk.image) for disk in disks if disk.image is not None]
+
+    @property
+    def cards(self) -> list[Net]:
+        """The network cards."""
+        return self._devices_of(NET)  # type: ignore[return-value]
+
+    @property
+    def hot_replace(self) -> HotReplace | None:
+        """What can be added and removed while the machine runs; None without a board."""
+        return self._board.hot_replace if self._board is not None else None
+
+    def unplug(self, name: str) -> None:
+        """Remove a device that was added while the machine ran; raises StratovirtError."""
+        assert self.hot_replace is not None
+        self.hot_replace.unplug(name)
+        self._event("DEVICE_DELETED", {"device": name, "path": f"/machine/peripheral/{name}"})
 
     @property
     def balloon(self) -> Balloon | None:
@@ -259,8 +292,12 @@ class Vm:
     def _name_threads(self) -> None:
         name = self.config.name
         if name is not None and name.debug_threads and self._kvm is not None:
+            from stratovirt.runtime.thread_name import name_thread
+
             for index, vcpu in enumerate(self._kvm.vcpus):
-                vcpu.set_name(f"CPU {index}/KVM")
+                name_thread(vcpu.thread_id, f"CPU {index}/KVM")
+            for label, thread in self.iothreads.items():
+                name_thread(thread.thread_id, f"IO {label}")
 
     def reset(self) -> None:
         """Start the guest anew, from the state of power-on; raises StratovirtError."""

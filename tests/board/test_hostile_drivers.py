@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.board.conftest import Board, Processor
-from tests.board.test_virtio_blk import DATA, NEEDS_RESET, RING, VERSION_1, BlkDriver
+from tests.board.virtio_driver import DATA, NEEDS_RESET, VERSION_1, MmioDriver
 from tests.machine_process import QmpClient, wait_until
 from tests.ring import DriverRing
 
@@ -24,43 +24,15 @@ DEVICES: dict[str, tuple[int, list[str]]] = {
 }  # fmt: skip
 
 
-class Driver(BlkDriver):
-    """A driver with several queues."""
-
-    def bring_up(self, queues: int, features: int = VERSION_1) -> list[DriverRing]:
-        """Set up rings one page apart, and say DRIVER_OK."""
-        for status in (0, 1, 3):
-            self.set(0x70, status)
-        for word in (0, 1):
-            self.set(0x24, word)
-            self.set(0x20, features >> 32 * word & 0xFFFF_FFFF)
-        self.set(0x70, 11)
-        rings = []
-        for queue in range(queues):
-            ring = DriverRing(self.cpu, RING + 0x1000 * queue, 8)
-            rings.append(ring)
-            self.set(0x30, queue)
-            self.set(0x38, 8)
-            for offset, address in ((0x80, ring.desc), (0x90, ring.avail), (0xA0, ring.used)):
-                self.set(offset, address)
-                self.set(offset + 4, 0)
-            self.set(0x44, 1)
-        self.set(0x70, 15)
-        return rings
-
-    def done(self, ring: DriverRing, count: int) -> None:
-        wait_until(lambda: ring.used_index() == count, "the chain comes back", timeout=10)
-
-
-def break_index(driver: Driver, ring: DriverRing) -> None:
+def break_index(driver: MmioDriver, ring: DriverRing) -> None:
     driver.cpu.write(ring.avail + 2, struct.pack("<H", 1000))
 
 
-def break_address(driver: Driver, ring: DriverRing) -> None:
+def break_address(driver: MmioDriver, ring: DriverRing) -> None:
     ring.offer(ring.chain([(1 << 40, 64, True)]))
 
 
-def break_loop(driver: Driver, ring: DriverRing) -> None:
+def break_loop(driver: MmioDriver, ring: DriverRing) -> None:
     ring.describe(0, DATA, 16, 1 | 2, 0)
     ring.offer(0)
 
@@ -68,11 +40,11 @@ def break_loop(driver: Driver, ring: DriverRing) -> None:
 @pytest.mark.parametrize("name", list(DEVICES))
 @pytest.mark.parametrize("breakage", [break_index, break_address, break_loop])
 def test_a_broken_ring_stops_that_device_and_a_reset_mends_it(
-    start_board: Start, name: str, breakage: Callable[[Driver, DriverRing], None]
+    start_board: Start, name: str, breakage: Callable[[MmioDriver, DriverRing], None]
 ) -> None:
     queues, argv = DEVICES[name]
     board = start_board(*argv)
-    driver = Driver(board.cpu)
+    driver = MmioDriver(board.cpu)
     for queue in range(min(queues, 4)):
         rings = driver.bring_up(queues)
         breakage(driver, rings[queue])
@@ -96,7 +68,7 @@ def test_the_guest_cannot_balloon_what_it_does_not_own(start_board: Start, tmp_p
     board = start_board(
         "-device", "virtio-balloon-device,id=b", "-qmp", f"unix:{path},server,nowait"
     )
-    driver = Driver(board.cpu)
+    driver = MmioDriver(board.cpu)
     inflate, deflate, _ = driver.bring_up(3)
     kept, given = 0x500_0000, 0x600_0000
     board.cpu.write(kept, b"kept")
@@ -135,7 +107,7 @@ def test_control_messages_of_a_console_that_make_no_sense(
         "-device", "virtio-serial-device", "-chardev", f"file,path={log},id=c",
         "-device", "virtconsole,chardev=c",
     )  # fmt: skip
-    driver = Driver(board.cpu)
+    driver = MmioDriver(board.cpu)
     rings = driver.bring_up(18, VERSION_1 | 1 << 1)
     count = 0
     for message in (b"", b"\1", struct.pack("<IHH", 99, 3, 1), struct.pack("<IHH", 0, 77, 1),

@@ -7,7 +7,7 @@ import pytest
 from qemu.qmp.qmp_client import ExecuteError
 
 from tests.board.conftest import Board
-from tests.board.test_virtio_blk import IN, BlkDriver
+from tests.board.virtio_driver import IN, BlkDriver
 from tests.machine_process import QmpClient, run_to_end, wait_until
 from tests.qmp_schema import Schema
 

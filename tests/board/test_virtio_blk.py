@@ -8,99 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.board.conftest import Board, Processor
+from tests.board.conftest import Board
+from tests.board.virtio_driver import (
+    BASE,
+    DATA,
+    EVENT_IDX,
+    FLUSH,
+    GET_ID,
+    HEADER,
+    IN,
+    INDIRECT,
+    NEEDS_RESET,
+    OUT,
+    RING,
+    STATUS,
+    VERSION_1,
+    BlkDriver,
+)
 from tests.machine_process import run_to_end
 from tests.payload import SPIN, write_kernel
 from tests.ring import DESC_NEXT, DriverRing
 
 Start = Callable[..., Board]
-
-BASE, GSI = 0xF010_0000, 5
-RING, HEADER, DATA, STATUS = 0x10_0000, 0x20_0000, 0x21_0000, 0x22_0000
-VERSION_1, EVENT_IDX, INDIRECT = 1 << 32, 1 << 29, 1 << 28
-NEEDS_RESET = 64
-IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
-
-
-class BlkDriver:
-    """The driver side of one disk."""
-
-    def __init__(self, cpu: Processor, base: int = BASE, gsi: int = GSI) -> None:
-        self.cpu, self.base, self.gsi = cpu, base, gsi
-        self.completed = 0
-
-    def get(self, offset: int) -> int:
-        return self.cpu.value(f"readl {self.base + offset:x}")
-
-    def set(self, offset: int, value: int) -> None:
-        self.cpu.do(f"writel {self.base + offset:x} {value:x}")
-
-    def features(self) -> int:
-        low = 0
-        for word in (0, 1):
-            self.set(0x14, word)
-            low |= self.get(0x10) << 32 * word
-        return low
-
-    def start(self, features: int = VERSION_1, size: int = 8) -> None:
-        self.set(0x70, 0)
-        for status in (1, 3):
-            self.set(0x70, status)
-        for word in (0, 1):
-            self.set(0x24, word)
-            self.set(0x20, features >> 32 * word & 0xFFFF_FFFF)
-        self.set(0x70, 11)
-        assert self.get(0x70) == 11
-        self.ring = DriverRing(self.cpu, RING, size)
-        self.completed = 0
-        self.place(self.ring.desc, self.ring.avail, self.ring.used, size)
-        self.set(0x70, 15)
-
-    def place(self, desc: int, avail: int, used: int, size: int) -> None:
-        self.set(0x30, 0)
-        self.set(0x38, size)
-        for offset, address in ((0x80, desc), (0x90, avail), (0xA0, used)):
-            self.set(offset, address & 0xFFFF_FFFF)
-            self.set(offset + 4, address >> 32)
-        self.set(0x44, 1)
-
-    def request(
-        self, kind: int, sector: int, data: bytes = b"", length: int = 0
-    ) -> tuple[int, bytes]:
-        """One request; (status byte, bytes read)."""
-        self.cpu.write(HEADER, struct.pack("<IIQ", kind, 0, sector))
-        self.cpu.write(STATUS, b"\xff")
-        pieces = [(HEADER, 16, False)]
-        if data:
-            self.cpu.write(DATA, data)
-            pieces.append((DATA, len(data), False))
-        if length:
-            pieces.append((DATA, length, True))
-        pieces.append((STATUS, 1, True))
-        self.ring.want_interrupt_after(self.completed)
-        self.ring.offer(self.ring.chain(pieces))
-        self.set(0x50, 0)
-        self.wait()
-        return self.cpu.read(STATUS, 1)[0], self.cpu.read(DATA, length) if length else b""
-
-    def wait(self) -> None:
-        self.completed += 1
-        deadline = time.monotonic() + 10
-        while self.ring.used_index() != self.completed & 0xFFFF:
-            assert time.monotonic() < deadline, "the request never completed"
-        assert self.interrupted()
-
-    def interrupted(self) -> bool:
-        deadline = time.monotonic() + 10
-        while self.cpu.ask(f"eoi_intx {self.gsi}") != "OK TRUE":
-            if time.monotonic() > deadline:
-                return False
-        return True
-
-    def wait_needs_reset(self) -> None:
-        deadline = time.monotonic() + 10
-        while not self.get(0x70) & NEEDS_RESET:
-            assert time.monotonic() < deadline, "the device was never marked NEEDS_RESET"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tests.board.conftest import Board
-from tests.board.test_virtio_blk import DATA, BlkDriver
+from tests.board.virtio_driver import DATA, BlkDriver
 
 Start = Callable[..., Board]
 RNG = ("-object", "rng-random,id=r,filename=/dev/zero", "-device")

@@ -71,6 +71,7 @@ class Bench:
         self.memory.add(0, RamMapping(RAM), 0, RAM)
         host = DeviceHost(
             config=config, loop=self.loop, clock=self.clock, memory=self.memory,
+            iothreads={},
             open_chardev=lambda name: OutputFile(self.loop, config.chardevs[name]),  # type: ignore[arg-type]
             send_event=lambda _name, _content: None,
         )  # fmt: skip

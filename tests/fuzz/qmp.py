@@ -11,12 +11,14 @@ with atheris.instrument_imports(include=["stratovirt.monitor", "stratovirt.confi
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.monitor import commands  # noqa: F401
     from stratovirt.monitor.registry import COMMANDS
+    from stratovirt.monitor.schema_listing import arguments_struct
     from stratovirt.monitor.session import LeakyBucket, Session
     from stratovirt.runtime import log
     from stratovirt.vm import Vm
 
 NAMES = sorted(COMMANDS)
-KEYS = sorted({key for command in COMMANDS.values() for key in command.arguments.fields})
+TAKEN = [arguments_struct(command.arguments, name) for name, command in COMMANDS.items()]
+KEYS = sorted({key for struct in TAKEN for key in struct.members})
 VALUES: list[object] = [
     "a", "*", "/", "/machine", "type", "virtio-blk-device", "info version", "0x10", "",
     0, 1, -1, 1 << 70, True, None, 1.5, [], {}, [1], {"a": 1},

@@ -2,16 +2,17 @@
 
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.disk import Disk
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.interrupt import InterruptStatus, Notifier
 from stratovirt._native.virtqueue import Virtqueue
+from stratovirt.virtio.engine_thread import EngineThread
 from tests.machine_process import wait_until
 from tests.ring import DriverRing
 
@@ -20,7 +21,7 @@ IN, OUT, FLUSH = 0, 1, 4
 SIZE = 256
 
 
-class Disk:
+class DriverSide:
     """An engine on an image, and the driver's half of its ring."""
 
     def __init__(self, image: Path, *, direct: bool, uring: bool, writeback: bool = True) -> None:
@@ -34,12 +35,13 @@ class Disk:
         self._kick, self._irq, self.failure = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3))
         self.engine = BlockEngine(
             [BlockQueue(queue, self._kick, Notifier(InterruptStatus(), 1, self._irq))],
-            fd=self._fds[1], buffered_fd=self._fds[0], direct_align=4096 if direct else 0,
-            capacity=image.stat().st_size // 512, readonly=False, writeback=writeback,
-            serial=b"s", failure_fd=self.failure, uring=uring,
+            Disk(
+                self._fds[1], self._fds[0], direct_align=4096 if direct else 0,
+                capacity=image.stat().st_size // 512, readonly=False,
+            ),
+            writeback=writeback, serial=b"s", failure_fd=self.failure, uring=uring,
         )  # fmt: skip
-        self._thread = threading.Thread(target=self.engine.run)
-        self._thread.start()
+        self._thread = EngineThread(self.engine)
         self._offered = 0
 
     def offer(self, kind: int, sector: int, data: bytes = b"", length: int = 0) -> int:
@@ -67,8 +69,7 @@ class Disk:
         return self.memory.read(at + 0x3000, 1)[0]
 
     def close(self) -> None:
-        self.engine.request_stop()
-        self._thread.join()
+        self._thread.stop()
         for fd in {*self._fds, self._kick, self._irq, self.failure}:
             os.close(fd)
 
@@ -81,15 +82,15 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=[(d, u) for d in (False, True) for u in (False, True)], ids=str)
-def disk(request: pytest.FixtureRequest, image: Path) -> Iterator[Disk]:
+def disk(request: pytest.FixtureRequest, image: Path) -> Iterator[DriverSide]:
     direct, uring = request.param
-    made = Disk(image, direct=direct, uring=uring)
+    made = DriverSide(image, direct=direct, uring=uring)
     assert made.engine.is_asynchronous is uring
     yield made
     made.close()
 
 
-def test_what_is_written_is_read_whatever_the_way(disk: Disk, image: Path) -> None:
+def test_what_is_written_is_read_whatever_the_way(disk: DriverSide, image: Path) -> None:
     content = bytearray(image.read_bytes())
     writes = [disk.offer(OUT, 8 * n, bytes([n + 1]) * 4096) for n in range(32)]
     disk.kick()
@@ -107,7 +108,7 @@ def test_what_is_written_is_read_whatever_the_way(disk: Disk, image: Path) -> No
     assert (disk.engine.reads, disk.engine.writes, disk.engine.flushes) == (64, 32, 1)
 
 
-def test_buffers_of_any_alignment_are_served(disk: Disk, image: Path) -> None:
+def test_buffers_of_any_alignment_are_served(disk: DriverSide, image: Path) -> None:
     content = image.read_bytes()
     at = disk.offer(IN, 3, length=512)
     # The same request again, its data at an odd address.
@@ -118,7 +119,9 @@ def test_buffers_of_any_alignment_are_served(disk: Disk, image: Path) -> None:
     assert disk.memory.read(at + 0x1001, 512) == content[3 * 512 : 4 * 512]
 
 
-def test_an_image_that_became_shorter_fails_that_request_alone(disk: Disk, image: Path) -> None:
+def test_an_image_that_became_shorter_fails_that_request_alone(
+    disk: DriverSide, image: Path
+) -> None:
     os.truncate(image, 1 << 19)
     bad, good = disk.offer(IN, (1 << 19) // 512, length=4096), disk.offer(IN, 0, length=4096)
     disk.kick()
@@ -129,7 +132,7 @@ def test_an_image_that_became_shorter_fails_that_request_alone(disk: Disk, image
 def test_without_write_back_a_write_is_durable_before_it_completes(
     image: Path, uring: bool
 ) -> None:
-    disk = Disk(image, direct=True, uring=uring, writeback=False)
+    disk = DriverSide(image, direct=True, uring=uring, writeback=False)
     at = disk.offer(OUT, 0, b"x" * 4096)
     disk.kick()
     assert disk.status(at) == 0 and image.read_bytes()[:4096] == b"x" * 4096

@@ -1,14 +1,12 @@
+from stratovirt._native.disk import Disk
 from stratovirt._native.interrupt import Notifier
+from stratovirt._native.io_loop import Engine
 from stratovirt._native.virtqueue import Virtqueue
-
-MOST_RANGES: int
-
-def can_punch_holes(fd: int, size: int) -> bool: ...
 
 class BlockQueue:
     def __init__(self, ring: Virtqueue, kick_fd: int, notifier: Notifier) -> None: ...
 
-class BlockEngine:
+class BlockEngine(Engine):
     is_asynchronous: bool
     reads: int
     writes: int
@@ -18,17 +16,11 @@ class BlockEngine:
     def __init__(
         self,
         queues: list[BlockQueue],
+        disk: Disk,
         *,
-        fd: int,
-        buffered_fd: int,
-        direct_align: int,
-        capacity: int,
-        readonly: bool,
         writeback: bool,
         serial: bytes,
         failure_fd: int,
         iops: int = 0,
         uring: bool = True,
     ) -> None: ...
-    def request_stop(self) -> None: ...
-    def run(self) -> None: ...

@@ -1,20 +1,23 @@
-"""virtio-blk requests (virtio 1.2, section 5.2.6), served in a thread that never needs the GIL.
+"""virtio-blk requests (virtio 1.2, section 5.2.6), served without the GIL.
 
-One engine serves all queues of one device.  It sleeps in poll(2) on the queues' doorbells, its
-io_uring and a stop eventfd; a request is checked against the disk, handed to the kernel with the
-guest's own buffers, and given back when it is complete, many at a time and in any order.  Where
-the kernel has no io_uring, requests are done one after the other.  A host error is the request's
-I/O error and nobody else's; a broken ring stops the engine and is reported through the failure
-eventfd, after what was in flight is complete.
+One engine serves all queues of one device.  A request is checked against the disk, handed to the
+kernel with the guest's own buffers, and given back when it is complete, many at a time and in any
+order.  Where the kernel has no io_uring, requests are done one after the other.  A host error is
+the request's I/O error and nobody else's; a broken ring stops the engine and is reported through
+the failure eventfd.
 """
 
 from libc.errno cimport EAGAIN, EINTR, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
-from posix.unistd cimport fdatasync, read, write
+from posix.unistd cimport write
 
+from stratovirt._native.disk cimport SECTOR_BYTES, Disk
 from stratovirt._native.interrupt cimport Notifier
+from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, Engine, Watch, ready_t
+from stratovirt._native.iovecs cimport advance, give, take
+from stratovirt._native.pace cimport Pace
 from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.uring cimport Uring
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
@@ -24,49 +27,21 @@ import os
 from stratovirt.runtime import trace_events
 
 cdef extern from "sys/uio.h" nogil:
-    ssize_t preadv(int fd, const iovec *iov, int count, long offset)
-    ssize_t pwritev(int fd, const iovec *iov, int count, long offset)
     ssize_t preadv2(int fd, const iovec *iov, int count, long offset, int flags)
     int RWF_NOWAIT
-
-cdef extern from "poll.h" nogil:
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int POLLIN
-    int poll(pollfd *fds, unsigned long count, int timeout)
-
-cdef extern from "fcntl.h" nogil:
-    int fallocate(int fd, int mode, long offset, long length)
-    int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 cdef extern from "linux/virtio_blk.h" nogil:
     int VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID
     int VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES
-    uint32_t VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
     int VIRTIO_BLK_ID_BYTES
     int VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP
 
-cdef extern from "time.h" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    int CLOCK_MONOTONIC
-
 cdef enum:
-    NS_PER_MS = 1000000
-    BURSTS_PER_SECOND = 10  # a limited disk may run ahead by this part of a second's requests
     IN_FLIGHT = 256         # requests in the kernel's hands at once
     INLINE_PIECES = 32      # pieces of a request that need no memory of their own
-    MAX_QUEUES = 32        # num-queues of the guidebook
-    HEADER_BYTES = 16      # struct virtio_blk_outhdr
-    SECTOR_BYTES = 512
-    RANGE_BYTES = 16       # struct virtio_blk_discard_write_zeroes
-    ZERO_CHUNK = 65536     # written at once where the file system cannot zero a range itself
-    DISCARD_RANGES = 16    # ranges of one discard or write-zeroes request
-
+    MAX_QUEUES = 32         # num-queues of the guidebook
+    HEADER_BYTES = 16       # struct virtio_blk_outhdr
+    BATCH = 256             # requests of one queue before others have their turn
 
 cdef TraceEvent block_request = trace_events.BLOCK_REQUEST
 cdef TraceEvent block_complete = trace_events.BLOCK_COMPLETE
@@ -80,7 +55,7 @@ cdef struct Header:
 
 cdef struct Pending:
     Pending *next         # of those that are free
-    int queue             # index of the queue it came from
+    void *queue           # the BlockQueue it came from
     uint16_t head
     bint is_write
     bint is_sync          # an fdatasync, or a write's that was asked to be durable
@@ -102,30 +77,12 @@ cdef enum Outcome:
     REFUSED   # by io_uring: to be done here and now
 
 
-cdef struct Range:
-    uint64_t sector
-    uint32_t count
-    uint32_t flags
-
-
-cdef uint8_t zeroes[ZERO_CHUNK]
-
-MOST_RANGES = DISCARD_RANGES
-
-
-def can_punch_holes(int fd, uint64_t size):
-    """Whether ranges of the file can be given back; asks about the part behind its end."""
-    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <long>size, 4096) == 0
-
-
 cdef class BlockQueue:
     """One queue with its doorbell and its interrupt."""
 
     cdef readonly Virtqueue ring
     cdef readonly int kick_fd
     cdef readonly Notifier notifier
-    cdef BlockQueue _next
-    cdef int _index
     cdef bint _completed  # something was given back since the last interrupt
 
     def __cinit__(self, Virtqueue ring not None, int kick_fd, Notifier notifier not None):
@@ -133,37 +90,49 @@ cdef class BlockQueue:
         self.kick_fd = kick_fd
         self.notifier = notifier
 
+    cdef void complete(self, uint16_t head, uint32_t written) noexcept nogil:
+        self.ring.push(head, written)
+        self._completed = True
 
-cdef class BlockEngine:
-    """Serves the queues of one disk until told to stop.
+    cdef void interrupt(self) noexcept nogil:
+        """Tell the driver of what is complete, once for all of it and if it wants to know."""
+        if self._completed:
+            self._completed = False
+            if self.ring.should_notify():
+                self.notifier.notify()
 
-    `fd` is the image, `direct_align` zero or the alignment (bytes) that fd's O_DIRECT demands;
-    requests that do not meet it go through `buffered_fd`.  `capacity` is in 512-byte sectors.
+    cdef void kick(self) noexcept nogil:
+        """Have the loop look at this queue again."""
+        cdef uint64_t one = 1
+        write(self.kick_fd, &one, sizeof(one))
+
+
+cdef class BlockEngine(Engine):
+    """Serves the queues of one disk while a loop drives it.
+
     Without `writeback` each write is made durable before it completes.  `iops` is the most
     requests a second over time, 0 for no limit.  `uring` lets io_uring be used where there is one.
     """
 
-    cdef int _fd
-    cdef int _buffered_fd
-    cdef uint32_t _align
-    cdef uint64_t _capacity
-    cdef bint _readonly
+    cdef Disk _disk
     cdef bint _writeback
     cdef uint8_t _serial[20]
-    cdef BlockQueue _first
+    cdef list _owned_queues
+    cdef void *_queues[MAX_QUEUES]
+    cdef Watch _kicks[MAX_QUEUES]
     cdef int _count
-    cdef int _stop_fd
+    cdef Watch _completions
+    cdef Watch _clock
     cdef int _failure_fd
     cdef Chain *_chain
-    cdef uint64_t _interval_ns   # between two requests of a limited disk; 0 without a limit
-    cdef uint64_t _ahead_ns      # how far it may run ahead
-    cdef uint64_t _due_ns        # when the next request would come at an even pace
-    cdef bint _is_held           # something waits for its time
+    cdef Pace _pace
     cdef Uring _uring
     cdef Pending *_pool
     cdef Pending *_free
     cdef int _in_flight
     cdef bint _is_full           # something waits for one in flight to complete
+    cdef bint _is_stopping
+    cdef bint _is_broken
     cdef bint _reads_here        # the file system cannot say whether a read would wait
     cdef readonly uint64_t reads
     cdef readonly uint64_t writes
@@ -171,35 +140,32 @@ cdef class BlockEngine:
     cdef readonly uint64_t read_bytes
     cdef readonly uint64_t written_bytes
 
-    def __cinit__(self, list queues not None, *, int fd, int buffered_fd, uint32_t direct_align,
-                  uint64_t capacity, bint readonly, bint writeback, bytes serial not None,
-                  int failure_fd, uint64_t iops=0, bint uring=True):
+    def __cinit__(self, list queues not None, Disk disk not None, *, bint writeback,
+                  bytes serial not None, int failure_fd, uint64_t iops=0, bint uring=True):
         if not 0 < len(queues) <= MAX_QUEUES:
             raise ValueError(f"a disk has 1 to {MAX_QUEUES} queues")
         self._chain = <Chain *>calloc(1, sizeof(Chain))
         if self._chain == NULL:
             raise MemoryError()
-        for index, (queue, following) in enumerate(zip(queues, [*queues[1:], None])):
-            (<BlockQueue?>queue)._next = following
-            (<BlockQueue>queue)._index = index
-        self._first = queues[0]
+        self._owned_queues = list(queues)
         self._count = len(queues)
-        self._fd = fd
-        self._buffered_fd = buffered_fd
-        self._align = direct_align
-        self._capacity = capacity
-        self._readonly = readonly
+        for index, queue in enumerate(queues):
+            self._queues[index] = <void *>(<BlockQueue?>queue)
+            self._kicks[index].fd = queue.kick_fd
+            self._kicks[index].ready = <ready_t>_kicked
+            self._kicks[index].context = <void *>self
+            self._kicks[index].tag = index
+        self._disk = disk
         self._writeback = writeback
         self._failure_fd = failure_fd
-        if iops:
-            self._interval_ns = 1000 * NS_PER_MS // iops
-            self._ahead_ns = max(
-                <uint64_t>(1000 * NS_PER_MS // BURSTS_PER_SECOND), self._interval_ns)
         memset(self._serial, 0, sizeof(self._serial))
         memcpy(self._serial, <char *>serial, min(len(serial), VIRTIO_BLK_ID_BYTES))
-        self._stop_fd = -1
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        if uring:
+        if iops:
+            self._pace = Pace(iops)
+            self._clock.fd = self._pace.fd
+            self._clock.ready = <ready_t>_clock_rang
+            self._clock.context = <void *>self
+        if uring and disk.capacity:
             self._prepare_uring()
 
     def _prepare_uring(self):
@@ -208,6 +174,9 @@ cdef class BlockEngine:
         except OSError:
             # An old kernel, or one whose owner forbids it: one request after the other, then.
             return
+        self._completions.fd = self._uring.event_fd
+        self._completions.ready = <ready_t>_completed
+        self._completions.context = <void *>self
         self._pool = <Pending *>calloc(IN_FLIGHT, sizeof(Pending))
         if self._pool == NULL:
             raise MemoryError()
@@ -223,160 +192,125 @@ cdef class BlockEngine:
     def __dealloc__(self):
         free(self._pool)
         free(self._chain)
-        if self._stop_fd >= 0:
-            os.close(self._stop_fd)
 
-    def request_stop(self):
-        """Make `run` return once the requests it has taken are complete."""
-        os.eventfd_write(self._stop_fd, 1)
-
-    def run(self):
-        """Serve until stopped or a ring breaks; called in the engine's own thread."""
-        cdef int result
-        with nogil:
-            result = self._loop()
-        if result < 0:
-            os.eventfd_write(self._failure_fd, 1)
-
-    cdef int _loop(self) noexcept nogil:
-        cdef pollfd fds[MAX_QUEUES + 2]
-        cdef pollfd *uring = &fds[self._count + 1]
-        cdef uint64_t count
+    cdef int start(self) except -1:
+        """Watch doorbells, completions and the clock; what is offered already is served too."""
         cdef int i
-        cdef bint stopping = False, broken = False
-        fds[0].fd, fds[0].events, fds[0].revents = self._stop_fd, POLLIN, 0
-        self._watch(self._first, &fds[1])
-        uring.fd, uring.events = -1, POLLIN
+        self._is_stopping = self._is_broken = self._is_full = False
         if self._uring is not None:
-            uring.fd = self._uring.event_fd
-        # Requests may have been offered before the engine was there to hear the doorbell.
+            self._watch(&self._completions)
+        if self._pace is not None:
+            self._watch(&self._clock)
         for i in range(self._count):
-            fds[i + 1].revents = POLLIN
-        while True:
-            if not stopping and not broken and self._serve_kicked(self._first, &fds[1]) < 0:
-                broken = True
-            if self._uring is not None:
-                self._uring.submit()
-                if self._reap() and self._is_full and not stopping and not broken:
-                    self._is_full = False
-                    for i in range(self._count):
-                        fds[i + 1].revents = POLLIN
-                    continue
-            if fds[0].revents:
-                read(self._stop_fd, &count, sizeof(count))
-                stopping = True
-            if stopping or broken:
-                if self._in_flight == 0:
-                    return -1 if broken else 0
-                # Nothing new is taken: only what is in flight matters now.
-                for i in range(self._count + 1):
-                    fds[i].fd = -1
-            while poll(fds, self._count + 2,
-                       -1 if stopping or broken else self._wait_ms()) < 0 and errno == EINTR:
-                pass
-            if uring.revents:
-                read(self._uring.event_fd, &count, sizeof(count))
-            if self._is_held:
-                for i in range(self._count):
-                    fds[i + 1].revents |= POLLIN
-                self._is_held = False
-
-    cdef uint64_t _now_ns(self) noexcept nogil:
-        cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        return <uint64_t>now.tv_sec * 1000 * NS_PER_MS + <uint64_t>now.tv_nsec
-
-    cdef bint _admits(self) noexcept nogil:
-        """Whether the limit allows another request now; it is counted if so."""
-        cdef uint64_t now
-        if self._interval_ns == 0:
-            return True
-        now = self._now_ns()
-        if self._due_ns < now:
-            self._due_ns = now
-        if self._due_ns - now >= self._ahead_ns:
-            self._is_held = True
-            return False
-        self._due_ns += self._interval_ns
-        return True
-
-    cdef int _wait_ms(self) noexcept nogil:
-        """How long to sleep: for ever, or until a request that was held may go."""
-        cdef uint64_t now
-        if not self._is_held:
-            return -1
-        now = self._now_ns() + self._ahead_ns
-        return 0 if self._due_ns < now else <int>((self._due_ns - now) // NS_PER_MS) + 1
-
-    cdef void _watch(self, BlockQueue queue, pollfd *fd) noexcept nogil:
-        fd.fd = queue.kick_fd
-        fd.events = POLLIN
-        if queue._next is not None:
-            self._watch(queue._next, fd + 1)
-
-    cdef int _serve_kicked(self, BlockQueue queue, pollfd *fd) noexcept nogil:
-        # Queues are a linked list because a list of Python objects needs the GIL to walk.
-        cdef uint64_t count
-        if fd.revents:
-            read(queue.kick_fd, &count, sizeof(count))
-            if self._serve(queue) < 0:
-                return -1
-        if queue._next is not None:
-            return self._serve_kicked(queue._next, fd + 1)
+            # Requests may have been offered before the engine was there to hear the doorbell.
+            (<BlockQueue>self._queues[i]).kick()
+            self._watch(&self._kicks[i])
         return 0
 
-    cdef int _serve(self, BlockQueue queue) noexcept nogil:
-        """Take all that the driver offers; -1 when the ring is broken."""
-        cdef int got
-        cdef uint32_t written
-        cdef bint completed = False
-        cdef Outcome outcome
-        while True:
-            queue.ring.disable_kicks()
-            while True:
-                if not self._admits():
-                    # What is offered stays in the ring; the clock wakes the engine for it.
-                    got = 0
-                    break
-                if self._uring is not None and self._free == NULL:
-                    self._due_ns -= self._interval_ns
-                    self._is_full = True
-                    got = 0
-                    break
-                got = queue.ring.pop(self._chain)
-                if got <= 0:
-                    self._due_ns -= self._interval_ns
-                    break
-                outcome = self._serve_request(queue._index, &written)
-                if outcome == BROKEN:
-                    queue.ring.error = RING_BAD_REQUEST
-                    got = -1
-                    break
-                if outcome == STARTED:
-                    continue
-                queue.ring.push(self._chain.head, written)
-                completed = True
-            if completed and queue.ring.should_notify():
-                queue.notifier.notify()
-            completed = False
-            if got < 0:
-                return -1
-            if self._is_held or self._is_full:
-                return 0
-            if not queue.ring.enable_kicks():
-                return 0
+    cdef _watch(self, Watch *watch):
+        # Edge-triggered: eventfds need not be read, which saves a system call a kick.
+        if self._loop.watch(watch, EPOLLIN | EPOLLET) < 0:
+            raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
 
-    cdef Outcome _serve_request(self, int queue, uint32_t *written) noexcept nogil:
+    cdef bint stop(self) noexcept nogil:
+        """Take nothing new; whether nothing is in flight."""
+        self._is_stopping = True
+        self._deafen()
+        if self._in_flight == 0:
+            self._end_watch()
+            return True
+        return False
+
+    cdef void _deafen(self) noexcept nogil:
+        cdef int i
+        for i in range(self._count):
+            self._loop.unwatch(&self._kicks[i])
+        if self._pace is not None:
+            self._loop.unwatch(&self._clock)
+
+    cdef void _end_watch(self) noexcept nogil:
+        if self._uring is not None:
+            self._loop.unwatch(&self._completions)
+
+    cdef void _serve_all(self) noexcept nogil:
+        cdef int i
+        for i in range(self._count):
+            self._serve(<BlockQueue>self._queues[i])
+        self._settle()
+
+    cdef void _settle(self) noexcept nogil:
+        """Hand over what was started, and go on with what is complete already."""
+        if self._uring is None:
+            return
+        self._uring.submit()
+        while self._reap() and self._is_full and not self._is_stopping and not self._is_broken:
+            self._is_full = False
+            for i in range(self._count):
+                self._serve(<BlockQueue>self._queues[i])
+            self._uring.submit()
+
+    cdef void _break(self, BlockQueue queue, int error) noexcept nogil:
+        cdef uint64_t one = 1
+        if error:
+            queue.ring.error = error
+        self._is_broken = True
+        self._deafen()
+        write(self._failure_fd, &one, sizeof(one))
+
+    cdef void _serve(self, BlockQueue queue) noexcept nogil:
+        """Take what the driver offers, at most a batch."""
+        cdef int got = 0, served = 0
+        cdef uint32_t written
+        cdef Outcome outcome
+        if self._is_stopping or self._is_broken:
+            return
+        queue.ring.disable_kicks()
+        while True:
+            if served == BATCH:
+                # Others want to be served too; the doorbell brings the engine back.
+                queue.kick()
+                break
+            if self._pace is not None and not self._pace.admits():
+                # What is offered stays in the ring; the clock wakes the engine for it.
+                break
+            if self._uring is not None and self._free == NULL:
+                self._is_full = True
+                self._refund()
+                break
+            got = queue.ring.pop(self._chain)
+            if got <= 0:
+                self._refund()
+                if got < 0:
+                    break
+                queue.interrupt()
+                if not queue.ring.enable_kicks():
+                    return
+                queue.ring.disable_kicks()
+                continue
+            served += 1
+            outcome = self._serve_request(queue, &written)
+            if outcome == BROKEN:
+                got = -1
+                break
+            if outcome != STARTED:
+                queue.complete(self._chain.head, written)
+        queue.interrupt()
+        if got < 0:
+            self._break(queue, 0 if queue.ring.error else RING_BAD_REQUEST)
+
+    cdef void _refund(self) noexcept nogil:
+        if self._pace is not None:
+            self._pace.refund()
+
+    cdef Outcome _serve_request(self, BlockQueue queue, uint32_t *written) noexcept nogil:
         """Do or start the request in self._chain; BROKEN without room for header or status."""
         cdef Chain *chain = self._chain
         cdef Header header
-        cdef iovec *data
-        cdef uint32_t count
-        cdef uint64_t size
         cdef uint8_t *status_byte
         cdef iovec *last
+        cdef uint64_t size
         cdef int status
-        cdef Outcome outcome
+        cdef Outcome outcome = DONE
         if chain.readable_bytes < HEADER_BYTES or chain.writable_bytes < 1:
             return BROKEN
         # The status is the chain's last byte, wherever the driver put the boundaries.
@@ -384,137 +318,86 @@ cdef class BlockEngine:
         last.iov_len -= 1
         status_byte = <uint8_t *>last.iov_base + last.iov_len
         chain.writable_bytes -= 1
-        _take(chain.iov, chain.readable, <uint8_t *>&header, HEADER_BYTES)
+        take(chain.iov, chain.readable, <uint8_t *>&header, HEADER_BYTES)
+        chain.readable_bytes -= HEADER_BYTES
         written[0] = 0
         if block_request.enabled:
             block_request.report(header.type, header.sector,
-                                 chain.readable_bytes + chain.writable_bytes - HEADER_BYTES, 0)
+                                 chain.readable_bytes + chain.writable_bytes, 0)
         if header.type == <uint32_t>VIRTIO_BLK_T_IN:
-            data = chain.iov + chain.readable
-            count = chain.writable
-            size = chain.writable_bytes
-            status = self._check_range(header.sector, size, False)
-            if status == VIRTIO_BLK_S_OK and size:
-                outcome = self._start(queue, header.sector, data, count, size, False, status_byte)
-                if outcome == STARTED:
-                    return STARTED
-                if outcome == REFUSED:
-                    status = self._transfer(header.sector, data, count, size, False)
+            outcome = self._transfer(queue, header.sector, False, status_byte, &status)
             if status == VIRTIO_BLK_S_OK:
-                written[0] = <uint32_t>size
-                self.reads += 1
-                self.read_bytes += size
+                written[0] = <uint32_t>chain.writable_bytes
         elif header.type == <uint32_t>VIRTIO_BLK_T_OUT:
-            size = chain.readable_bytes - HEADER_BYTES
-            status = self._check_range(header.sector, size, True)
-            if status == VIRTIO_BLK_S_OK and size:
-                outcome = self._start(queue, header.sector, chain.iov, chain.readable, size, True,
-                                      status_byte)
-                if outcome == STARTED:
-                    return STARTED
-                if outcome == REFUSED:
-                    status = self._transfer(header.sector, chain.iov, chain.readable, size, True)
-            if status == VIRTIO_BLK_S_OK:
-                self.writes += 1
-                self.written_bytes += size
+            outcome = self._transfer(queue, header.sector, True, status_byte, &status)
         elif header.type == <uint32_t>VIRTIO_BLK_T_FLUSH:
             self.flushes += 1
             if self._start_flush(queue, status_byte):
                 return STARTED
-            status = self._flush()
+            status = self._disk.flush()
         elif header.type == <uint32_t>VIRTIO_BLK_T_DISCARD:
-            status = self._for_ranges(chain.readable_bytes - HEADER_BYTES, False)
+            status = self._for_ranges(False)
         elif header.type == <uint32_t>VIRTIO_BLK_T_WRITE_ZEROES:
-            status = self._for_ranges(chain.readable_bytes - HEADER_BYTES, True)
+            status = self._for_ranges(True)
         elif header.type == <uint32_t>VIRTIO_BLK_T_GET_ID:
             size = min(chain.writable_bytes, <uint64_t>VIRTIO_BLK_ID_BYTES)
-            _give(chain.iov + chain.readable, chain.writable, self._serial, size)
+            give(chain.iov + chain.readable, chain.writable, self._serial, size)
             written[0] = <uint32_t>size
             status = VIRTIO_BLK_S_OK
         else:
             status = VIRTIO_BLK_S_UNSUPP
+        if outcome == STARTED:
+            return STARTED
         status_byte[0] = <uint8_t>status
         if block_complete.enabled:
             block_complete.report(header.type, status, 0, 0)
         written[0] += 1
         return DONE
 
-    cdef int _flush(self) noexcept nogil:
-        # Both descriptors are the same file, so one sync covers what went through either.
-        return VIRTIO_BLK_S_OK if fdatasync(self._fd) == 0 else VIRTIO_BLK_S_IOERR
+    cdef int _for_ranges(self, bint zero) noexcept nogil:
+        cdef int status = self._disk.for_ranges(self._chain, self._chain.readable_bytes, zero)
+        if status == VIRTIO_BLK_S_OK and not self._writeback:
+            return self._disk.flush()
+        return status
 
-    cdef int _for_ranges(self, uint64_t size, bint zero) noexcept nogil:
-        """Discard, or write zeroes to, the ranges in self._chain (section 5.2.6)."""
-        cdef Range part
-        cdef int status
-        if self._readonly:
-            return VIRTIO_BLK_S_IOERR
-        if size == 0 or size % RANGE_BYTES or size > RANGE_BYTES * DISCARD_RANGES:
-            return VIRTIO_BLK_S_UNSUPP
-        while size:
-            _take(self._chain.iov, self._chain.readable, <uint8_t *>&part, RANGE_BYTES)
-            size -= RANGE_BYTES
-            if part.flags & ~(VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP if zero else 0):
-                return VIRTIO_BLK_S_UNSUPP
-            if part.sector > self._capacity or part.count > self._capacity - part.sector:
-                return VIRTIO_BLK_S_IOERR
-            if part.count == 0:
-                continue
-            status = self._zero(&part) if zero else self._discard(&part)
-            if status != VIRTIO_BLK_S_OK:
-                return status
-        return self._flush() if not self._writeback else VIRTIO_BLK_S_OK
+    cdef Outcome _transfer(self, BlockQueue queue, uint64_t sector, bint is_write,
+                           uint8_t *status_byte, int *status) noexcept nogil:
+        """Start the read or write in self._chain, or do it: then `status` is its result."""
+        cdef Chain *chain = self._chain
+        cdef iovec *data = &chain.iov[0 if is_write else chain.readable]
+        cdef uint32_t count = chain.readable if is_write else chain.writable
+        cdef uint64_t size = chain.readable_bytes if is_write else chain.writable_bytes
+        cdef Outcome outcome
+        status[0] = self._disk.check_range(sector, size, is_write)
+        if status[0] != VIRTIO_BLK_S_OK:
+            return DONE
+        if size:
+            outcome = self._start(queue, sector, data, count, size, is_write, status_byte)
+            if outcome == STARTED:
+                return STARTED
+            if outcome == REFUSED:
+                status[0] = self._disk.transfer(sector, data, count, size, is_write)
+                if is_write and not self._writeback and status[0] == VIRTIO_BLK_S_OK:
+                    status[0] = self._disk.flush()
+        if status[0] == VIRTIO_BLK_S_OK:
+            self._count_transfer(is_write, size)
+        return DONE
 
-    cdef int _discard(self, Range *part) noexcept nogil:
-        return self._allocate(FALLOC_FL_PUNCH_HOLE, part)
+    cdef void _count_transfer(self, bint is_write, uint64_t size) noexcept nogil:
+        if is_write:
+            self.writes += 1
+            self.written_bytes += size
+        else:
+            self.reads += 1
+            self.read_bytes += size
 
-    cdef int _zero(self, Range *part) noexcept nogil:
-        cdef uint64_t offset = part.sector * SECTOR_BYTES
-        cdef uint64_t size = <uint64_t>part.count * SECTOR_BYTES
-        cdef bint unmap = part.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0
-        cdef int status = self._allocate(
-            FALLOC_FL_PUNCH_HOLE if unmap else FALLOC_FL_ZERO_RANGE, part)
-        cdef iovec piece
-        cdef ssize_t done
-        if status != VIRTIO_BLK_S_UNSUPP:
-            return status
-        while size:
-            piece.iov_base = zeroes
-            piece.iov_len = min(size, <uint64_t>ZERO_CHUNK)
-            done = pwritev(self._buffered_fd, &piece, 1, offset)
-            if done < 0 and errno == EINTR:
-                continue
-            if done <= 0:
-                return VIRTIO_BLK_S_IOERR
-            offset += done
-            size -= done
-        return VIRTIO_BLK_S_OK
-
-    cdef int _allocate(self, int mode, Range *part) noexcept nogil:
-        cdef int result
-        while True:
-            result = fallocate(self._fd, mode | FALLOC_FL_KEEP_SIZE,
-                               part.sector * SECTOR_BYTES, <long>part.count * SECTOR_BYTES)
-            if result == 0:
-                return VIRTIO_BLK_S_OK
-            if errno != EINTR:
-                return VIRTIO_BLK_S_UNSUPP if errno == EOPNOTSUPP else VIRTIO_BLK_S_IOERR
-
-    cdef int _check_range(self, uint64_t sector, uint64_t size, bint is_write) noexcept nogil:
-        cdef uint64_t sectors = size // SECTOR_BYTES
-        if is_write and self._readonly:
-            return VIRTIO_BLK_S_IOERR
-        if size % SECTOR_BYTES or sector > self._capacity or sectors > self._capacity - sector:
-            return VIRTIO_BLK_S_IOERR
-        return VIRTIO_BLK_S_OK
-
-    cdef Pending *_take_pending(self, int queue, uint8_t *status) noexcept nogil:
+    cdef Pending *_take_pending(self, BlockQueue queue, uint8_t *status) noexcept nogil:
         cdef Pending *request = self._free
         if self._uring is None or request == NULL:
             return NULL
         self._free = request.next
         self._in_flight += 1
-        request.queue = queue
+        request.queue = <void *>queue
         request.head = self._chain.head
         request.status = status
         request.is_write = request.is_sync = False
@@ -522,17 +405,16 @@ cdef class BlockEngine:
         request.heap = NULL
         return request
 
-    cdef Outcome _start(self, int queue, uint64_t sector, const iovec *iov, uint32_t count,
+    cdef Outcome _start(self, BlockQueue queue, uint64_t sector, const iovec *iov, uint32_t count,
                         uint64_t size, bint is_write, uint8_t *status) noexcept nogil:
         """Hand a transfer to the kernel, or do it if the page cache has it: that is faster."""
         cdef Pending *request
         cdef uint64_t offset = sector * SECTOR_BYTES
-        cdef int fd = self._fd
-        if self._align and not _aligned(iov, count, offset, self._align):
-            fd = self._buffered_fd
+        cdef int fd
         if self._uring is None:
             return REFUSED
-        if fd == self._buffered_fd:
+        fd = self._disk.fd_for(iov, count, offset)
+        if fd == self._disk.buffered_fd:
             # What is written goes to the page cache, which does not make anybody wait for a disk.
             if is_write or self._reads_here:
                 return REFUSED
@@ -570,7 +452,7 @@ cdef class BlockEngine:
                 request.count += 1
         return True
 
-    cdef bint _start_flush(self, int queue, uint8_t *status) noexcept nogil:
+    cdef bint _start_flush(self, BlockQueue queue, uint8_t *status) noexcept nogil:
         cdef Pending *request = self._take_pending(queue, status)
         if request == NULL:
             return False
@@ -583,7 +465,7 @@ cdef class BlockEngine:
     cdef bint _hand_over(self, Pending *request) noexcept nogil:
         cdef uint64_t cookie = <uint64_t>(request - self._pool)
         if request.is_sync:
-            return self._uring.datasync(self._fd, cookie)
+            return self._uring.datasync(self._disk.fd, cookie)
         if request.is_write:
             return self._uring.write(request.fd, request.iov, request.count, request.offset, cookie)
         return self._uring.read(request.fd, request.iov, request.count, request.offset, cookie)
@@ -591,14 +473,18 @@ cdef class BlockEngine:
     cdef bint _reap(self) noexcept nogil:
         """Go on with what the kernel has completed; whether there was anything."""
         cdef uint64_t cookie
-        cdef int result
+        cdef int result, i
         cdef bint any = False
         while self._uring.take(&cookie, &result):
             any = True
             self._continue(&self._pool[cookie], result)
         if any:
             self._uring.submit()
-            self._notify(self._first)
+            for i in range(self._count):
+                (<BlockQueue>self._queues[i]).interrupt()
+            if self._is_stopping and self._in_flight == 0:
+                self._end_watch()
+                self.now_idle()
         return any
 
     cdef void _continue(self, Pending *request, int result) noexcept nogil:
@@ -615,9 +501,9 @@ cdef class BlockEngine:
             request.offset += result
             if request.left:
                 # What is left after a short transfer may have lost its alignment.
-                _advance(&request.iov, &request.count, result)
-                if self._align:
-                    request.fd = self._buffered_fd
+                advance(&request.iov, &request.count, result)
+                if self._disk.align:
+                    request.fd = self._disk.buffered_fd
             elif request.is_write and not self._writeback:
                 request.is_sync = True
             else:
@@ -631,16 +517,12 @@ cdef class BlockEngine:
         cdef uint32_t written = 1
         request.status[0] = <uint8_t>status
         if status == VIRTIO_BLK_S_OK and request.size:
-            if request.is_write:
-                self.writes += 1
-                self.written_bytes += request.size
-            else:
-                self.reads += 1
-                self.read_bytes += request.size
+            self._count_transfer(request.is_write, request.size)
+            if not request.is_write:
                 written += <uint32_t>request.size
         if block_complete.enabled:
             block_complete.report(request.is_write, status, 0, 0)
-        self._push(self._first, request.queue, request.head, written)
+        (<BlockQueue>request.queue).complete(request.head, written)
         self._give_back(request)
 
     cdef void _give_back(self, Pending *request) noexcept nogil:
@@ -650,98 +532,15 @@ cdef class BlockEngine:
         self._free = request
         self._in_flight -= 1
 
-    cdef void _push(self, BlockQueue queue, int index, uint16_t head,
-                    uint32_t written) noexcept nogil:
-        if index:
-            self._push(queue._next, index - 1, head, written)
-        else:
-            queue.ring.push(head, written)
-            queue._completed = True
 
-    cdef void _notify(self, BlockQueue queue) noexcept nogil:
-        if queue._completed:
-            queue._completed = False
-            if queue.ring.should_notify():
-                queue.notifier.notify()
-        if queue._next is not None:
-            self._notify(queue._next)
-
-    cdef int _transfer(self, uint64_t sector, iovec *iov, uint32_t count, uint64_t size,
-                       bint is_write) noexcept nogil:
-        """Do a transfer here and now."""
-        cdef uint64_t offset
-        cdef int fd = self._fd
-        cdef ssize_t done
-        offset = sector * SECTOR_BYTES
-        if self._align and not _aligned(iov, count, offset, self._align):
-            fd = self._buffered_fd
-        while size:
-            while count and iov.iov_len == 0:
-                iov += 1
-                count -= 1
-            if is_write:
-                done = pwritev(fd, iov, <int>count, offset)
-            else:
-                done = preadv(fd, iov, <int>count, offset)
-            if done < 0:
-                if errno == EINTR:
-                    continue
-                return VIRTIO_BLK_S_IOERR
-            if done == 0:
-                return VIRTIO_BLK_S_IOERR
-            size -= done
-            offset += done
-            # What is left after a short transfer may have lost its alignment.
-            if size and self._align:
-                fd = self._buffered_fd
-            _advance(&iov, &count, done)
-        if is_write and not self._writeback:
-            return self._flush()
-        return VIRTIO_BLK_S_OK
+cdef void _kicked(BlockEngine engine, int tag, uint32_t _events) noexcept nogil:
+    engine._serve(<BlockQueue>engine._queues[tag])
+    engine._settle()
 
 
-cdef bint _aligned(const iovec *iov, uint32_t count, uint64_t offset,
-                   uint32_t align) noexcept nogil:
-    cdef uint32_t i
-    cdef uint64_t bits = offset
-    for i in range(count):
-        bits |= <uint64_t>iov[i].iov_base | iov[i].iov_len
-    return bits & (align - 1) == 0
+cdef void _completed(BlockEngine engine, int _tag, uint32_t _events) noexcept nogil:
+    engine._settle()
 
 
-cdef void _advance(iovec **iov, uint32_t *count, uint64_t size) noexcept nogil:
-    while size:
-        if size < iov[0].iov_len:
-            iov[0].iov_base = <uint8_t *>iov[0].iov_base + size
-            iov[0].iov_len -= size
-            return
-        size -= iov[0].iov_len
-        iov[0] += 1
-        count[0] -= 1
-
-
-cdef void _take(iovec *iov, uint32_t count, uint8_t *out, uint64_t size) noexcept nogil:
-    """Move `size` bytes out of the front of the pieces, which shrink by as much."""
-    cdef uint64_t piece
-    cdef uint32_t i
-    for i in range(count):
-        piece = min(iov[i].iov_len, size)
-        memcpy(out, iov[i].iov_base, piece)
-        iov[i].iov_base = <uint8_t *>iov[i].iov_base + piece
-        iov[i].iov_len -= piece
-        out += piece
-        size -= piece
-        if size == 0:
-            return
-
-
-cdef void _give(iovec *iov, uint32_t count, const uint8_t *source, uint64_t size) noexcept nogil:
-    cdef uint64_t piece
-    cdef uint32_t i
-    for i in range(count):
-        piece = min(iov[i].iov_len, size)
-        memcpy(iov[i].iov_base, source, piece)
-        source += piece
-        size -= piece
-        if size == 0:
-            return
+cdef void _clock_rang(BlockEngine engine, int _tag, uint32_t _events) noexcept nogil:
+    engine._serve_all()

@@ -1,7 +1,8 @@
 from stratovirt._native.interrupt import Notifier
+from stratovirt._native.io_loop import Engine
 from stratovirt._native.virtqueue import Virtqueue
 
-class NetEngine:
+class NetEngine(Engine):
     tap_is_gone: bool
     received: int
     sent: int
@@ -32,5 +33,3 @@ class NetEngine:
         multicast: list[bytes],
         vlans: bytes | None,
     ) -> None: ...
-    def request_stop(self) -> None: ...
-    def run(self) -> None: ...

@@ -1,7 +1,6 @@
 """One queue pair of a network card, moved between its rings and a tap without the GIL.
 
-The engine sleeps in poll(2) on the tap, the two doorbells and a stop eventfd.  What the guest
-sends goes out straight from its memory.  What comes in is read into a buffer first, so that its
+What the guest sends goes out straight from its memory.  What comes in is read into a buffer first, so that its
 size is known before the ring is touched, and waits there when the driver has no room for it.
 """
 
@@ -12,20 +11,13 @@ from libc.string cimport memcmp, memcpy
 from posix.unistd cimport read, write
 
 from stratovirt._native.interrupt cimport Notifier
+from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, EPOLLOUT, Engine, Watch, ready_t
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
 
 import os
 
 cdef extern from "sys/uio.h" nogil:
     ssize_t writev(int fd, const iovec *iov, int count)
-
-cdef extern from "poll.h" nogil:
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int POLLIN, POLLOUT
-    int poll(pollfd *fds, unsigned long count, int timeout)
 
 cdef enum:
     HEADER_BYTES = 12       # struct virtio_net_hdr_v1
@@ -35,10 +27,6 @@ cdef enum:
     BATCH = 64              # packets in one direction before the other has its turn
     MOST_ADDRESSES = 64     # MAC addresses in each filter table
     MOST_CHAINS = 1024
-    STOP = 0
-    TAP = 1
-    RECEIVE_KICK = 2
-    TRANSMIT_KICK = 3
 
 cdef struct Filter:
     bint promiscuous
@@ -56,8 +44,8 @@ cdef struct Filter:
     uint8_t vlans[512]
 
 
-cdef class NetEngine:
-    """Serves one pair until told to stop.
+cdef class NetEngine(Engine):
+    """Serves one pair while a loop drives it.
 
     `mergeable` says whether a packet may span several buffers (VIRTIO_NET_F_MRG_RXBUF).  When a
     ring breaks or the tap goes away the engine stops and signals `failure_fd`.
@@ -65,13 +53,13 @@ cdef class NetEngine:
 
     cdef Virtqueue _rx
     cdef Virtqueue _tx
-    cdef int _rx_kick
-    cdef int _tx_kick
+    cdef Watch _rx_kick
+    cdef Watch _tx_kick
+    cdef Watch _tap
     cdef Notifier _notifier
-    cdef int _tap
     cdef bint _mergeable
-    cdef int _stop_fd
     cdef int _failure_fd
+    cdef bint _is_deaf
     cdef Filter _filter
     cdef Chain *_chain
     cdef uint8_t *_packet
@@ -85,24 +73,23 @@ cdef class NetEngine:
     def __cinit__(self, Virtqueue rx not None, int rx_kick, Virtqueue tx not None, int tx_kick,
                   Notifier notifier not None, int tap, *, bint mergeable, int failure_fd):
         self._rx, self._tx = rx, tx
-        self._rx_kick, self._tx_kick = rx_kick, tx_kick
+        self._rx_kick.fd, self._tx_kick.fd, self._tap.fd = rx_kick, tx_kick, tap
+        self._rx_kick.ready = <ready_t>_has_room
+        self._tx_kick.ready = <ready_t>_has_packets
+        self._tap.ready = <ready_t>_tap_ready
+        self._rx_kick.context = self._tx_kick.context = self._tap.context = <void *>self
         self._notifier = notifier
-        self._tap = tap
         self._mergeable = mergeable
         self._failure_fd = failure_fd
         self._filter.promiscuous = True
-        self._stop_fd = -1
         self._chain = <Chain *>calloc(1, sizeof(Chain))
         self._packet = <uint8_t *>calloc(1, PACKET)
         if self._chain == NULL or self._packet == NULL:
             raise MemoryError()
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
 
     def __dealloc__(self):
         free(self._chain)
         free(self._packet)
-        if self._stop_fd >= 0:
-            os.close(self._stop_fd)
 
     def set_filter(self, *, bytes own not None, bint promiscuous, bint all_multicast,
                    bint all_unicast, bint no_multicast, bint no_unicast, bint no_broadcast,
@@ -133,52 +120,50 @@ cdef class NetEngine:
                 raise ValueError("a VLAN table has 512 bytes")
             memcpy(self._filter.vlans, <char *>vlans, sizeof(self._filter.vlans))
 
-    def request_stop(self):
-        """Make `run` return; what was taken from the rings is complete then."""
-        os.eventfd_write(self._stop_fd, 1)
+    cdef int start(self) except -1:
+        """Watch the tap and the doorbells; what is there already is served too."""
+        self._is_deaf = False
+        _kick(&self._rx_kick)
+        _kick(&self._tx_kick)
+        # Edge-triggered: eventfds need not be read, and a tap whose packet waits for room in the
+        # ring does not wake anybody.
+        for index in range(3):
+            events = EPOLLIN | EPOLLET | (EPOLLOUT if index == 2 else 0)
+            if self._loop.watch(self._watch_of(index), events) < 0:
+                raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+        return 0
 
-    def run(self):
-        """Serve until stopped or broken; called in the engine's own thread."""
-        cdef int result
-        with nogil:
-            result = self._loop()
-        if result < 0:
-            os.eventfd_write(self._failure_fd, 1)
+    cdef Watch *_watch_of(self, int index) noexcept nogil:
+        if index == 2:
+            return &self._tap
+        return &self._tx_kick if index else &self._rx_kick
 
-    cdef int _loop(self) noexcept nogil:
-        cdef pollfd fds[4]
-        cdef uint64_t count
-        cdef int rx, tx
-        fds[STOP].fd, fds[STOP].events = self._stop_fd, POLLIN
-        fds[TAP].fd = self._tap
-        fds[RECEIVE_KICK].fd, fds[RECEIVE_KICK].events = self._rx_kick, POLLIN
-        fds[TRANSMIT_KICK].fd, fds[TRANSMIT_KICK].events = self._tx_kick, POLLIN
-        rx = tx = 1
-        while True:
-            if tx > 0:
-                tx = self._transmit()
-            if rx > 0:
-                rx = self._receive()
-            if rx < 0 or tx < 0:
-                return -1
-            # A packet that waits for room is not read anew, so the tap is not looked at then.
-            fds[TAP].events = <short>((0 if self._packet_size else POLLIN)
-                                      | (POLLOUT if self._tap_is_full else 0))
-            while poll(fds, 4, 0 if rx or tx else -1) < 0 and errno == EINTR:
-                pass
-            if fds[STOP].revents:
-                read(self._stop_fd, &count, sizeof(count))
-                return 0
-            if fds[RECEIVE_KICK].revents:
-                read(self._rx_kick, &count, sizeof(count))
-                rx = 1
-            if fds[TRANSMIT_KICK].revents:
-                read(self._tx_kick, &count, sizeof(count))
-                tx = 1
-            if fds[TAP].revents & POLLOUT:
-                tx = 1
-            if fds[TAP].revents & ~POLLOUT:
-                rx = 1
+    cdef bint stop(self) noexcept nogil:
+        """Nothing is in flight between two rounds."""
+        cdef int index
+        self._is_deaf = True
+        for index in range(3):
+            self._loop.unwatch(self._watch_of(index))
+        return True
+
+    cdef void _serve(self, bint receive, bint transmit) noexcept nogil:
+        """Move packets; a direction that has more than its share asks to be called again."""
+        cdef uint64_t one = 1
+        cdef int tx = 0, rx = 0
+        if self._is_deaf:
+            return
+        if transmit:
+            tx = self._transmit()
+        if receive and tx >= 0:
+            rx = self._receive()
+        if tx < 0 or rx < 0:
+            self.stop()
+            write(self._failure_fd, &one, sizeof(one))
+            return
+        if tx:
+            _kick(&self._tx_kick)
+        if rx:
+            _kick(&self._rx_kick)
 
     cdef int _transmit(self) noexcept nogil:
         """Send what the guest offers; 1 when there may be more, 0 when not, -1 when broken."""
@@ -223,7 +208,7 @@ cdef class NetEngine:
             self.dropped += 1
             return 0
         while True:
-            done = writev(self._tap, self._chain.iov, <int>self._chain.readable)
+            done = writev(self._tap.fd, self._chain.iov, <int>self._chain.readable)
             if done < 0 and errno == EINTR:
                 continue
             if done < 0 and errno not in (EAGAIN, EBADFD):
@@ -237,11 +222,11 @@ cdef class NetEngine:
     cdef int _receive(self) noexcept nogil:
         """Deliver what the tap has; 1 when there may be more, 0 when not, -1 when broken."""
         cdef ssize_t got
-        cdef int delivered = 0, result
+        cdef int seen = 0, result
         cdef bint notify = False
-        while delivered < BATCH:
+        while seen < BATCH:
             if self._packet_size == 0:
-                got = read(self._tap, self._packet, PACKET)
+                got = read(self._tap.fd, self._packet, PACKET)
                 if got < 0:
                     if errno == EINTR:
                         continue
@@ -250,6 +235,7 @@ cdef class NetEngine:
                         return -1
                     break
                 if got < HEADER_BYTES + ETHERNET_BYTES or not self._is_wanted(<size_t>got):
+                    seen += 1
                     continue
                 self._packet_size = <size_t>got
             result = self._deliver()
@@ -259,11 +245,11 @@ cdef class NetEngine:
                 break
             self._packet_size = 0
             self.received += 1
-            delivered += 1
+            seen += 1
             notify |= self._rx.should_notify()
         if notify:
             self._notifier.notify()
-        return 1 if delivered == BATCH else 0
+        return 1 if seen == BATCH else 0
 
     cdef int _deliver(self) noexcept nogil:
         """Put the packet into the guest's buffers: 1 done, 0 no room, -1 broken."""
@@ -343,3 +329,20 @@ cdef class NetEngine:
             if memcmp(frame, wanted.unicast[i], 6) == 0:
                 return True
         return False
+
+
+cdef void _kick(Watch *doorbell) noexcept nogil:
+    cdef uint64_t one = 1
+    write(doorbell.fd, &one, sizeof(one))
+
+
+cdef void _has_room(NetEngine engine, int _tag, uint32_t _events) noexcept nogil:
+    engine._serve(True, False)
+
+
+cdef void _has_packets(NetEngine engine, int _tag, uint32_t _events) noexcept nogil:
+    engine._serve(False, True)
+
+
+cdef void _tap_ready(NetEngine engine, int _tag, uint32_t _events) noexcept nogil:
+    engine._serve(True, engine._tap_is_full)

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-from stratovirt._native.block_engine import can_punch_holes
+from stratovirt._native.disk import Disk, can_punch_holes
 from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
 
@@ -17,43 +17,52 @@ DIRECT_ALIGNMENT = 4096
 
 
 class ImageError(StratovirtError):
-    """An image cannot be used; the text names the -drive."""
+    """An image cannot be used; the text names what asked for it."""
 
 
 class Image:
-    """An open image.
+    """An open image; `disk` is what engines work on.
 
-    `fd` honours the drive's ``direct``; `buffered_fd` goes through the page cache, for requests
-    that O_DIRECT cannot take.  `sectors` is the whole number of 512-byte sectors;
-    `can_discard` says whether the host takes ranges back.
+    `sectors` is the whole number of 512-byte sectors; `can_discard` says whether the host takes
+    ranges back.  `source` names in errors what asked for the image, and `uses_uring` says whether
+    io_uring may serve it.
     """
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: Drive, source: str = "", *, uses_uring: bool = True) -> None:
         self.drive = drive
-        self._source = f"-drive id={drive.id},file={drive.file}"
+        self.uses_uring = uses_uring
+        self._source = f"{source or f'-drive id={drive.id}'},file={drive.file}"
         self.readonly = drive.readonly
         access = os.O_RDONLY if drive.readonly else os.O_RDWR
-        self.buffered_fd = self._open(drive.file, access)
+        self._buffered_fd = self._open(drive.file, access)
         try:
             self._lock()
             self.sectors = self._size() // SECTOR
             if self.sectors == 0:
                 raise ImageError(f"{self._source}: the image holds not even one 512-byte sector")
-            self.fd = self.buffered_fd
-            self.direct_align = 0
+            self._fd = self._buffered_fd
+            direct_align = 0
             if drive.direct:
-                self.fd = self._open_direct(drive.file, access)
-                self.direct_align = DIRECT_ALIGNMENT
+                self._fd = self._open_direct(drive.file, access)
+                direct_align = DIRECT_ALIGNMENT
             self.can_discard = not self.readonly and self._can_discard()
+            # Two descriptors: what O_DIRECT cannot take goes through the page cache.
+            self.disk = Disk(
+                self._fd,
+                self._buffered_fd,
+                direct_align=direct_align,
+                capacity=self.sectors,
+                readonly=self.readonly,
+            )
         except StratovirtError:
-            os.close(self.buffered_fd)
+            os.close(self._buffered_fd)
             raise
 
     def close(self) -> None:
         """Give back the descriptors, and with them the lock."""
-        if self.fd != self.buffered_fd:
-            os.close(self.fd)
-        os.close(self.buffered_fd)
+        if self._fd != self._buffered_fd:
+            os.close(self._fd)
+        os.close(self._buffered_fd)
 
     def _open(self, path: str, flags: int) -> int:
         try:
@@ -75,7 +84,7 @@ class Image:
         kind = fcntl.LOCK_SH if self.readonly else fcntl.LOCK_EX
         try:
             # flock belongs to the open file, so it holds until the last descriptor goes.
-            fcntl.flock(self.buffered_fd, kind | fcntl.LOCK_NB)
+            fcntl.flock(self._buffered_fd, kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise ImageError(
@@ -84,14 +93,14 @@ class Image:
             raise ImageError(f"{self._source}: cannot lock: {error.strerror}") from error
 
     def _can_discard(self) -> bool:
-        status = os.fstat(self.buffered_fd)
+        status = os.fstat(self._buffered_fd)
         # A block device takes it or refuses it when asked; the guest lives with either.
-        return stat.S_ISBLK(status.st_mode) or can_punch_holes(self.buffered_fd, status.st_size)
+        return stat.S_ISBLK(status.st_mode) or can_punch_holes(self._buffered_fd, status.st_size)
 
     def _size(self) -> int:
-        status = os.fstat(self.buffered_fd)
+        status = os.fstat(self._buffered_fd)
         if stat.S_ISBLK(status.st_mode):
-            return os.lseek(self.buffered_fd, 0, os.SEEK_END)
+            return os.lseek(self._buffered_fd, 0, os.SEEK_END)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{self._source}: neither a regular file nor a block device")
         return status.st_size

@@ -26,7 +26,7 @@ BUILT_DRIVERS = (
     "-device virtio-balloon-device",
     "-device virtio-rng-device",
 )
-BUILT_OBJECTS = ("-object rng-random",)
+BUILT_OBJECTS = ("-object rng-random", "-object iothread")
 
 
 def refuse_what_is_not_built(config: VmConfig) -> None:
@@ -64,5 +64,3 @@ def _refuse_device(device: object) -> None:
         raise ConfigError(f"{source}: microvm has no PCI bus{hint}")
     if flag not in BUILT_DRIVERS:
         raise ConfigError(f"{source}: this driver is not built yet")
-    if getattr(device, "iothread", None) is not None:
-        raise ConfigError(f"{source}: iothread is not built yet")

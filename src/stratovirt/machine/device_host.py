@@ -4,17 +4,18 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.runtime.clock import Clock
+    from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
 
 
 class DeviceHost:
-    """The loop, the clock, the options, guest memory, chardevs by id, and events for managers."""
+    """The loop, the clock, the options, guest memory, things by id, and events for managers."""
 
     def __init__(
         self,
@@ -23,10 +24,16 @@ class DeviceHost:
         loop: Loop,
         clock: Clock,
         memory: GuestMemory,
+        iothreads: Mapping[str, IoThread],
         open_chardev: Callable[[str], Chardev],
         send_event: Callable[[str, dict[str, object]], None],
     ) -> None:
         self.config, self.loop, self.clock, self.memory = config, loop, clock, memory
+        self._iothreads = iothreads
         self.open_chardev = open_chardev
         """The back end of the -chardev with this id, which the caller uses alone."""
         self.send_event = send_event
+
+    def iothread(self, name: str | None) -> IoThread | None:
+        """The thread of the -object iothread with this id; None without one."""
+        return None if name is None else self._iothreads[name]

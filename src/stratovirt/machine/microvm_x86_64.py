@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.devices import Virtconsole
     from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.machine.hot_replace import HotReplace
     from stratovirt.virtio.device import VirtioDevice
 
 
@@ -61,6 +62,7 @@ class Microvm:
         self.guest_memory = host.memory
         self.ram = layout.ram_pieces(config.memory.size)
         self.slots: list[MmioTransport] = []
+        self.hot_replace: HotReplace | None = None
         self._host = host
         self._uart: Uart16550 | None = None
         self.serial = serial
@@ -82,6 +84,8 @@ class Microvm:
         try:
             for options in config.devices:
                 self._add_device(options)
+            if config.monitors:
+                self._add_hot_replace()
         except Exception:
             self.close()
             raise
@@ -126,6 +130,8 @@ class Microvm:
             slot.reset()
         for device in self.devices:
             device.close()
+        if self.hot_replace is not None:
+            self.hot_replace.close()
         self.slots.clear()
         if self.serial is not None:
             self.serial.drain()
@@ -144,7 +150,18 @@ class Microvm:
             raise ConfigError(
                 f"{options.flag}: microvm has {layout.VIRTIO_SLOTS} virtio slots and all are taken"
             )
-        self._add_virtio(make_device(options, self._host))
+        index = len(self.slots)
+        self._add_virtio(make_device(options, self._host), index, layout.VIRTIO_FIRST_GSI + index)
+
+    def _add_hot_replace(self) -> None:
+        """Without a monitor nobody could fill the slots, and there are none."""
+        from stratovirt.machine.hot_replace import HotReplace
+
+        self.hot_replace = HotReplace(self._host)
+        for number, device in enumerate(self.hot_replace.devices):
+            self._add_virtio(
+                device, layout.VIRTIO_SLOTS + number, layout.HOT_REPLACE_FIRST_GSI + number
+            )
 
     def _add_console_port(self, options: Virtconsole) -> None:
         consoles = [device for device in self.devices if device.device_id == CONSOLE]
@@ -162,8 +179,7 @@ class Microvm:
     ) -> None:
         self.port_space.add(port, IoRegion(name, size, device))
 
-    def _add_virtio(self, device: VirtioDevice) -> None:
-        index = len(self.slots)
+    def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> None:
         self.slots.append(
             MmioTransport(
                 device,
@@ -171,7 +187,7 @@ class Microvm:
                 self._accelerator,
                 self.memory_space,
                 layout.VIRTIO_MMIO + index * layout.VIRTIO_SLOT,
-                layout.VIRTIO_FIRST_GSI + index,
+                gsi,
             )
         )
 

@@ -13,6 +13,8 @@ VIRTIO_MMIO = 0xF010_0000
 VIRTIO_SLOT = 0x200
 VIRTIO_FIRST_GSI, VIRTIO_LAST_GSI = 5, 15
 VIRTIO_SLOTS = VIRTIO_LAST_GSI - VIRTIO_FIRST_GSI + 1
+HOT_REPLACE_FIRST_GSI = 17
+"""The slots behind those of -device are for hot-replace, on lines beyond the ISA's."""
 
 GED, GED_GSI = 0xF000_0000, 16
 

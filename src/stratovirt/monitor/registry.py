@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.options import Options
+from stratovirt.config.options import Family, Options
 from stratovirt.monitor.schema import EMPTY, Type
 
 TYPE_CHECKING = False
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stratovirt.monitor.session import Session
 
     CommandFunction = Callable[[Session, Any], object]
+    Arguments = type[Options] | Family
 
 
 class NoArguments(Options):
@@ -25,7 +26,7 @@ class Command:
     __slots__ = ("answer", "arguments", "function", "name")
 
     def __init__(
-        self, name: str, arguments: type[Options], answer: Type, function: CommandFunction
+        self, name: str, arguments: Arguments, answer: Type, function: CommandFunction
     ) -> None:
         self.name, self.arguments = name, arguments
         self.answer, self.function = answer, function
@@ -35,7 +36,7 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    name: str, arguments: type[Options] = NoArguments, *, answer: Type = EMPTY
+    name: str, arguments: Arguments = NoArguments, *, answer: Type = EMPTY
 ) -> Callable[[CommandFunction], CommandFunction]:
     """Register the decorated function, called with the session and its arguments, as `name`."""
 

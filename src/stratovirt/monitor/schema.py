@@ -70,6 +70,7 @@ EVENTS: dict[str, Struct] = {
     "STOP": EMPTY,
     "RESUME": EMPTY,
     "POWERDOWN": EMPTY,
+    "DEVICE_DELETED": Struct("DEVICE_DELETED-arg", {"device?": "str", "path": "str"}),
     "BALLOON_CHANGED": Struct("BALLOON_CHANGED-arg", {"actual": "int"}),
 }
 """Every event this machine sends, with its data."""

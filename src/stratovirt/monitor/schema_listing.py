@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stratovirt.config.options import REQUIRED, Options
+from stratovirt.config.kinds import Nested
+from stratovirt.config.options import REQUIRED, Family, Options
 from stratovirt.monitor.registry import COMMANDS
 from stratovirt.monitor.schema import (
     BUILTINS,
@@ -67,13 +68,30 @@ class SchemaListing:
                 self._add(member)
 
 
-def arguments_struct(arguments: type[Options], name: str) -> Struct:
-    """The type of a command's arguments."""
-    if not arguments.fields:
-        return EMPTY
+def arguments_struct(arguments: type[Options] | Family, name: str) -> Struct:
+    """The type of a command's arguments; of a family, everything that some variant takes."""
+    if isinstance(arguments, Family):
+        members: dict[str, Type] = {arguments.key: Enum(f"{name}-key", *arguments.variants)}
+        for variant in arguments.variants.values():
+            for key, kind in _members(variant, name).items():
+                # Only what each variant needs is needed whichever is chosen.
+                needed = all(
+                    key in other.fields and other.fields[key].default is REQUIRED
+                    for other in arguments.variants.values()
+                )
+                members[key.removesuffix("?") if needed else f"{key.removesuffix('?')}?"] = kind
+        return Struct(name, members)
+    return Struct(name, _members(arguments, name)) if arguments.fields else EMPTY
+
+
+def _members(arguments: type[Options], name: str) -> dict[str, Type]:
     members: dict[str, Type] = {}
     for key, field in arguments.fields.items():
         words = getattr(field.kind, "words", None)
-        kind: Type = Enum(f"{name}-{key}", *words) if words else field.kind.json_type
+        kind: Type = field.kind.json_type
+        if isinstance(field.kind, Nested):
+            kind = arguments_struct(field.kind.definition, f"{name}-{key}")
+        elif words:
+            kind = Enum(f"{name}-{key}", *words)
         members[key if field.default is REQUIRED else f"{key}?"] = kind
-    return Struct(name, members)
+    return members

@@ -79,14 +79,15 @@ class Tap:
                 ) from error
 
     def _take(self, names: tuple[str, ...], queues: int | None) -> None:
-        if queues is not None and queues != len(names):
-            raise TapError(f"{self._source}: queues={queues}, but {len(names)} descriptors given")
+        # All are taken before anything is checked: then they are closed whatever is wrong.
         for name in names:
             try:
-                fd = take_descriptor(name)
+                self.fds.append(take_descriptor(name))
             except DescriptorError as error:
                 raise TapError(f"{self._source},fd={name}: {error}") from error
-            self.fds.append(fd)
+        if queues is not None and queues != len(names):
+            raise TapError(f"{self._source}: queues={queues}, but {len(names)} descriptors given")
+        for fd in self.fds:
             os.set_blocking(fd, False)
 
     def _prepare(self) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import struct
 
-from stratovirt._native.block_engine import MOST_RANGES, BlockEngine, BlockQueue
+from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
 from stratovirt.runtime.log import Log
-from stratovirt.runtime.loop import READABLE, Loop
+from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.device import ActiveQueue, VirtioDevice
 from stratovirt.virtio.engine_thread import EngineThread
 
@@ -16,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.devices import VirtioBlk
     from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.runtime.io_thread import IoThread
 
 log = Log(__name__)
 
@@ -42,26 +44,36 @@ CONFIG = struct.Struct("<QIIHBBI8xBxHIIIIIB3x")
 """capacity, size_max, seg_max, geometry (3 fields), blk_size, topology, writeback, num_queues,
 and for discard and write-zeroes the most sectors and ranges, and alignment or may_unmap."""
 
+NO_MEDIUM = Disk(-1, -1, direct_align=0, capacity=0, readonly=False)
+
 
 class Blk(VirtioDevice):
-    """One disk. Requests run in the engine's own thread and never meet Python."""
+    """One disk, whose requests never meet Python.
+
+    Its medium, `image`, may come and go: without one the disk has no sectors and each request is
+    an I/O error, which `idle_thread` gives.
+    """
 
     device_id = 2
 
-    def __init__(self, options: VirtioBlk, image: Image, loop: Loop) -> None:
+    def __init__(
+        self, name: str, queue_count: int, host: DeviceHost, idle_thread: IoThread | None = None
+    ) -> None:
         super().__init__()
-        self.name = options.id or f"virtio-blk({options.drive})"
-        self.image = image
-        self._serial = (options.serial or "").encode()
-        self._queue_count = options.num_queues
-        self._loop = loop
+        self.name = name
+        self.image: Image | None = None
+        self._serial = b""
+        self._iothread = self._idle_thread = idle_thread
+        self._queue_count = queue_count
+        self._loop = host.loop
         self._queues: list[ActiveQueue] = []
         self._features = 0
+        self._is_resting = False
         self._engine: BlockEngine | None = None
         self._counted = dict.fromkeys(COUNTERS, 0)
         self._thread: EngineThread | None = None
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        loop.watch(self._failure_fd, READABLE, self._failed)
+        self._loop.watch(self._failure_fd, READABLE, self._failed)
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
@@ -71,17 +83,39 @@ class Blk(VirtioDevice):
     @property
     def features(self) -> int:
         """Flush always; read-only, discarding or of several queues as drive and options are."""
-        features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (F_RO if self.image.readonly else 0)
-        if self.image.can_discard:
+        features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH
+        if self.image is None or self.image.can_discard:
+            # Of what may come later all is promised: a host that cannot discard says so then.
             features |= F_DISCARD | F_WRITE_ZEROES
+        if self.image is not None and self.image.readonly:
+            features |= F_RO
         return features | (F_MQ if self._queue_count > 1 else 0)
 
     def config_space(self) -> bytes:
         """struct virtio_blk_config up to write_zeroes_may_unmap (section 5.2.4)."""
         return CONFIG.pack(
-            self.image.sectors, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE, 1, self._queue_count,
-            MOST_SECTORS, MOST_RANGES, 1, MOST_SECTORS, MOST_RANGES, 1,
+            self.image.sectors if self.image else 0, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE, 1,
+            self._queue_count, MOST_SECTORS, MOST_RANGES, 1, MOST_SECTORS, MOST_RANGES, 1,
         )  # fmt: skip
+
+    def insert(self, image: Image, serial: str | None, iothread: IoThread | None) -> None:
+        """Give the disk its medium, which is the device's from now on."""
+        self._stop()
+        self.image, self._iothread = image, iothread
+        self._serial = (serial or "").encode()
+        self._counted = dict.fromkeys(COUNTERS, 0)
+        self._start()
+        self.config_changed()
+
+    def eject(self) -> Image:
+        """Complete what is in flight and take the medium out; it is the caller's again."""
+        assert self.image is not None
+        self._stop()
+        image, self.image = self.image, None
+        self._serial, self._iothread = b"", self._idle_thread
+        self._start()
+        self.config_changed()
+        return image
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start the engine on the driver's queue."""
@@ -92,39 +126,44 @@ class Blk(VirtioDevice):
         """Stop the engine; requests it has taken are completed first."""
         self._stop()
         self._queues = []
+        self._is_resting = False
 
     def quiesce(self) -> None:
         """Complete what is in flight and rest."""
+        self._is_resting = True
         self._stop()
 
     def resume(self) -> None:
         """Serve again from where the rings are."""
-        if self._queues and self._engine is None:
-            self._start()
+        self._is_resting = False
+        self._start()
 
     def close(self) -> None:
         """Give the image back."""
         self._loop.unwatch(self._failure_fd)
         os.close(self._failure_fd)
-        self.image.close()
+        if self.image is not None:
+            self.image.close()
 
     def _start(self) -> None:
-        if not self._queues:
+        if not self._queues or self._is_resting or self._thread is not None:
             return
+        image = self.image
         engine = BlockEngine(
             [BlockQueue(queue.ring, queue.kick_fd, queue.notifier) for queue in self._queues],
-            fd=self.image.fd,
-            buffered_fd=self.image.buffered_fd,
-            direct_align=self.image.direct_align,
-            capacity=self.image.sectors,
-            readonly=self.image.readonly,
+            image.disk if image else NO_MEDIUM,
             writeback=bool(self._features & F_FLUSH),
             serial=self._serial,
             failure_fd=self._failure_fd,
-            iops=self.image.drive.throttling_iops_total,
+            iops=image.drive.throttling_iops_total if image else 0,
+            uring=image.uses_uring if image else False,
         )
+        try:
+            self._thread = EngineThread(engine, self._iothread)
+        except OSError as error:
+            self.broken(str(error))
+            return
         self._engine = engine
-        self._thread = EngineThread(engine)
 
     def _stop(self) -> None:
         if self._thread is not None:
@@ -151,4 +190,7 @@ class Blk(VirtioDevice):
 
 def make(options: VirtioBlk, host: DeviceHost) -> Blk:
     """The device for `options`."""
-    return Blk(options, Image(host.config.drives[options.drive]), host.loop)
+    image = Image(host.config.drives[options.drive])
+    disk = Blk(options.id or f"virtio-blk({options.drive})", options.num_queues, host)
+    disk.insert(image, options.serial, host.iothread(options.iothread))
+    return disk

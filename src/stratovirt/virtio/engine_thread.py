@@ -1,40 +1,31 @@
-"""A native engine and the thread it runs in."""
+"""A native engine and the thread that drives it."""
 
 from __future__ import annotations
 
-import _thread
+from stratovirt.runtime.io_thread import IoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Engine(Protocol):
-        """Serves queues without the GIL."""
-
-        def run(self) -> None:
-            """Serve until stopped or broken."""
-
-        def request_stop(self) -> None:
-            """Make `run` return once what was taken is complete."""
+    from stratovirt._native.io_loop import Engine
 
 
 class EngineThread:
-    """Runs `engine` from now on, until `stop`."""
+    """`engine` served from now on, until `stop`: by `iothread`, or by a thread of its own."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, iothread: IoThread | None = None) -> None:
         self._engine = engine
-        self._ended = _thread.allocate_lock()
-        self._ended.acquire()
-        _thread.start_new_thread(self._serve, ())
+        self._own = IoThread() if iothread is None else None
+        thread = iothread or self._own
+        assert thread is not None
+        try:
+            engine.attach(thread.loop)
+        except OSError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop; when this returns nothing is in flight."""
-        self._engine.request_stop()
-        self._ended.acquire()
-        self._ended.release()
-
-    def _serve(self) -> None:
-        try:
-            self._engine.run()
-        finally:
-            self._ended.release()
+        self._engine.detach()
+        if self._own is not None:
+            self._own.close()
+            self._own = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 
@@ -12,10 +11,8 @@ from stratovirt._native.vhost import VhostDevice
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config import net as config
 from stratovirt.config.devices import VirtioNet
-from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.net.tap import Tap
-from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
+from stratovirt.net.back_end import NetBackEnd
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
@@ -23,13 +20,17 @@ from stratovirt.virtio.engine_thread import EngineThread
 from stratovirt.virtio.net_control import NetControl
 from stratovirt.virtio.served_queue import ServedQueue
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.runtime.io_thread import IoThread
+
 log = Log(__name__)
 
 QUEUE_SIZE = 256
 CONFIG = struct.Struct("<6sHHH")
 """mac, status, max_virtqueue_pairs, mtu."""
-LINK_UP = 1
-VHOST_NET = "/dev/vhost-net"
+LINK_UP, ANNOUNCE = 1, 2
+"""Bits of status."""
 OWN_PREFIX = bytes.fromhex("525400")
 """Locally administered, as QEMU's cards have it; the other half of an address is random."""
 
@@ -37,7 +38,8 @@ F_CSUM, F_GUEST_CSUM, F_MAC = 1 << 0, 1 << 1, 1 << 5
 F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_ECN, F_GUEST_UFO = 1 << 7, 1 << 8, 1 << 9, 1 << 10
 F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN, F_HOST_UFO = 1 << 11, 1 << 12, 1 << 13, 1 << 14
 F_MRG_RXBUF, F_STATUS, F_CTRL_VQ, F_CTRL_RX = 1 << 15, 1 << 16, 1 << 17, 1 << 18
-F_CTRL_VLAN, F_CTRL_RX_EXTRA, F_MQ, F_CTRL_MAC_ADDR = 1 << 19, 1 << 20, 1 << 22, 1 << 23
+F_CTRL_VLAN, F_CTRL_RX_EXTRA, F_GUEST_ANNOUNCE = 1 << 19, 1 << 20, 1 << 21
+F_MQ, F_CTRL_MAC_ADDR = 1 << 22, 1 << 23
 OFFLOADS = (
     F_CSUM | F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN
     | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN
@@ -55,15 +57,16 @@ TAP_OFFLOADS = {
 
 
 class EnginePair:
-    """One queue pair served by a thread of our own."""
+    """One queue pair served by our engine."""
 
-    def __init__(self, engine: NetEngine) -> None:
+    def __init__(self, engine: NetEngine, iothread: IoThread | None) -> None:
         self._engine = engine
+        self._iothread = iothread
         self._thread: EngineThread | None = None
 
     def start(self) -> None:
-        """Serve."""
-        self._thread = EngineThread(self._engine)
+        """Serve; raises OSError."""
+        self._thread = EngineThread(self._engine, self._iothread)
 
     def stop(self) -> None:
         """Stop; when this returns nothing moves."""
@@ -99,29 +102,27 @@ class VhostPair:
 
 
 class Net(VirtioDevice):
-    """One card; `vhosts` has a vhost-net device for each queue pair, or is empty."""
+    """One card. Its back end may come and go; without one the link is down."""
 
     device_id = 1
 
-    def __init__(
-        self, options: VirtioNet, tap: Tap, vhosts: list[VhostDevice], host: DeviceHost
-    ) -> None:
+    def __init__(self, name: str, pairs: int, mac: bytes | None, host: DeviceHost) -> None:
         super().__init__()
-        self.name = options.id or f"virtio-net({options.netdev})"
+        self.name = name
         self._loop: Loop = host.loop
         self._memory = host.memory
-        self._tap = tap
-        self._vhosts = vhosts
-        self.uses_kernel_interrupts = bool(vhosts)
-        self._pairs_most = len(tap.fds) if options.mq else 1
-        self._mac = options.mac or OWN_PREFIX + os.urandom(3)
-        self._link_up = True
+        self.back_end: NetBackEnd | None = None
+        self._iothread: IoThread | None = None
+        self._pairs_most = pairs
+        self._first_mac = mac or OWN_PREFIX + os.urandom(3)
+        self._link_up = False
+        self._must_announce = False
         self._queues: dict[int, ActiveQueue] = {}
         self._agreed = 0
         self._control_queue: ServedQueue | None = None
         self._running: list[EnginePair | VhostPair] = []
         self._is_resting = False
-        self._control = NetControl(self._mac, self._pairs_most, self._control_changed)
+        self._control = NetControl(self._first_mac, pairs, self._control_changed, self._announced)
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._loop.watch(self._failure_fd, READABLE, self._failed)
 
@@ -131,10 +132,15 @@ class Net(VirtioDevice):
         return (QUEUE_SIZE,) * (2 * self._pairs_most + 1)
 
     @property
+    def _vhosts(self) -> list[VhostDevice]:
+        return self.back_end.vhosts if self.back_end is not None else []
+
+    @property
     def features(self) -> int:
         """Offloads of the tap, control, filters of our engine, several pairs when asked for."""
         features = OFFLOADS | F_MAC | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_MAC_ADDR
-        if self._tap.has_ufo:
+        features |= F_GUEST_ANNOUNCE
+        if self.back_end is not None and self.back_end.tap.has_ufo:
             features |= F_GUEST_UFO | F_HOST_UFO
         if self._pairs_most > 1:
             features |= F_MQ
@@ -153,23 +159,60 @@ class Net(VirtioDevice):
 
     def config_space(self) -> bytes:
         """struct virtio_net_config up to mtu (section 5.1.4)."""
-        status = LINK_UP if self._link_up else 0
-        return CONFIG.pack(self._mac, status, self._pairs_most, 0)
+        status = (LINK_UP if self._link_up else 0) | (ANNOUNCE if self._must_announce else 0)
+        # A driver at work keeps the address it has read, or set.
+        mac = self._control.mac if self._queues else self._first_mac
+        return CONFIG.pack(mac, status, self._pairs_most, 0)
+
+    def connect(self, back_end: NetBackEnd, mac: bytes | None, iothread: IoThread | None) -> None:
+        """Plug the cable in; the back end is the device's from now on."""
+        self.back_end, self._iothread = back_end, iothread
+        self._first_mac = mac or self._first_mac
+        self._link_up = True
+        if self._queues:
+            self._prepare_tap()
+            self.announce()
+            if not self._is_resting:
+                self._start_pairs()
+        self.config_changed()
+
+    def disconnect(self) -> NetBackEnd:
+        """Pull the cable out; the back end is the caller's again."""
+        assert self.back_end is not None
+        self._stop_pairs()
+        back_end, self.back_end = self.back_end, None
+        self._iothread = None
+        self._link_up = False
+        self.config_changed()
+        return back_end
+
+    def announce(self) -> None:
+        """Have the guest tell the network where it is (section 5.1.6.5.4)."""
+        if self._agreed & F_GUEST_ANNOUNCE and self._link_up:
+            self._must_announce = True
+            self.config_changed()
+
+    def _announced(self) -> None:
+        self._must_announce = False
+
+    def _prepare_tap(self) -> None:
+        if self.back_end is not None:
+            self.back_end.tap.set_offload(
+                sum(flag for feature, flag in TAP_OFFLOADS.items() if self._agreed & feature)
+            )
+            self.back_end.tap.enable(self._control.pairs)
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start with one pair; the driver asks for more over the control queue."""
         self._queues = {queue.index: queue for queue in queues}
         self._agreed = features
-        self._control.reset(filters_vlans=bool(features & F_CTRL_VLAN))
-        self._tap.set_offload(
-            sum(flag for feature, flag in TAP_OFFLOADS.items() if features & feature)
-        )
+        self._control.reset(self._first_mac, filters_vlans=bool(features & F_CTRL_VLAN))
+        self._prepare_tap()
         control = self._queues.get(2 * self._pairs_most if features & F_MQ else 2)
         if features & F_CTRL_VQ and control is not None:
             self._control_queue = ServedQueue(
                 self._loop, control, self._handle_control, self._queue_broken
             )
-        self._tap.enable(1)
         self.resume()
 
     def deactivate(self) -> None:
@@ -178,6 +221,7 @@ class Net(VirtioDevice):
         self._queues = {}
         self._control_queue = None
         self._is_resting = False
+        self._must_announce = False
 
     def quiesce(self) -> None:
         """Stop all pairs."""
@@ -199,27 +243,25 @@ class Net(VirtioDevice):
         """Give tap and vhost devices back."""
         self._loop.unwatch(self._failure_fd)
         os.close(self._failure_fd)
-        for vhost in self._vhosts:
-            vhost.close()
-        self._tap.close()
+        if self.back_end is not None:
+            self.back_end.close()
 
     def _start_pairs(self) -> None:
-        if self._running or not self._link_up:
+        if self._running or not self._link_up or self.back_end is None:
             return
         try:
             for index in range(self._control.pairs):
                 receive, transmit = self._queues.get(2 * index), self._queues.get(2 * index + 1)
                 if receive is not None and transmit is not None:
-                    pair = self._make_pair(index, receive, transmit)
+                    pair = self._make_pair(index, self.back_end.tap.fds[index], receive, transmit)
                     pair.start()
                     self._running.append(pair)
         except OSError as error:
             self._queue_broken(str(error))
 
     def _make_pair(
-        self, index: int, receive: ActiveQueue, transmit: ActiveQueue
+        self, index: int, tap: int, receive: ActiveQueue, transmit: ActiveQueue
     ) -> EnginePair | VhostPair:
-        tap = self._tap.fds[index]
         if self._vhosts:
             vhost = self._vhosts[index]
             vhost.set_features(self._agreed & vhost.get_features())
@@ -237,7 +279,7 @@ class Net(VirtioDevice):
         )
         if self._agreed & F_CTRL_RX:
             self._control.apply(engine)
-        return EnginePair(engine)
+        return EnginePair(engine, self._iothread)
 
     def _stop_pairs(self) -> None:
         for pair in self._running:
@@ -250,10 +292,10 @@ class Net(VirtioDevice):
 
     def _control_changed(self) -> None:
         """What the driver wants to receive, or over how many pairs, is different now."""
-        self._mac = self._control.mac
         if not self._is_resting:
             self._stop_pairs()
-            self._tap.enable(self._control.pairs)
+            if self.back_end is not None:
+                self.back_end.tap.enable(self._control.pairs)
             self._start_pairs()
 
     def _queue_broken(self, reason: str) -> None:
@@ -277,37 +319,9 @@ def make(options: VirtioNet, host: DeviceHost) -> Net:
     """The device for `options`."""
     netdev = host.config.netdevs[options.netdev]
     assert isinstance(netdev, config.Tap)
-    tap = Tap(netdev)
-    vhosts: list[VhostDevice] = []
-    try:
-        if netdev.vhost or options.vhost:
-            vhosts = _open_vhosts(options, netdev, len(tap.fds))
-        return Net(options, tap, vhosts, host)
-    except Exception:
-        for vhost in vhosts:
-            vhost.close()
-        tap.close()
-        raise
-
-
-def _open_vhosts(options: VirtioNet, netdev: config.Tap, count: int) -> list[VhostDevice]:
-    source = f"{netdev.flag},id={netdev.id}"
-    names = netdev.vhostfds or netdev.vhostfd or options.vhostfds or options.vhostfd
-    if names and len(names) != count:
-        raise StratovirtError(f"{source}: {count} queues need as many vhost descriptors")
-    vhosts: list[VhostDevice] = []
-    try:
-        for index in range(count):
-            fd = take_descriptor(names[index]) if names else _open_vhost_net()
-            vhosts.append(VhostDevice(fd))
-            vhosts[-1].set_owner()
-    except DescriptorError as error:
-        raise StratovirtError(f"{source},vhostfd={names[len(vhosts)]}: {error}") from error
-    except OSError as error:
-        hint = "; load the module vhost_net" if error.errno == errno.ENOENT else ""
-        raise StratovirtError(f"{source}: cannot use vhost-net: {error.strerror}{hint}") from error
-    return vhosts
-
-
-def _open_vhost_net() -> int:
-    return os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)
+    back_end = NetBackEnd(netdev, vhost=options.vhost, vhostfds=options.vhostfds or options.vhostfd)
+    pairs = len(back_end.tap.fds) if options.mq else 1
+    card = Net(options.id or f"virtio-net({options.netdev})", pairs, options.mac, host)
+    card.uses_kernel_interrupts = bool(back_end.vhosts)
+    card.connect(back_end, None, host.iothread(options.iothread))
+    return card

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OK, ERROR = b"\0", b"\1"
-CLASS_RX, CLASS_MAC, CLASS_VLAN, CLASS_MQ = 0, 1, 2, 4
+CLASS_RX, CLASS_MAC, CLASS_VLAN, CLASS_ANNOUNCE, CLASS_MQ = 0, 1, 2, 3, 4
 MAC_TABLE_SET, MAC_ADDR_SET = 0, 1
 VLAN_ADD, VLAN_DELETE = 0, 1
+ANNOUNCE_ACK = 0
 PAIRS_SET = 0
 RX_MODES = (
     "promiscuous", "all_multicast", "all_unicast", "no_multicast", "no_unicast", "no_broadcast",
@@ -27,19 +28,26 @@ VLANS = 4096
 
 
 class NetControl:
-    """What the driver has asked for; `changed` is called when a command altered it."""
+    """What the driver has asked for; `changed` is called when a command altered it.
 
-    def __init__(self, mac: bytes, pairs_most: int, changed: Callable[[], None]) -> None:
-        self.mac = mac
-        self.pairs = 1
-        self._first_mac = mac
+    `announced` is called when the driver has told the network where it is.
+    """
+
+    def __init__(
+        self,
+        mac: bytes,
+        pairs_most: int,
+        changed: Callable[[], None],
+        announced: Callable[[], None],
+    ) -> None:
         self._pairs_most = pairs_most
         self._changed = changed
-        self.reset(filters_vlans=False)
+        self._announced = announced
+        self.reset(mac, filters_vlans=False)
 
-    def reset(self, *, filters_vlans: bool) -> None:
-        """As after power-on: everything is received, over one pair."""
-        self.mac = self._first_mac
+    def reset(self, mac: bytes, *, filters_vlans: bool) -> None:
+        """As after power-on: everything is received, over one pair; `mac` is the card's own."""
+        self.mac = mac
         self.pairs = 1
         self._modes = dict.fromkeys(RX_MODES, False) | {"promiscuous": True}
         self._unicast: list[bytes] = []
@@ -63,6 +71,10 @@ class NetControl:
     def handle(self, chain: DescriptorChain) -> None:
         """Do one command and write its ack."""
         command = chain.read(LONGEST_COMMAND)
+        if command == bytes([CLASS_ANNOUNCE, ANNOUNCE_ACK]):
+            chain.write(OK)
+            self._announced()
+            return
         done = len(command) >= 2 and self._do(command[0], command[1], command[2:])
         chain.write(OK if done else ERROR)
         if done:

@@ -95,11 +95,6 @@ class VcpuThread:
         elif self._started:
             self.vcpu.kick()
 
-    def set_name(self, name: str) -> None:
-        """Name the thread in ps and /proc."""
-        with open(f"/proc/self/task/{self.thread_id}/comm", "w", encoding="utf-8") as comm:
-            comm.write(name)
-
     def join(self) -> None:
         """Wait until the thread has ended."""
         if self._started:

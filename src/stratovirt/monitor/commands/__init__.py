@@ -3,6 +3,7 @@
 from stratovirt.monitor.commands import (
     block,
     descriptors,
+    hot_replace,
     human,
     introspection,
     lifecycle,
@@ -15,6 +16,7 @@ from stratovirt.monitor.commands import (
 __all__ = [
     "block",
     "descriptors",
+    "hot_replace",
     "human",
     "introspection",
     "lifecycle",

@@ -62,29 +62,31 @@ def query_block(session: Session, _arguments: NoArguments) -> object:
     """List the disks and what is in them."""
     return [
         {
-            "device": disk.image.drive.id,
+            "device": image.drive.id,
             "qdev": disk.name,
             "type": "unknown",
             "removable": False,
             "locked": False,
-            "inserted": _node(disk.image),
+            "inserted": _node(image),
         }
-        for disk in session.vm.disks
+        for disk, image in session.vm.disks
     ]
 
 
 @command("query-named-block-nodes", answer=ListOf(NODE_INFO))
 def query_named_block_nodes(session: Session, _arguments: NoArguments) -> object:
     """List the open images."""
-    return [_node(disk.image) for disk in session.vm.disks]
+    slots = session.vm.hot_replace
+    free = slots.images.values() if slots is not None else ()
+    return [_node(image) for image in (*(image for _, image in session.vm.disks), *free)]
 
 
 @command("query-blockstats", answer=ListOf(STATS))
 def query_blockstats(session: Session, _arguments: NoArguments) -> object:
-    """Count what each disk has done since the machine started."""
+    """Count what each disk has done since the machine started, or its medium came."""
     return [
-        {"device": disk.image.drive.id, "qdev": disk.name, "stats": disk.statistics()}
-        for disk in session.vm.disks
+        {"device": image.drive.id, "qdev": disk.name, "stats": disk.statistics()}
+        for disk, image in session.vm.disks
     ]
 
 

@@ -48,7 +48,15 @@ HOTPLUGGABLE_CPU = Struct(
 NAME_INFO = Struct("NameInfo", {"name?": "str"})
 KVM_INFO = Struct("KvmInfo", {"enabled": "bool", "present": "bool"})
 CHARDEV_INFO = Struct("ChardevInfo", {"label": "str", "filename": "str", "frontend-open": "bool"})
-IOTHREAD_INFO = Struct("IOThreadInfo", {"id": "str", "thread-id": "int"})
+IOTHREAD_INFO = Struct(
+    "IOThreadInfo",
+    {
+        "id": "str", "thread-id": "int", "poll-max-ns": "int", "poll-grow": "int",
+        "poll-shrink": "int",
+    },
+)  # fmt: skip
+NEVER_POLLS = {"poll-max-ns": 0, "poll-grow": 0, "poll-shrink": 0}
+"""An iothread here sleeps until the kernel wakes it."""
 BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
 KVM_DEVICE = "/dev/kvm"
 
@@ -141,9 +149,12 @@ def query_chardev(session: Session, _arguments: NoArguments) -> object:
 
 
 @command("query-iothreads", answer=ListOf(IOTHREAD_INFO))
-def query_iothreads(_session: Session, _arguments: NoArguments) -> object:
-    """List the iothreads; no -object makes one yet."""
-    return []
+def query_iothreads(session: Session, _arguments: NoArguments) -> object:
+    """List the iothreads."""
+    return [
+        {"id": name, "thread-id": thread.thread_id, **NEVER_POLLS}
+        for name, thread in session.vm.iothreads.items()
+    ]
 
 
 class BalloonArguments(Options):

@@ -134,8 +134,9 @@ Node = dict[str, object]
 def _tree(vm: Vm) -> Node:
     peripheral: Node = {}
     anonymous: Node = {}
-    for index, device in enumerate(vm.config.devices):
-        options: Node = {"type": device.flag.removeprefix("-device ")}
+    added = vm.hot_replace.plugged.values() if vm.hot_replace is not None else ()
+    for index, device in enumerate((*vm.config.devices, *added)):
+        options: Node = {"type": device.flag.rpartition(" ")[2]}
         options |= {
             key: value
             for key, field in device.fields.items()

@@ -1,0 +1,8 @@
+MOST_RANGES: int
+
+def can_punch_holes(fd: int, size: int) -> bool: ...
+
+class Disk:
+    def __init__(
+        self, fd: int, buffered_fd: int, *, direct_align: int, capacity: int, readonly: bool
+    ) -> None: ...

@@ -1,0 +1,3 @@
+class Pace:
+    fd: int
+    def __init__(self, per_second: int) -> None: ...

@@ -1,0 +1,102 @@
+"""What QMP adds to a running machine: block nodes, and devices in hot-replace slots."""
+
+from __future__ import annotations
+
+from stratovirt.config.devices import SERIAL_LONGEST
+from stratovirt.config.drive import IOPS_HIGHEST
+from stratovirt.config.kinds import (
+    Choice,
+    Identifier,
+    Integer,
+    MacAddress,
+    Nested,
+    OnOff,
+    PathName,
+    Reference,
+    Text,
+)
+from stratovirt.config.options import Family, Options, opt
+
+BLOCK_SLOTS = 4
+NET_SLOTS = 2
+
+
+class BlockdevFile(Options, flag="blockdev-add file"):
+    """Where a block node's content is."""
+
+    driver: str = opt(Choice("file", "host_device"), default="file", help="kind of file")
+    filename: str = opt(PathName(), help="image file or block device on the host")
+    aio: str = opt(
+        Choice("io_uring", "native", "threads", "off"),
+        default="io_uring",
+        help="io_uring or native: many requests in flight; threads or off: one after the other",
+    )
+
+
+class BlockdevCache(Options, flag="blockdev-add cache"):
+    """How a block node uses the host's page cache."""
+
+    direct: bool = opt(OnOff(), default=True, help="bypass it (O_DIRECT)")
+
+
+class Blockdev(Options, flag="blockdev-add"):
+    """A block back end for a later device_add."""
+
+    node_name: str = opt(Identifier(), help="name that the device refers to")
+    driver: str = opt(Choice("raw"), default="raw", help="image format")
+    file: BlockdevFile = opt(Nested(BlockdevFile), help="the file")
+    cache: BlockdevCache = opt(
+        Nested(BlockdevCache), default=BlockdevCache(), help="use of the page cache"
+    )
+    read_only: bool = opt(OnOff(), default=False, help="refuse writes")
+    iops_total: int = opt(
+        Integer(0, IOPS_HIGHEST),
+        default=0,
+        key="throttling.iops-total",
+        help="requests a second at most; 0 for no limit",
+    )
+
+
+class HotBlk(Options, flag="device_add virtio-blk-mmio"):
+    """A disk in a hot-replace slot."""
+
+    id: str = opt(Identifier(), help="device name")
+    addr: int = opt(Integer(0, BLOCK_SLOTS - 1), help="slot")
+    drive: str | None = opt(
+        Reference("blockdev-add"), default=None, help="node-name of the back end; the id if missing"
+    )
+    serial: str | None = opt(
+        Text(longest=SERIAL_LONGEST), default=None, help=f"up to {SERIAL_LONGEST} characters"
+    )
+    iothread: str | None = opt(
+        Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
+    )
+
+
+class HotNet(Options, flag="device_add virtio-net-mmio"):
+    """A network card in a hot-replace slot."""
+
+    id: str = opt(Identifier(), help="device name")
+    addr: int = opt(Integer(0, NET_SLOTS - 1), help="slot")
+    netdev: str | None = opt(
+        Reference("netdev_add"), default=None, help="id of the back end; the device's if missing"
+    )
+    mac: bytes | None = opt(
+        MacAddress(), default=None, help="address that a driver reads when it starts"
+    )
+    iothread: str | None = opt(
+        Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
+    )
+
+
+HOT_DRIVERS = Family(
+    "device_add",
+    key="driver",
+    noun="driver",
+    variants={
+        "virtio-blk-mmio": HotBlk,
+        "virtio-blk-device": HotBlk,
+        "virtio-net-mmio": HotNet,
+        "virtio-net-device": HotNet,
+    },
+)

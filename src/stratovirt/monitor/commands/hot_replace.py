@@ -1,0 +1,96 @@
+"""Adding and removing back ends and devices while the machine runs."""
+
+from __future__ import annotations
+
+from stratovirt.config.hot_replace import HOT_DRIVERS, Blockdev, HotBlk, HotNet
+from stratovirt.config.kinds import Identifier
+from stratovirt.config.net import Tap
+from stratovirt.config.options import Family, Options, opt
+from stratovirt.machine.hot_replace import HotReplace, NotThereError
+from stratovirt.monitor.errors import QmpError
+from stratovirt.monitor.registry import NoArguments, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.monitor.session import Session
+
+NETDEVS = Family("netdev_add", key="type", noun="back end", variants={"tap": Tap})
+
+
+class NodeArguments(Options):
+    """Which block node."""
+
+    node_name: str = opt(Identifier(), help="its name")
+
+
+class IdArguments(Options):
+    """Which device or netdev."""
+
+    id: str = opt(Identifier(), help="its id")
+
+
+def _slots(session: Session) -> HotReplace:
+    slots = session.vm.hot_replace
+    if slots is None:
+        raise QmpError("there is no machine that could take devices")
+    return slots
+
+
+def _do(action: Callable[[], None]) -> object:
+    try:
+        action()
+    except NotThereError as error:
+        raise QmpError(str(error), "DeviceNotFound") from error
+    return {}
+
+
+@command("blockdev-add", Blockdev)
+def blockdev_add(session: Session, arguments: Blockdev) -> object:
+    """Open an image for a later device_add."""
+    return _do(lambda: _slots(session).add_image(arguments))
+
+
+@command("blockdev-del", NodeArguments)
+def blockdev_del(session: Session, arguments: NodeArguments) -> object:
+    """Close an image that no device uses."""
+    return _do(lambda: _slots(session).remove_image(arguments.node_name))
+
+
+@command("netdev_add", NETDEVS)
+def netdev_add(session: Session, arguments: Tap) -> object:
+    """Open a tap for a later device_add; fd and its kin are names that getfd gave."""
+    slots = _slots(session)
+    named = {
+        field: tuple(str(session.take_descriptor(name)) for name in getattr(arguments, field))
+        for field in ("fd", "fds", "vhostfd", "vhostfds")
+    }
+    return _do(lambda: slots.add_back_end(arguments.replace(**named)))
+
+
+@command("netdev_del", IdArguments)
+def netdev_del(session: Session, arguments: IdArguments) -> object:
+    """Close a tap that no device uses."""
+    return _do(lambda: _slots(session).remove_back_end(arguments.id))
+
+
+@command("device_add", HOT_DRIVERS)
+def device_add(session: Session, arguments: HotBlk | HotNet) -> object:
+    """Fill the hot-replace slot `addr` with a disk or a network card."""
+    return _do(lambda: _slots(session).plug(arguments))
+
+
+@command("device_del", IdArguments)
+def device_del(session: Session, arguments: IdArguments) -> object:
+    """Empty a hot-replace slot; DEVICE_DELETED follows."""
+    _slots(session)
+    return _do(lambda: session.vm.unplug(arguments.id))
+
+
+@command("announce-self", NoArguments)
+def announce_self(session: Session, _arguments: NoArguments) -> object:
+    """Have the guest tell its networks where it is."""
+    for card in session.vm.cards:
+        card.announce()
+    return {}

@@ -1,0 +1,41 @@
+"""A thread that drives engines: one device's own, or an iothread that several share."""
+
+from __future__ import annotations
+
+import _thread
+
+from stratovirt._native.io_loop import IoLoop
+
+
+class IoThread:
+    """Runs its loop from now on, until `close`. It never needs the GIL in between."""
+
+    def __init__(self) -> None:
+        self.loop = IoLoop()
+        self._id = 0
+        self._born = _thread.allocate_lock()
+        self._born.acquire()
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+        _thread.start_new_thread(self._serve, ())
+
+    @property
+    def thread_id(self) -> int:
+        """The host's thread."""
+        self._born.acquire()
+        self._born.release()
+        return self._id
+
+    def close(self) -> None:
+        """End the thread; the engines it drove must have been detached."""
+        self.loop.request_stop()
+        self._ended.acquire()
+        self._ended.release()
+
+    def _serve(self) -> None:
+        self._id = _thread.get_native_id()
+        self._born.release()
+        try:
+            self.loop.run()
+        finally:
+            self._ended.release()
