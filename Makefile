@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-start fuzz-command-line fuzz-qmp fuzz-devices clean
+	bench-io bench-start fuzz-command-line fuzz-qmp fuzz-devices clean
 
 setup:
 	@tools/setup.sh
@@ -56,6 +56,11 @@ bench-exits: build
 
 bench-block: build
 	@$(PY) -m bench.block
+
+bench-io: build
+	@$(PY) -m bench.block_io
+	@$(LAB) images
+	@$(LAB) run --mem 6144 -- $(PY) -m bench.guest_io
 
 bench-start: build
 	@$(PY) -m bench.start

@@ -36,6 +36,7 @@ EVERY_QUERY = f"{INTROSPECTION}::test_every_query_of_a_running_machine_answers_a
 SERIAL_SOCKET = f"{CHARDEVS}::test_a_serial_port_on_a_unix_socket_serves_one_client_after_the_other"
 SEVERAL_MONITORS = f"{CHARDEVS}::test_several_monitors_each_hear_events"
 NAMES = f"{PROCESS}::test_names_show_in_the_host"
+IOTHREADS = "tests/board/test_iothreads.py::test_devices_of_one_iothread_share_its_thread"
 TCP = f"{CHARDEVS}::test_a_monitor_on_tcp"
 
 WORKS: dict[str, dict[str, str]] = {
@@ -76,9 +77,11 @@ WORKS: dict[str, dict[str, str]] = {
         "drive": f"{DISK}::test_an_ext4_root_is_mounted_written_and_clean_afterwards",
         "id": EVERY_QUERY,
         "serial": EVERY_QUERY,
+        "iothread": IOTHREADS,
         "num-queues": f"{BLOCK}::test_each_queue_of_a_disk_is_served",
         "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
     },
+    "-object iothread": {"id": IOTHREADS},
     "-object rng-random": {"id": RNG, "filename": RNG},
     "-netdev tap": {
         "id": PACKETS,
@@ -94,6 +97,7 @@ WORKS: dict[str, dict[str, str]] = {
         "netdev": PACKETS,
         "id": PACKETS,
         "mac": PACKETS,
+        "iothread": f"{NET}::test_a_card_and_a_disk_on_one_iothread",
         "mq": PAIRS,
         "vhost": f"{NET}::test_vhost_by_descriptor",
         "vhostfd": f"{NET}::test_vhost_by_descriptor",

@@ -38,10 +38,14 @@ class MachineProcess:
     """A running machine; killed when the block ends, whatever happened."""
 
     def __init__(
-        self, *argv: str, env: dict[str, str] | None = None, pass_fds: tuple[int, ...] = ()
+        self,
+        *argv: str,
+        env: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+        program: str = STRATOVIRT,
     ) -> None:
         self.process = subprocess.Popen(
-            [STRATOVIRT, *argv],
+            [program, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

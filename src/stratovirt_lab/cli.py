@@ -61,6 +61,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             images.guest_raw_image,
             images.guest_initramfs,
             images.guest_root,
+            images.guest_tools,
         ):
             make()
         return 0

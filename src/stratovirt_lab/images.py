@@ -1,8 +1,9 @@
-"""What boots: the lab host's initramfs, the guest's initramfs, kernels in every form, root images.
+"""What boots: the lab host's initramfs, the guest's initramfs, kernels in every form, disks.
 
 All of it comes from Debian's packages and needs neither root rights nor loop devices.
 """
 
+import os
 import shutil
 import struct
 import tempfile
@@ -28,6 +29,8 @@ HOST_MODULES = (
     "vhost_net",
     "vhost_vsock",
     "loop",
+    "configfs",
+    "null_blk",
 )
 """What the lab host loads, in Debian's module names."""
 
@@ -48,7 +51,11 @@ GUEST_MODULES = (
 GUEST_PROGRAMS = ("guest-vsock-echo.c",)
 """Statically linked tools that busybox does not have."""
 
+TOOLS = ("fio", "iperf3", "ethtool", "kexec")
+"""Programs of this machine that guests get on a disk, with the libraries they need."""
+
 ROOT_SIZE = "64M"
+TOOLS_SIZE = "256M"
 
 PAYLOAD_OFFSET = 0x248
 """Offset of payload_offset and payload_length in a bzImage (Linux boot protocol 2.08)."""
@@ -191,6 +198,41 @@ def guest_root() -> Path:
     return built("guest-root", recipe, _make_root)
 
 
+def guest_tools() -> Path:
+    """An ext4 image with TOOLS, to chroot into; its /boot has a kernel for kexec."""
+    programs = [_program(name) for name in TOOLS]
+    stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in programs]
+    recipe = "\0".join([*stamps, TOOLS_SIZE, str(guest_initramfs()), str(guest_kernel())])
+    return built("guest-tools", recipe, lambda target: _make_tools(programs, target))
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise LabError(f"'{name}' is not installed; run 'make setup'")
+    return Path(found)
+
+
+def _make_tools(programs: list[Path], target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        folder = Path(scratch)
+        folder.chmod(0o755)
+        for name in ("bin", "boot", "proc", "sys", "dev", "tmp", "run"):
+            (folder / name).mkdir()
+        shutil.copy(busybox(), folder / "bin" / "busybox")
+        (folder / "bin" / "sh").symlink_to("busybox")
+        shutil.copy(guest_kernel(), folder / "boot" / "vmlinuz")
+        shutil.copy(guest_initramfs(), folder / "boot" / "initrd")
+        for program in programs:
+            shutil.copy(program, folder / "bin" / program.name)
+            for word in run_tool("ldd", str(program)).split():
+                library = folder / word.lstrip("/")
+                if word.startswith("/") and not library.exists():
+                    library.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(word, library)
+        _make_ext4(folder, target, TOOLS_SIZE, "guest-tools")
+
+
 def _make_root(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         folder = Path(scratch)
@@ -205,20 +247,14 @@ def _make_root(target: Path) -> None:
         init = folder / "sbin" / "init"
         init.write_text((HERE / "guest-root-init.sh").read_text())
         init.chmod(0o755)
-        run_tool(
-            "mke2fs",
-            "-q",
-            "-t",
-            "ext4",
-            "-L",
-            "guest-root",
-            "-E",
-            "root_owner=0:0",
-            "-d",
-            str(folder),
-            str(target),
-            ROOT_SIZE,
-        )
+        _make_ext4(folder, target, ROOT_SIZE, "guest-root")
+
+
+def _make_ext4(folder: Path, target: Path, size: str, label: str) -> None:
+    run_tool(
+        "mke2fs", "-q", "-t", "ext4", "-L", label, "-E", "root_owner=0:0", "-d", str(folder),
+        str(target), size,
+    )  # fmt: skip
 
 
 def scratch_disk(target: Path, size: str) -> None:

@@ -23,6 +23,7 @@ p9=trans=virtio,version=9p2000.L,msize=512000
 /bin/busybox mount -t overlay -o lowerdir=/lower,upperdir=/upper/new,workdir=/upper/work overlay /root
 for fs in proc sys dev; do /bin/busybox mount -o move /$fs /root/$fs; done
 /bin/busybox mkdir -p /root/dev/pts /root/dev/shm /root/scratch /root/sys/fs/cgroup
+/bin/busybox mount -t configfs configfs /root/sys/kernel/config
 /bin/busybox mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /root/dev/pts
 /bin/busybox mount -t tmpfs tmpfs /root/dev/shm
 /bin/busybox mount -t tmpfs tmpfs /root/run

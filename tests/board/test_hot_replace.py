@@ -115,7 +115,10 @@ def test_what_cannot_be_is_refused_and_changes_nothing(start_board: Start, tmp_p
         "node-name": "n", "file": {"filename": str(second)}, "cache": {"direct": False},
     }  # fmt: skip
     with QmpClient(path) as client:
-        say = lambda command, **arguments: refused(client, command, **arguments)  # noqa: E731
+
+        def say(command: str, **arguments: object) -> str:
+            return refused(client, command, **arguments)
+
         assert "cannot open: No such file" in say(
             "blockdev-add", **{**node, "file": {"filename": "/nowhere"}}
         )

@@ -86,9 +86,9 @@ class BlkDriver(MmioDriver):
     def ring(self) -> DriverRing:
         return self.rings[0]
 
-    def start(self, features: int = VERSION_1, size: int = 8) -> None:
+    def start(self, features: int = VERSION_1, size: int = 8, at: int = RING) -> None:
         self.completed = 0
-        self.bring_up(1, features, size)
+        self.bring_up(1, features, size, at)
 
     def capacity(self) -> int:
         return self.cpu.value(f"readq {self.base + 0x100:x}")

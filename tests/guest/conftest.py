@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,39 @@ def boot(files: type[GuestFiles]) -> Iterator[Boot]:
     yield start
     for machine in running:
         machine.__exit__(None, None, None)
+
+
+class Tools:
+    """fio, iperf3, ethtool and kexec on a disk of their own."""
+
+    drive = f"id=tools,file={images.guest_tools()},direct=off,readonly=on"
+    options = ("-drive", drive, "-device", "virtio-blk-device,drive=tools,serial=tools")
+
+    @staticmethod
+    def mount(guest: MachineProcess) -> None:
+        """Make `chroot /tools NAME` work in the guest's initramfs."""
+        guest.command(
+            "mkdir -p /tools; for d in /sys/block/vd*; do grep -q tools $d/serial && "
+            "mount -t ext4 -o ro /dev/${d##*/} /tools; done; "
+            "for d in proc sys dev; do mount -o bind /$d /tools/$d; done; "
+            "mount -t tmpfs tmpfs /tools/tmp"
+        )
+
+
+@pytest.fixture(scope="session")
+def tools() -> type[Tools]:
+    """Programs that busybox does not have."""
+    return Tools
+
+
+@pytest.fixture
+def ready(boot: Boot) -> Boot:
+    """Start a guest and wait for the shell of its initramfs."""
+
+    def start(*argv: str, **options: Any) -> MachineProcess:
+        guest = boot(*argv, **options)
+        guest.expect("guest: ready in the initramfs")
+        guest.expect("# ")
+        return guest
+
+    return start

@@ -1,10 +1,11 @@
 """A stock Debian kernel boots to its init, in every form and with every number of vCPUs."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Boot, GuestFiles
+from tests.guest.conftest import Boot, GuestFiles, Tools
 from tests.machine_process import QmpClient
 
 READY = "guest: ready in the initramfs"
@@ -127,3 +128,28 @@ def test_twenty_boots_in_a_row_all_come_up(boot: Boot) -> None:
         guest = boot("-smp", "2")
         guest.expect(READY)
         guest.process.kill()
+
+
+def test_a_kexecd_kernel_finds_every_device_again(
+    boot: Boot, tools: type[Tools], root_image: Path
+) -> None:
+    guest = boot(
+        "-m", "1G", *tools.options,
+        "-drive", f"id=d,file={root_image},direct=off", "-device", "virtio-blk-device,drive=d",
+        "-object", "rng-random,id=r", "-device", "virtio-rng-device,rng=r",
+        "-device", "virtio-balloon-device",
+    )  # fmt: skip
+    guest.expect(READY)
+    guest.expect("# ")
+    tools.mount(guest)
+    guest.command("chroot /tools kexec -s -l /boot/vmlinuz --initrd=/boot/initrd --reuse-cmdline")
+    # Requests are in flight when the old kernel goes.
+    guest.type("dd if=/dev/vdb of=/dev/null bs=4k 2>/dev/null & chroot /tools kexec -e\n")
+    guest.expect(READY)
+    guest.expect("# ")
+    assert guest.command("ls /sys/bus/virtio/drivers/*/virtio* -d | wc -l").strip() == "4"
+    digest = hashlib.md5(root_image.read_bytes()).hexdigest()
+    assert guest.command("md5sum /dev/vdb").split()[0] == digest
+    assert len(guest.command("dd if=/dev/hwrng bs=16 count=1 2>/dev/null | xxd -p").strip()) == 32
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0

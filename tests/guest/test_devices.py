@@ -10,29 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from stratovirt.chardev.backend import OUTPUT_LIMIT
 from tests.guest.conftest import Boot
 from tests.machine_process import PATIENCE, MachineProcess, QmpClient, wait_until
 
-READY = "guest: ready in the initramfs"
 MIB = 1 << 20
-
-
-@pytest.fixture
-def ready(boot: Boot) -> Callable[..., MachineProcess]:
-    """Start a guest and wait for its shell."""
-
-    def start(*argv: str, **options: Any) -> MachineProcess:
-        guest = boot(*argv, **options)
-        guest.expect(READY)
-        guest.expect("# ")
-        return guest
-
-    return start
 
 
 def resident_mib(guest: MachineProcess) -> int:

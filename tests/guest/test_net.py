@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Boot
+from tests.guest.conftest import Boot, Tools
 from tests.machine_process import PATIENCE, MachineProcess, QmpClient
 
 READY = "guest: ready in the initramfs"
@@ -137,7 +137,8 @@ def test_the_driver_leaves_and_comes_back_and_a_pause_loses_nothing(
     driver = "/sys/bus/virtio/drivers/virtio_net"
     for _ in range(3):
         guest.command(
-            f"n=$(basename {driver}/virtio*); echo $n >{driver}/unbind; echo $n >{driver}/bind"
+            "n=$(basename $(readlink -f /sys/class/net/eth0/device)); "
+            f"echo $n >{driver}/unbind; echo $n >{driver}/bind"
         )
     guest.command(f"ip addr add {GUEST}/24 dev eth0; ip link set eth0 up")
     guest.command(f"ping -c 1 {HOST}")
@@ -244,3 +245,73 @@ def test_a_tap_in_use_or_of_the_wrong_kind_is_a_mistake(boot: Boot, make_tap: Ma
         assert guest.wait() == 1
         assert complaint in guest.errors.decode()
         assert len(guest.errors.splitlines()) == 1
+
+
+def test_a_card_and_a_disk_on_one_iothread(
+    boot: Boot, make_tap: MakeTap, root_image: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "qmp"
+    guest = ready(
+        boot(
+            "-object", "iothread,id=io", "-qmp", f"unix:{path},server,nowait",
+            "-netdev", f"tap,id=n0,ifname={make_tap()}",
+            "-device", "virtio-net-device,netdev=n0,iothread=io",
+            "-drive", f"id=d,file={root_image},direct=off",
+            "-device", "virtio-blk-device,drive=d,iothread=io",
+        )
+    )  # fmt: skip
+    with QmpClient(path) as client:
+        (thread,) = client.cmd("query-iothreads")
+        stat = Path(f"/proc/{guest.process.pid}/task/{thread['thread-id']}/stat")
+        before = int(stat.read_text().rpartition(") ")[2].split()[12])
+        guest.type("dd if=/dev/vda of=/dev/null bs=4k 2>/dev/null &\n")
+        content = os.urandom(8 * MIB)
+        assert send_to_guest(guest, content) == hashlib.md5(content).hexdigest()
+        digest = hashlib.md5(root_image.read_bytes()).hexdigest()
+        assert guest.command("wait; md5sum /dev/vda").split()[0] == digest
+        assert int(stat.read_text().rpartition(") ")[2].split()[12]) > before
+
+
+def test_sixteen_queue_pairs_are_offered_and_used(
+    boot: Boot, make_tap: MakeTap, tools: type[Tools]
+) -> None:
+    tap = make_tap("multi_queue")
+    guest = ready(
+        boot(
+            "-smp", "4", *tools.options, "-netdev", f"tap,id=n0,ifname={tap},queues=16",
+            "-device", "virtio-net-device,netdev=n0,mq=on",
+        )
+    )  # fmt: skip
+    tools.mount(guest)
+    assert re.findall(r"Combined:\s+(\d+)", guest.command("chroot /tools ethtool -l eth0")) == [
+        "16", "4",
+    ]  # fmt: skip
+    guest.command("chroot /tools ethtool -L eth0 combined 16")
+    assert (
+        "Combined:\t16" in guest.command("chroot /tools ethtool -l eth0").rpartition("Current")[2]
+    )
+    assert "0% packet loss" in guest.command(f"ping -c 5 -i 0.2 {HOST}")
+    content = os.urandom(4 * MIB)
+    assert send_to_guest(guest, content) == hashlib.md5(content).hexdigest()
+    guest.command("chroot /tools ethtool -L eth0 combined 2")
+    assert "0% packet loss" in guest.command(f"ping -c 3 -i 0.2 {HOST}")
+
+
+def test_the_guest_announces_itself_when_asked(
+    boot: Boot, make_tap: MakeTap, tmp_path: Path
+) -> None:
+    path, tap = tmp_path / "qmp", make_tap()
+    guest = ready(boot(*card(tap, "off"), "-qmp", f"unix:{path},server,nowait"))
+    guest.command(f"ping -c 1 {HOST}")
+    with (
+        QmpClient(path) as client,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as arp,
+    ):
+        arp.bind((tap, 0x0806))
+        arp.settimeout(PATIENCE)
+        client.cmd("announce-self")
+        # A gratuitous ARP: the guest's own address is both sender's and target's.
+        own = socket.inet_aton(GUEST)
+        while (frame := arp.recv(2048))[28:32] != own or frame[38:42] != own:
+            continue
+    assert "0% packet loss" in guest.command(f"ping -c 2 -i 0.2 {HOST}")

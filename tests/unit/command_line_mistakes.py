@@ -391,7 +391,6 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
             ["-object", "iothread,id=a", "-object", "iothread,id=a"],
             "-object iothread,id=a: another object has the id a",
         ),
-        (True, ["-object", "iothread,id=a"], "-object iothread,id=a: this object is not built yet"),
         (
             True,
             ["-object", "memory-backend-ram,id=m"],
@@ -704,18 +703,6 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
             True,
             ["-drive", "id=a,file=x", "-device", "virtio-blk-device,drive=a,iothread=t"],
             "-device virtio-blk-device,iothread=t: no -object iothread has this id",
-        ),
-        (
-            True,
-            [
-                "-object",
-                "iothread,id=t",
-                "-drive",
-                "id=a,file=x",
-                "-device",
-                "virtio-blk-device,drive=a,iothread=t",
-            ],
-            "-device virtio-blk-device: iothread is not built yet",
         ),
         (
             True,

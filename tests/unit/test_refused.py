@@ -30,7 +30,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ],
         "-numa: NUMA nodes are not built yet",
     ),
-    "-object iothread": (["-object", "iothread,id=i"], NOT_BUILT),
     "-object memory-backend-ram": (["-object", "memory-backend-ram,id=m,size=1G"], NOT_BUILT),
     "-object memory-backend-file": (
         ["-object", "memory-backend-file,id=m,size=1G,mem-path=/x"], NOT_BUILT,
@@ -44,14 +43,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
             "-device", "virtio-net-device,netdev=n",
         ],
         "this back end is not built yet",
-    ),
-    "-device virtio-blk-device,iothread": (
-        ["-object", "iothread,id=i", *DRIVE, "-device", "virtio-blk-device,drive=d,iothread=i"],
-        NOT_BUILT,
-    ),
-    "-device virtio-net-device,iothread": (
-        [*NETDEV, "-object", "iothread,id=i", "-device", "virtio-net-device,netdev=n,iothread=i"],
-        NOT_BUILT,
     ),
     "-device virtio-blk-pci": ([*DRIVE, "-device", f"virtio-blk-pci,drive=d,{PCI}"], NO_PCI),
     "-device virtio-net-pci": ([*NETDEV, "-device", f"virtio-net-pci,netdev=n,{PCI}"], NO_PCI),

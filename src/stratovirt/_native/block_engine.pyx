@@ -41,6 +41,7 @@ cdef enum:
     INLINE_PIECES = 32      # pieces of a request that need no memory of their own
     MAX_QUEUES = 32         # num-queues of the guidebook
     HEADER_BYTES = 16       # struct virtio_blk_outhdr
+    LARGE = 65536           # bytes of a request worth another thread's help
     BATCH = 256             # requests of one queue before others have their turn
 
 cdef TraceEvent block_request = trace_events.BLOCK_REQUEST
@@ -410,11 +411,14 @@ cdef class BlockEngine(Engine):
         """Hand a transfer to the kernel, or do it if the page cache has it: that is faster."""
         cdef Pending *request
         cdef uint64_t offset = sector * SECTOR_BYTES
+        cdef bint shared
         cdef int fd
         if self._uring is None:
             return REFUSED
         fd = self._disk.fd_for(iov, count, offset)
-        if fd == self._disk.buffered_fd:
+        # A large copy makes the next request wait: if there is one, the kernel's workers help.
+        shared = size >= LARGE and (self._in_flight or queue.ring.has_more())
+        if fd == self._disk.buffered_fd and not shared:
             # What is written goes to the page cache, which does not make anybody wait for a disk.
             if is_write or self._reads_here:
                 return REFUSED

@@ -52,6 +52,7 @@ cdef class Virtqueue:
     cdef bint _signalled_valid
     cdef bint _event_idx
     cdef int error
+    cdef bint has_more(self) noexcept nogil
     cdef int pop(self, Chain *chain) noexcept nogil
     cdef void push(self, uint16_t head, uint32_t written) noexcept nogil
     cdef bint should_notify(self) noexcept nogil

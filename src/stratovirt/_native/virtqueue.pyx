@@ -164,6 +164,10 @@ cdef class Virtqueue:
         self._last_avail += 1
         return 1
 
+    cdef bint has_more(self) noexcept nogil:
+        """Whether the driver offers another chain."""
+        return load_acquire16(&self._avail[1]) != self._last_avail
+
     cdef void push(self, uint16_t head, uint32_t written) noexcept nogil:
         cdef vring_used_elem *elements = <vring_used_elem *>(self._used + 2)
         cdef vring_used_elem *element = &elements[self._used_idx & (self.size - 1)]
