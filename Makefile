@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-start fuzz-command-line fuzz-qmp fuzz-devices clean
+	bench-io bench-start fuzz fuzz-asan asan clean
 
 setup:
 	@tools/setup.sh
@@ -46,10 +46,29 @@ guest: build
 	@$(LAB) images
 	@$(LAB) run -- $(PYTEST) tests/guest
 
-FUZZ_SECONDS := 600
-fuzz-command-line fuzz-qmp fuzz-devices: build
+T := virtio-blk
+MIN := 10
+fuzz: build
 	@$(PY) -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
-	@$(PY) -m tests.fuzz.$(subst -,_,$(@:fuzz-%=%)) -max_total_time=$(FUZZ_SECONDS) -max_len=512
+	@$(PY) -m tests.fuzz $(T) $(MIN)
+
+# The native modules once more with AddressSanitizer: the beds that need no guest, or a fuzz target.
+ASAN := build/asan
+ASAN_ENV = PYTHONPATH=$(CURDIR)/$(ASAN)/src LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
+	ASAN_OPTIONS=detect_leaks=0
+$(ASAN)/.native: $(NATIVE) | build
+	@rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -a src setup.py pyproject.toml README.md $(ASAN)
+	@find $(ASAN) -name '*.so' -delete
+	@cd $(ASAN) && CFLAGS='-fsanitize=address -fno-omit-frame-pointer' \
+		$(CURDIR)/$(PY) setup.py --quiet build_ext --inplace -j2
+	@touch $@
+
+asan: $(ASAN)/.native
+	@$(ASAN_ENV) $(PYTEST) -m 'not measures_memory' tests/unit tests/board tests/kvm
+
+fuzz-asan: $(ASAN)/.native
+	@$(PY) -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
+	@$(ASAN_ENV) $(PY) -m tests.fuzz $(T) $(MIN)
 
 bench-exits: build
 	@$(PY) -m bench.exits

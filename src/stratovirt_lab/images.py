@@ -54,6 +54,13 @@ GUEST_PROGRAMS = ("guest-vsock-echo.c",)
 TOOLS = ("fio", "iperf3", "ethtool", "kexec")
 """Programs of this machine that guests get on a disk, with the libraries they need."""
 
+MOUNT_TOOLS = (
+    "mkdir -p /tools; for d in /sys/block/vd*; do grep -q guest-tools $d/serial && "
+    "mount -t ext4 -o ro /dev/${d##*/} /tools; done; "
+    "for d in proc sys dev; do mount -o bind /$d /tools/$d; done; mount -t tmpfs tmpfs /tools/tmp"
+)
+"""For a guest's shell: makes ``chroot /tools NAME`` work; the disk's serial is guest-tools."""
+
 ROOT_SIZE = "64M"
 TOOLS_SIZE = "256M"
 

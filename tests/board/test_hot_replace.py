@@ -175,6 +175,7 @@ def test_a_paused_machine_takes_a_disk_and_serves_it_when_it_goes_on(
     assert driver.cpu.read(0x21_0200, 1) == b"\0"
 
 
+@pytest.mark.measures_memory
 def test_a_thousand_replacements_under_load_leave_nothing_behind(
     start_board: Start, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_what_clients_get_wrong_is_answered_and_the_connection_lives(
     assert reply["id"] == {"a": [1, None]} and "return" in reply
 
 
+@pytest.mark.measures_memory
 def test_a_line_without_end_is_cut_and_the_next_is_heard(
     start_board: Start, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_clients_come_and_go_and_one_is_served_after_the_other(
     assert len(list(fds.iterdir())) <= before + 2
 
 
+@pytest.mark.measures_memory
 def test_a_client_that_never_reads_is_sent_away_and_the_next_is_served(
     start_board: Start, tmp_path: Path
 ) -> None:

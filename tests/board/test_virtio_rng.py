@@ -1,9 +1,10 @@
 """virtio-rng over virtio-mmio: what a driver gets, when, and how a broken one is stopped."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.board.conftest import Board
-from tests.board.virtio_driver import DATA, BlkDriver
+from tests.board.virtio_driver import BASE, DATA, SLOT_BYTES, BlkDriver
 
 Start = Callable[..., Board]
 RNG = ("-object", "rng-random,id=r,filename=/dev/zero", "-device")
@@ -41,3 +42,19 @@ def test_the_rate_is_held_by_the_clock(start_board: Start) -> None:
             driver.completed += 1
             offer(driver, 64)
     assert 0.95 * 1000 * seconds < received < 1.05 * 1000 * seconds
+
+
+def test_eleven_devices_fit_and_a_twelfth_is_a_mistake(start_board: Start, tmp_path: Path) -> None:
+    eleven = [*RNG[:2], *["-device", "virtio-rng-device,rng=r"] * 11]
+    # With a monitor there are hot-replace slots too, which take none of the eleven.
+    board = start_board(*eleven, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    last = BlkDriver(board.cpu, BASE + 10 * SLOT_BYTES, 15)
+    assert last.get(0x08) == 4
+    last.start()
+    offer(last, 8)
+    last.wait()
+    machine = start_board(*eleven, "-device", "virtio-balloon-device").machine
+    assert machine.wait() == 1
+    assert machine.errors.decode().splitlines() == [
+        "stratovirt: -device virtio-balloon-device: microvm has 11 virtio slots and all are taken"
+    ]

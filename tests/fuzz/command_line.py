@@ -1,4 +1,4 @@
-"""``make fuzz-command-line``: no argv, however odd, gets more than one clear line."""
+"""``make fuzz T=command-line``: no argv, however odd, gets more than one clear line."""
 
 import sys
 

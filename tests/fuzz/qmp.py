@@ -1,4 +1,4 @@
-"""``make fuzz-qmp``: no bytes on a monitor get anything but JSON answers, or end it."""
+"""``make fuzz T=qmp``: no bytes on a monitor get anything but JSON answers, or end it."""
 
 import json
 import os

@@ -65,17 +65,12 @@ class Tools:
     """fio, iperf3, ethtool and kexec on a disk of their own."""
 
     drive = f"id=tools,file={images.guest_tools()},direct=off,readonly=on"
-    options = ("-drive", drive, "-device", "virtio-blk-device,drive=tools,serial=tools")
+    options = ("-drive", drive, "-device", "virtio-blk-device,drive=tools,serial=guest-tools")
 
     @staticmethod
     def mount(guest: MachineProcess) -> None:
         """Make `chroot /tools NAME` work in the guest's initramfs."""
-        guest.command(
-            "mkdir -p /tools; for d in /sys/block/vd*; do grep -q tools $d/serial && "
-            "mount -t ext4 -o ro /dev/${d##*/} /tools; done; "
-            "for d in proc sys dev; do mount -o bind /$d /tools/$d; done; "
-            "mount -t tmpfs tmpfs /tools/tmp"
-        )
+        guest.command(images.MOUNT_TOOLS)
 
 
 @pytest.fixture(scope="session")

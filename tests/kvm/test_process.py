@@ -145,6 +145,7 @@ def test_names_show_in_the_host(tmp_path: Path) -> None:
                 assert comm == f"CPU {cpu['cpu-index']}/KVM\n"
 
 
+@pytest.mark.measures_memory
 def test_memory_is_anonymous_and_dumped_unless_said_otherwise(tmp_path: Path) -> None:
     with start(tmp_path) as machine:
         machine.expect("on")
@@ -191,6 +192,7 @@ def test_a_backing_file_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.measures_memory
 def test_preallocated_memory_is_resident_before_the_guest_runs(tmp_path: Path) -> None:
     with start(tmp_path, "-mem-prealloc") as machine:
         machine.expect("on")
@@ -273,6 +275,7 @@ def test_a_reset_by_the_manager_starts_the_guest_anew(tmp_path: Path) -> None:
         assert machine.terminate() == 0
 
 
+@pytest.mark.measures_memory
 def test_ten_thousand_commands_do_not_disturb_the_guest(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     # The guest says a dot, counts to two million, and goes on so.

@@ -1,5 +1,6 @@
 MOST_RANGES: int
 
+def direct_alignment(fd: int) -> int: ...
 def can_punch_holes(fd: int, size: int) -> bool: ...
 
 class Disk:

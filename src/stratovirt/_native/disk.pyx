@@ -19,6 +19,15 @@ cdef extern from "fcntl.h" nogil:
     int fallocate(int fd, int mode, long offset, long length)
     int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
+cdef extern from "sys/stat.h" nogil:
+    cdef struct statx_t "statx":
+        uint32_t stx_mask
+        uint32_t stx_dio_mem_align
+        uint32_t stx_dio_offset_align
+    int statx(int folder, const char *path, int flags, unsigned int mask, statx_t *found)
+    unsigned int STATX_DIOALIGN
+    int AT_EMPTY_PATH
+
 cdef extern from "linux/virtio_blk.h" nogil:
     uint32_t VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
     int VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP
@@ -36,6 +45,21 @@ cdef struct Range:
 cdef uint8_t zeroes[ZERO_CHUNK]
 
 MOST_RANGES = DISCARD_RANGES
+
+cdef enum:
+    COMMON_ALIGNMENT = 4096  # what every Linux file system and disk accepts for O_DIRECT
+
+
+def direct_alignment(int fd):
+    """The alignment (bytes) of buffers and offsets that O_DIRECT demands of this file.
+
+    Before Linux 6.1, and where the file system does not say, the one that all accept.
+    """
+    cdef statx_t found
+    if statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 \
+            and found.stx_mask & STATX_DIOALIGN and found.stx_dio_offset_align:
+        return max(found.stx_dio_mem_align, found.stx_dio_offset_align)
+    return COMMON_ALIGNMENT
 
 
 def can_punch_holes(int fd, uint64_t size):

@@ -7,13 +7,11 @@ import fcntl
 import os
 import stat
 
-from stratovirt._native.disk import Disk, can_punch_holes
+from stratovirt._native.disk import Disk, can_punch_holes, direct_alignment
 from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
 
 SECTOR = 512
-DIRECT_ALIGNMENT = 4096
-"""What every Linux file system and disk accepts for O_DIRECT."""
 
 
 class ImageError(StratovirtError):
@@ -44,7 +42,7 @@ class Image:
             direct_align = 0
             if drive.direct:
                 self._fd = self._open_direct(drive.file, access)
-                direct_align = DIRECT_ALIGNMENT
+                direct_align = direct_alignment(self._fd)
             self.can_discard = not self.readonly and self._can_discard()
             # Two descriptors: what O_DIRECT cannot take goes through the page cache.
             self.disk = Disk(
