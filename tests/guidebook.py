@@ -16,6 +16,7 @@ TRACE = "tests/kvm/test_trace.py"
 REFUSED = f"{REFUSALS}::test_what_is_not_built_is_refused_in_one_line"
 IGNORES = "tests/unit/test_options.py::test_what_libvirt_passes_and_nothing_else_is_ignored"
 PROCESS = "tests/kvm/test_process.py"
+MEMORY = "tests/kvm/test_memory.py"
 CHARDEVS = "tests/board/test_chardevs.py"
 MONITOR = "tests/board/test_monitor.py"
 BOOT = "tests/guest/test_boot.py"
@@ -39,11 +40,19 @@ NAMES = f"{PROCESS}::test_names_show_in_the_host"
 IOTHREADS = "tests/board/test_iothreads.py::test_devices_of_one_iothread_share_its_thread"
 TCP = f"{CHARDEVS}::test_a_monitor_on_tcp"
 
+TOPOLOGIES = "tests/guest/test_topology.py::test_the_guests_tools_see_what_was_configured"
+NUMA = f"{TOPOLOGIES}[two nodes and 4 GiB across the hole]"
+POLICY = "tests/guest/test_topology.py::test_the_hosts_nodes_are_used_as_the_policies_say"
+BACKEND = dict.fromkeys(
+    ("id", "size", "policy", "host-nodes", "share", "prealloc", "dump"),
+    f"{MEMORY}::test_a_nodes_memory_is_mapped_as_its_backend_says",
+)
+
 WORKS: dict[str, dict[str, str]] = {
     "-machine": {
         "type": f"{INTROSPECTION}::test_the_machine_none_answers_libvirts_probes_without_kvm",
-        "dump-guest-core": f"{PROCESS}::test_memory_can_be_kept_out_of_core_dumps",
-        "mem-share": f"{PROCESS}::test_shared_memory_is_a_memfd_that_others_could_map",
+        "dump-guest-core": f"{MEMORY}::test_memory_can_be_kept_out_of_core_dumps",
+        "mem-share": f"{MEMORY}::test_shared_memory_is_a_memfd_that_others_could_map",
         "accel": f"{INTROSPECTION}::test_the_machine_none_answers_libvirts_probes_without_kvm",
         "usb": MISTAKES,
     },
@@ -60,7 +69,7 @@ WORKS: dict[str, dict[str, str]] = {
     },
     "-m": {"size": TOPOLOGY},
     "-mem-path": {"path": f"{MANAGER}::test_a_guest_lives_in_huge_pages"},
-    "-mem-prealloc": {"": f"{PROCESS}::test_preallocated_memory_is_resident_before_the_guest_runs"},
+    "-mem-prealloc": {"": f"{MEMORY}::test_preallocated_memory_is_resident_before_the_guest_runs"},
     "-kernel": {"path": f"{BOOT}::test_each_form_of_the_kernel_boots"},
     "-initrd": {"path": f"{BOOT}::test_each_form_of_the_kernel_boots"},
     "-append": {"text": f"{BOOT}::test_a_kernel_panic_ends_the_machine"},
@@ -81,6 +90,24 @@ WORKS: dict[str, dict[str, str]] = {
         "num-queues": f"{BLOCK}::test_each_queue_of_a_disk_is_served",
         "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
     },
+    "-numa node": {
+        "nodeid": NUMA,
+        "cpus": f"{TOPOLOGIES}[the guidebook's cpu lists]",
+        "memdev": NUMA,
+    },
+    "-numa dist": dict.fromkeys(("src", "dst", "val"), NUMA),
+    "-object memory-backend-ram": {
+        "id": NUMA,
+        "size": NUMA,
+        "policy": POLICY,
+        "host-nodes": POLICY,
+        "share": f"{MEMORY}::test_a_nodes_memory_is_mapped_as_its_backend_says",
+        "prealloc": POLICY,
+        "dump": f"{MEMORY}::test_a_nodes_memory_is_mapped_as_its_backend_says",
+    },
+    "-object memory-backend-file": BACKEND | {"mem-path": BACKEND["size"]},
+    "-object memory-backend-memfd": BACKEND
+    | {"hugetlb": f"{MANAGER}::test_a_node_lives_in_huge_pages_of_a_memfd"},
     "-object iothread": {"id": IOTHREADS},
     "-object rng-random": {"id": RNG, "filename": RNG},
     "-netdev tap": {

@@ -30,14 +30,14 @@ bed unit "${pytest[@]}" tests/unit
 bed board "${pytest[@]}" tests/board
 .venv/bin/stratovirt-lab images || exit 1
 # The lab is an emulated machine: when it hangs or dies (124, 125), as opposed to a test failing in
-# it, the file is run once more from a fresh start.
+# it, the file is run again from a fresh start.
 in_lab() {
     local attempt status
-    for attempt in 1 2; do
+    for attempt in 1 2 3; do
         timeout 1200 .venv/bin/stratovirt-lab run -- "${pytest[@]}" "$@"
         status=$?
         [ "$status" = 124 ] || [ "$status" = 125 ] || return "$status"
-        echo "run_tests: the lab itself failed (status $status), attempt $attempt of 2" >&2
+        echo "run_tests: the lab itself failed (status $status), attempt $attempt of 3" >&2
     done
     return "$status"
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.machine.hot_replace import HotReplace
     from stratovirt.machine.microvm_x86_64 import Microvm
+    from stratovirt.memory.ram import RamPiece
     from stratovirt.monitor.session import Session
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.virtio.balloon import Balloon
@@ -235,9 +236,9 @@ class Vm:
         return [device for device in devices if device.device_id == device_id]
 
     @property
-    def ram_pieces(self) -> list[tuple[int, int]]:
-        """(gpa, size in bytes) of each piece of RAM."""
-        return self._board.ram if self._board is not None else []
+    def ram_pieces(self) -> list[RamPiece]:
+        """Each piece of RAM, by address."""
+        return self._board.ram_pieces if self._board is not None else []
 
     def read_memory(self, gpa: int, size: int) -> bytes:
         """Guest RAM; raises ValueError where there is none."""

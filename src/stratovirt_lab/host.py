@@ -97,6 +97,7 @@ def _qemu_command(
         str(cpus),
         "-m",
         f"{memory_mib}M",
+        *_two_nodes(cpus, memory_mib),
         "-nodefaults",
         "-no-reboot",
         "-display",
@@ -131,6 +132,17 @@ def _qemu_command(
         ]
         append += f" lab.rw={path}"
     return [*command, "-append", append]
+
+
+def _two_nodes(cpus: int, memory_mib: int) -> list[str]:
+    """NUMA nodes of the lab's host, where guests' memory can be bound to."""
+    half, options = cpus // 2, []
+    for node, (first, last) in enumerate(((0, half - 1), (half, cpus - 1)) if half else ()):
+        options += [
+            "-object", f"memory-backend-ram,id=m{node},size={memory_mib // 2}M",
+            "-numa", f"node,nodeid={node},memdev=m{node},cpus={first}-{last}",
+        ]  # fmt: skip
+    return options
 
 
 def _relay(command: list[str], names: Sequence[str], job: Path, interactive: bool) -> int:

@@ -51,7 +51,7 @@ GUEST_MODULES = (
 GUEST_PROGRAMS = ("guest-vsock-echo.c",)
 """Statically linked tools that busybox does not have."""
 
-TOOLS = ("fio", "iperf3", "ethtool", "kexec")
+TOOLS = ("fio", "iperf3", "ethtool", "kexec", "numactl", "lscpu")
 """Programs of this machine that guests get on a disk, with the libraries they need."""
 
 MOUNT_TOOLS = (

@@ -47,10 +47,11 @@ def boot(files: type[GuestFiles]) -> Iterator[Boot]:
         kernel: str = files.kernel,
         append: str = "",
         serial: str = "stdio",
+        board: str = "microvm",
         pass_fds: tuple[int, ...] = (),
     ) -> MachineProcess:
         machine = MachineProcess(
-            "-machine", "microvm", "-kernel", kernel, "-initrd", files.initramfs,
+            "-machine", board, "-kernel", kernel, "-initrd", files.initramfs,
             "-append", f"{APPEND} {append}".strip(), "-serial", serial, *argv, pass_fds=pass_fds,
         )  # fmt: skip
         running.append(machine)

@@ -2,7 +2,9 @@
 
 import os
 import re
+import resource
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -97,8 +99,39 @@ def test_more_huge_pages_than_there_are_is_one_line(boot: Boot, hugetlbfs: Path)
     assert guest.wait() == 1
     text = guest.errors.decode()
     assert text == (
-        f"stratovirt: -mem-path {hugetlbfs}: cannot map 1G there: Cannot allocate memory\n"
+        f"stratovirt: -mem-path {hugetlbfs}: cannot map 1G: Cannot allocate memory; it takes 512 "
+        "huge pages of 2M and 140 are free (sysctl vm.nr_hugepages)\n"
     )
+
+
+def test_a_node_lives_in_huge_pages_of_a_memfd(boot: Boot, hugetlbfs: Path) -> None:
+    assert hugetlbfs.is_dir()
+    guest = boot(
+        "-m", "256", "-object", "memory-backend-memfd,id=m,size=256M,hugetlb=on",
+        "-numa", "node,cpus=0,memdev=m",
+    )  # fmt: skip
+    ready(guest)
+    smaps = Path(f"/proc/{guest.process.pid}/smaps").read_text()
+    (block,) = [b for b in re.split(r"(?m)^(?=[0-9a-f]+-)", smaps) if "stratovirt-ram" in b]
+    assert "KernelPageSize:     2048 kB" in block
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+
+
+@pytest.mark.parametrize("dump", ["on", "off"])
+def test_a_core_has_guest_memory_only_when_wanted(boot: Boot, tmp_path: Path, dump: str) -> None:
+    Path("/proc/sys/kernel/core_pattern").write_text(f"{tmp_path}/core")
+    guest = boot("-m", "256", "-mem-prealloc", board=f"microvm,dump-guest-core={dump}")
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(guest.process.pid, resource.RLIMIT_CORE, unlimited)
+    guest.expect("guest: ready in the initramfs")
+    guest.process.send_signal(signal.SIGABRT)
+    guest.wait()
+    written = (tmp_path / "core").stat().st_blocks * 512
+    if dump == "on":
+        assert written > 256 << 20
+    else:
+        assert written < 64 << 20
 
 
 class Console:

@@ -1,4 +1,4 @@
-"""The process around a machine: daemon, pidfile, log, names, memory, terminal, ways to end."""
+"""The process around a machine: daemon, pidfile, log, names, terminal, ways to end."""
 
 import os
 import pty
@@ -29,19 +29,6 @@ MIB = 1 << 20
 
 def start(tmp_path: Path, *argv: str, code: bytes = say("on\n") + SPIN) -> MachineProcess:
     return MachineProcess("-kernel", str(write_kernel(tmp_path, code)), "-serial", "stdio", *argv)
-
-
-def mapping_of_ram(pid: int, name: str) -> tuple[str, str]:
-    """The line and the VmFlags of the mapping that holds guest RAM, 256 MiB, called `name`."""
-    text = Path(f"/proc/{pid}/smaps").read_text()
-    for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", text):
-        line = block.partition("\n")[0]
-        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
-        if bounds is None:
-            continue
-        if int(bounds[2], 16) - int(bounds[1], 16) == 256 * MIB and name in line:
-            return block, re.findall(r"VmFlags: (.*)", block)[0]
-    raise AssertionError(f"no mapping of 256 MiB called {name!r}")
 
 
 def test_a_daemon_returns_when_the_machine_runs_and_ends_by_qmp(tmp_path: Path) -> None:
@@ -143,65 +130,6 @@ def test_names_show_in_the_host(tmp_path: Path) -> None:
             for cpu in client.cmd("query-cpus-fast"):
                 comm = (tasks / str(cpu["thread-id"]) / "comm").read_text()
                 assert comm == f"CPU {cpu['cpu-index']}/KVM\n"
-
-
-@pytest.mark.measures_memory
-def test_memory_is_anonymous_and_dumped_unless_said_otherwise(tmp_path: Path) -> None:
-    with start(tmp_path) as machine:
-        machine.expect("on")
-        block, flags = mapping_of_ram(machine.process.pid, "")
-        assert " rw-p " in block and " dd" not in flags
-
-
-def test_shared_memory_is_a_memfd_that_others_could_map(tmp_path: Path) -> None:
-    with start(tmp_path, "-machine", "microvm,mem-share=on") as machine:
-        machine.expect("on")
-        block, _ = mapping_of_ram(machine.process.pid, "memfd:stratovirt-ram")
-        assert " rw-s " in block
-
-
-def test_memory_can_be_kept_out_of_core_dumps(tmp_path: Path) -> None:
-    with start(tmp_path, "-machine", "microvm,dump-guest-core=off") as machine:
-        machine.expect("on")
-        assert " dd" in mapping_of_ram(machine.process.pid, "")[1]
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_memory_lies_in_the_backing_file(tmp_path: Path, kind: str) -> None:
-    backing = tmp_path / "backing"
-    if kind == "folder":
-        backing.mkdir()
-    with start(tmp_path, "-machine", "microvm,mem-share=on", "-mem-path", str(backing)) as machine:
-        machine.expect("on")
-        block, _ = mapping_of_ram(machine.process.pid, str(backing))
-        assert " rw-s " in block
-        if kind == "file":
-            content = backing.read_bytes()
-            assert len(content) == 256 * MIB and say("on\n") in content
-        else:
-            assert list(backing.iterdir()) == []
-
-
-def test_a_backing_file_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
-    kernel = write_kernel(tmp_path, SPIN)
-    done = run_to_end("-kernel", str(kernel), "-mem-path", "/nonexistent/file")
-    assert done.returncode == 1
-    assert done.stderr == (
-        "stratovirt: -mem-path /nonexistent/file: cannot map 256M there: "
-        "No such file or directory\n"
-    )
-
-
-@pytest.mark.measures_memory
-def test_preallocated_memory_is_resident_before_the_guest_runs(tmp_path: Path) -> None:
-    with start(tmp_path, "-mem-prealloc") as machine:
-        machine.expect("on")
-        block, _ = mapping_of_ram(machine.process.pid, "")
-        assert int(re.findall(r"Rss:\s+(\d+) kB", block)[0]) == 256 << 10
-    with start(tmp_path) as machine:
-        machine.expect("on")
-        block, _ = mapping_of_ram(machine.process.pid, "")
-        assert int(re.findall(r"Rss:\s+(\d+) kB", block)[0]) < 64 << 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -339,8 +339,15 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         ),
         (
             True,
-            ["-object", "memory-backend-ram,id=m,size=256M", "-numa", "node,cpus=0,memdev=m"],
-            "-numa: NUMA nodes are not built yet",
+            [
+                "-mem-path",
+                "/x",
+                "-object",
+                "memory-backend-ram,id=m,size=256M",
+                "-numa",
+                "node,cpus=0,memdev=m",
+            ],
+            "-mem-path /x: the memory of -numa node is that of its memdev; use -object memory-backend-file",
         ),
         (
             True,
@@ -420,6 +427,11 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
             True,
             ["-object", "memory-backend-ram,id=m,size=1G,host-nodes=0-9999,policy=bind"],
             "-object memory-backend-ram,id=m,size=1G,host-nodes=0-9999,policy=bind: host-nodes must be numbers and ranges from 0 to 1023 such as 0-1:4, not '0-9999'",
+        ),
+        (
+            True,
+            ["-object", "memory-backend-ram,id=m,size=1G"],
+            "-object memory-backend-ram,id=m: no -numa node uses it",
         ),
         (
             True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
-from stratovirt.acpi import aml, tables
+from stratovirt.acpi import aml, numa, tables
 from stratovirt.boot.mptable import mp_table
 
 IASL = shutil.which("iasl") or "/usr/bin/iasl"
@@ -37,6 +37,10 @@ TABLES = {
         dsdt=0xE0040, reset_port=0x64, reset_value=0xFE, sleep_control=0x600, sleep_status=0x601
     ),
     "madt": tables.madt(lapic=0xFEE0_0000, apic_ids=[0, 1, 300], ioapic_id=2, ioapic=0xFEC0_0000),
+    "srat": numa.srat(
+        [(0, 0), (1, 1), (300, 1)], [(0, 3 << 30, 0), (4 << 30, 1 << 30, 0), (5 << 30, 1 << 30, 1)]
+    ),
+    "slit": numa.slit(3, {(0, 1): 30, (2, 0): 40}),
     "xsdt": tables.xsdt([0x1000, 0x2000]),
 }
 
@@ -49,6 +53,18 @@ def test_iasl_reads_the_table_without_a_complaint(name: str, tmp_path: Path) -> 
     assert done.returncode == 0, text
     assert "Error" not in text and "Warning" not in text and "Invalid" not in text, text
     assert (tmp_path / f"{name}.dsl").exists()
+
+
+def test_the_numa_tables_say_which_node_everything_is_of(tmp_path: Path) -> None:
+    (tmp_path / "srat.aml").write_bytes(TABLES["srat"])
+    subprocess.run([IASL, "-d", "srat.aml"], cwd=tmp_path, check=True, capture_output=True)
+    text = (tmp_path / "srat.dsl").read_text()
+    domains = re.findall(r"Proximity Domain(?: Low\(8\))? : (\w+)", text)
+    assert [int(domain, 16) for domain in domains] == [0, 1, 1, 0, 0, 1]
+    lengths = re.findall(r"Address Length : (\w+)", text)
+    assert [int(length, 16) >> 30 for length in lengths] == [3, 1, 1]
+    # A distance given one way holds both ways unless the other is given too.
+    assert TABLES["slit"][44:] == bytes([10, 30, 40, 30, 10, 20, 40, 20, 10])
 
 
 def test_iasl_recompiles_the_dsdt_to_the_same_devices(tmp_path: Path) -> None:
@@ -97,7 +113,7 @@ def test_the_mp_table_lists_every_cpu_with_sound_checksums() -> None:
     assert length == len(table) - 16
     processors = [table[60 + 20 * i : 80 + 20 * i] for i in range(3)]
     assert [(p[0], p[1], p[3]) for p in processors] == [(0, 0, 3), (0, 1, 1), (0, 2, 1)]
-    assert count == 3 + 1 + 1 + 16 + 2
+    assert count == 3 + 1 + 1 + 24 + 2
 
 
 @pytest.mark.parametrize("size", [1, 62, 63, 64, 4000, 5000, 300_000])

@@ -19,22 +19,6 @@ NOT_BUILT = "is not built yet"
 NO_PCI = "microvm has no PCI bus"
 
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "-numa node": (
-        ["-object", "memory-backend-ram,id=m,size=256M", "-numa", "node,cpus=0,memdev=m"],
-        "-numa: NUMA nodes are not built yet",
-    ),
-    "-numa dist": (
-        [
-            "-object", "memory-backend-ram,id=m,size=256M", "-numa", "node,cpus=0,memdev=m",
-            "-numa", "dist,src=0,dst=0,val=10",
-        ],
-        "-numa: NUMA nodes are not built yet",
-    ),
-    "-object memory-backend-ram": (["-object", "memory-backend-ram,id=m,size=1G"], NOT_BUILT),
-    "-object memory-backend-file": (
-        ["-object", "memory-backend-file,id=m,size=1G,mem-path=/x"], NOT_BUILT,
-    ),
-    "-object memory-backend-memfd": (["-object", "memory-backend-memfd,id=m,size=1G"], NOT_BUILT),
     "-global": (["-global", "pcie-root-port.fast-unplug=1"], NO_PCI),
     "-drive if=pflash": (["-drive", "if=pflash,unit=0,file=x"], "microvm has no flash memory"),
     "-netdev vhost-user": (

@@ -1,19 +1,26 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 cdef enum:
-    MAX_BLOCKS = 32  # RAM pieces of one machine; boards use two, NUMA one a node and gap
+    MAX_BLOCKS = 32  # RAM pieces of one machine: one between two gaps of the board
+    MAX_PARTS = 128  # of different backing: one for each NUMA node
 
 cdef struct Block:
     uint64_t gpa
     uint64_t size
     uint8_t *hva
+    void *mapping
+
+cdef struct Part:
+    uint64_t end             # offset behind it; it starts where the one before ends
     bint shared
 
 cdef class RamMapping:
     cdef uint8_t *_base
     cdef readonly uint64_t size
-    cdef readonly bint shared
-    cdef Py_ssize_t _shape[1]
+    cdef Part _parts[MAX_PARTS]
+    cdef int _count
+    cdef void discard(self, uint8_t *start, uint64_t length) noexcept nogil
+    cdef long _mbind(self, uint64_t offset, uint64_t size, int mode, unsigned long *mask)
 
 cdef class GuestMemory:
     cdef Block _blocks[MAX_BLOCKS]

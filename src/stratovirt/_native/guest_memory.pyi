@@ -1,4 +1,8 @@
+from collections.abc import Sequence
+
 from typing_extensions import Buffer
+
+POLICIES: dict[str, int]
 
 class GuestMemoryError(ValueError): ...
 
@@ -11,8 +15,12 @@ class RamMapping:
         fd: int = -1,
         shared: bool = False,
         dump: bool = True,
-        prealloc: bool = False,
+        *,
+        reserved: bool = False,
     ) -> None: ...
+    def map(self, offset: int, size: int, fd: int, shared: bool, dump: bool) -> None: ...
+    def bind(self, offset: int, size: int, policy: str, nodes: Sequence[int]) -> None: ...
+    def populate(self, offset: int, size: int) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class GuestMemory:

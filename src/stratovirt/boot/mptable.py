@@ -8,7 +8,7 @@ LAPIC_VERSION = 0x14
 IOAPIC_VERSION = 0x11
 CPU_ENABLED, CPU_BOOT = 1, 2
 CPU_SIGNATURE, CPU_FEATURES = 0x600, 0x201  # family 6; FPU and APIC on chip
-ISA_IRQS = 16
+IOAPIC_PINS = 24
 INT, NMI, SMI, EXTINT = range(4)
 
 
@@ -26,7 +26,7 @@ def mp_table(apic_ids: list[int], ioapic_id: int, ioapic: int, lapic: int, addre
         )
     entries.append(struct.pack("<BB6s", 1, 0, b"ISA   "))
     entries.append(struct.pack("<BBBBI", 2, ioapic_id, IOAPIC_VERSION, 1, ioapic))
-    for irq in range(ISA_IRQS):
+    for irq in range(IOAPIC_PINS):
         entries.append(struct.pack("<BBHBBBB", 3, INT, 0, 0, irq, ioapic_id, irq))
     entries.append(struct.pack("<BBHBBBB", 4, EXTINT, 0, 0, 0, 0, 0))
     entries.append(struct.pack("<BBHBBBB", 4, NMI, 0, 0, 0, 0xFF, 1))

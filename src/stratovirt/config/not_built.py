@@ -26,7 +26,6 @@ BUILT_DRIVERS = (
     "-device virtio-balloon-device",
     "-device virtio-rng-device",
 )
-BUILT_OBJECTS = ("-object rng-random", "-object iothread")
 
 
 def refuse_what_is_not_built(config: VmConfig) -> None:
@@ -43,11 +42,6 @@ def refuse_what_is_not_built(config: VmConfig) -> None:
     for netdev in config.netdevs.values():
         if netdev.flag != "-netdev tap":
             raise ConfigError(f"{netdev.flag},id={netdev.id}: this back end is not built yet")
-    if config.numa_nodes or config.numa_distances:
-        raise ConfigError("-numa: NUMA nodes are not built yet")
-    for name, thing in config.objects.items():
-        if thing.flag not in BUILT_OBJECTS:
-            raise ConfigError(f"{thing.flag},id={name}: this object is not built yet")
     if config.globals:
         raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
     if config.incoming is not None:

@@ -27,6 +27,11 @@ def node_ids(config: VmConfig) -> list[int]:
 def check_numa(config: VmConfig) -> None:
     """Every vCPU in one node, memory that adds up, distances between nodes that exist."""
     ids = node_ids(config)
+    if ids and config.mem_path is not None:
+        raise ConfigError(
+            f"-mem-path {config.mem_path}: the memory of -numa node is that of its memdev; "
+            "use -object memory-backend-file"
+        )
     if sorted(ids) != list(range(len(ids))):
         raise ConfigError(f"-numa node: the nodes are {sorted(ids)} but must be numbered from 0 on")
     seen: dict[int, int] = {}

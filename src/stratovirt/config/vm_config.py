@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stratovirt.config.process import Name
 
 STDIO = "-chardev stdio"
+MEMORY_BACKEND = "-object memory-backend"
 
 
 class MonitorConfig:
@@ -161,6 +162,9 @@ class VmConfig:
         for chardev in self.chardevs.values():
             if ("-chardev", chardev.id) not in owners:
                 raise ConfigError(f"{chardev.flag},id={chardev.id}: no device uses it")
+        for thing in self.objects.values():
+            if thing.flag.startswith(MEMORY_BACKEND) and (MEMORY_BACKEND, thing.id) not in owners:
+                raise ConfigError(f"{thing.flag},id={thing.id}: no -numa node uses it")
         for name in self.drives:
             if ("-drive", name) not in owners:
                 raise ConfigError(f"-drive id={name}: no -device uses it")

@@ -17,8 +17,8 @@ from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
 from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
 from stratovirt.devices.uart16550 import Uart16550
 from stratovirt.machine import microvm_x86_64_layout as layout
-from stratovirt.memory import ram
 from stratovirt.memory.address_space import AddressSpace, IoRegion
+from stratovirt.memory.ram import Ram
 from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.mmio import MmioTransport
 
@@ -70,8 +70,7 @@ class Microvm:
         self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
 
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
-        mapping = ram.allocate(config)
-        ram.place(self.guest_memory, self.memory_space, mapping, self.ram)
+        self.ram_pieces = Ram(config).place(self.guest_memory, self.memory_space, self.ram)
         self._add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
         self._add_ports(
             "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(guest_power_off)
@@ -276,11 +275,33 @@ class Microvm:
                     apic_ids=self.apic_ids,
                     ioapic_id=ioapic_id,
                     ioapic=layout.IOAPIC,
-                )
+                ),
+                *self._numa_tables(),
             ],
         )
         for address, content in placed:
             self.guest_memory.write(address, content)
+
+    def _numa_tables(self) -> list[bytes]:
+        config = self._config
+        if not config.numa_nodes:
+            return []
+        from stratovirt.acpi import numa
+        from stratovirt.config.numa_check import node_ids
+
+        numbers = node_ids(config)
+        node_of = {
+            cpu: number
+            for number, node in zip(numbers, config.numa_nodes, strict=True)
+            for cpu in node.cpus
+        }
+        return [
+            numa.srat(
+                [(apic_id, node_of[index]) for index, apic_id in enumerate(self.apic_ids)],
+                [(piece.gpa, piece.size, piece.node) for piece in self.ram_pieces],
+            ),
+            numa.slit(len(numbers), {(d.src, d.dst): d.val for d in config.numa_distances}),
+        ]
 
     def _write_mp_table(self) -> None:
         table = mp_table(

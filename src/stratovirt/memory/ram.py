@@ -1,7 +1,8 @@
-"""RAM of a machine: allocated once, placed where the board says."""
+"""RAM of a machine: allocated once, from what -m or the NUMA nodes say, placed where the board says."""
 
 from __future__ import annotations
 
+import errno
 import os
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
@@ -10,46 +11,171 @@ from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, RamRegion
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.config.objects import MemoryBackend
+
+HUGE_PAGES = "/sys/kernel/mm/hugepages"
+NODES_ONLINE = "/sys/devices/system/node/online"
+
 
 class RamError(StratovirtError):
-    """The host cannot give the memory asked for."""
+    """The host cannot give the memory asked for; the text names the option."""
 
 
-def allocate(config: VmConfig) -> RamMapping:
-    """All RAM of the machine: anonymous, shared (a memfd), or in a file of -mem-path."""
-    size_bytes = config.memory.size
-    shared = config.machine.mem_share
-    fd = -1
+class RamPiece:
+    """Guest RAM at [gpa, gpa+size), of NUMA node `node`."""
+
+    __slots__ = ("gpa", "node", "size")
+
+    def __init__(self, gpa: int, size: int, node: int) -> None:
+        self.gpa, self.size, self.node = gpa, size, node
+
+
+class Ram:
+    """All RAM of a machine: one mapping, whose parts belong to NUMA nodes in order."""
+
+    def __init__(self, config: VmConfig) -> None:
+        self._config = config
+        self._parts: list[tuple[int, int]] = []
+        if config.numa_nodes:
+            self.mapping = RamMapping(config.memory.size, reserved=True)
+            self._map_nodes()
+        else:
+            self.mapping = self._map_whole()
+
+    def place(
+        self, memory: GuestMemory, space: AddressSpace, room: list[tuple[int, int]]
+    ) -> list[RamPiece]:
+        """Fill the board's `room`, (gpa, size) each, from the mapping's start on.
+
+        Returns what is where, cut at the borders of nodes too.
+        """
+        pieces: list[RamPiece] = []
+        parts = list(self._parts)
+        offset = 0
+        for gpa, size in room:
+            memory.add(gpa, self.mapping, offset, size)
+            space.add(gpa, RamRegion(f"ram@0x{gpa:x}", size, self.mapping, offset))
+            offset += size
+            while size:
+                node, left = parts[0]
+                taken = min(left, size)
+                pieces.append(RamPiece(gpa, taken, node))
+                gpa, size = gpa + taken, size - taken
+                parts[0] = (node, left - taken)
+                if left == taken:
+                    parts.pop(0)
+        space.commit()
+        return pieces
+
+    def _map_whole(self) -> RamMapping:
+        config, size = self._config, self._config.memory.size
+        shared = config.machine.mem_share
+        source = f"-mem-path {config.mem_path}" if config.mem_path else f"-m {size_text(size)}"
+        fd = -1
+        try:
+            fd = _open(config.mem_path, size, memfd=shared)
+            mapping = RamMapping(size, fd, shared, config.machine.dump_guest_core)
+        except OSError as error:
+            raise _failed(source, size, error, fd) from error
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        self._parts.append((0, size))
+        if config.mem_prealloc:
+            _allocate(mapping, 0, size, source)
+        return mapping
+
+    def _map_nodes(self) -> None:
+        from stratovirt.config.numa_check import node_ids
+
+        config = self._config
+        numbered = dict(zip(node_ids(config), config.numa_nodes, strict=True))
+        offset = 0
+        for number in sorted(numbered):
+            options: MemoryBackend = config.objects[numbered[number].memdev]
+            self._map_node(options, offset)
+            self._parts.append((number, options.size))
+            offset += options.size
+
+    def _map_node(self, options: MemoryBackend, offset: int) -> None:
+        config, size = self._config, options.size
+        source = f"{options.flag},id={options.id}"
+        shared = options.share or config.machine.mem_share
+        dump = options.dump and config.machine.dump_guest_core
+        path = getattr(options, "mem_path", None)
+        hugetlb = getattr(options, "hugetlb", False)
+        fd = -1
+        try:
+            memfd = shared or options.flag.endswith("memfd")
+            fd = _open(path, size, memfd=memfd, hugetlb=hugetlb)
+            self.mapping.map(offset, size, fd, shared, dump)
+        except OSError as error:
+            raise _failed(source, size, error, fd) from error
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        if options.host_nodes:
+            _bind(self.mapping, options, offset, source)
+        if options.prealloc or config.mem_prealloc:
+            _allocate(self.mapping, offset, size, source)
+
+
+def _allocate(mapping: RamMapping, offset: int, size: int, source: str) -> None:
+    from stratovirt.memory.prealloc import populate
+
     try:
-        if config.mem_path is not None:
-            fd = _open_backing(config.mem_path, size_bytes)
-        elif shared:
-            fd = os.memfd_create("stratovirt-ram", os.MFD_CLOEXEC)
-            os.ftruncate(fd, size_bytes)
-        return RamMapping(
-            size_bytes, fd, shared, config.machine.dump_guest_core, config.mem_prealloc
-        )
+        populate(mapping, offset, size, source)
     except OSError as error:
-        if config.mem_path is not None:
-            raise RamError(
-                f"-mem-path {config.mem_path}: cannot map {size_text(size_bytes)} there: "
-                f"{error.strerror}"
-            ) from error
+        raise _failed(source, size, error) from error
+
+
+def _bind(mapping: RamMapping, options: MemoryBackend, offset: int, source: str) -> None:
+    online = _online_nodes()
+    for node in options.host_nodes:
+        if node not in online:
+            names = ", ".join(map(str, sorted(online)))
+            raise RamError(f"{source}: host-nodes: this host has no node {node}; it has {names}")
+    try:
+        mapping.bind(offset, options.size, options.policy, options.host_nodes)
+    except OSError as error:
         raise RamError(
-            f"-m {size_text(size_bytes)}: the host cannot map this much: {error.strerror}"
+            f"{source}: the host cannot apply policy={options.policy}: {error.strerror}"
         ) from error
-    finally:
-        if fd >= 0:
-            os.close(fd)
+
+
+def _online_nodes() -> set[int]:
+    try:
+        with open(NODES_ONLINE, encoding="ascii") as file:
+            ranges = file.read().strip().split(",")
+    except OSError:
+        # A kernel without NUMA has one node.
+        return {0}
+    found: set[int] = set()
+    for text in ranges:
+        first, _, last = text.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _open(path: str | None, size: int, *, memfd: bool, hugetlb: bool = False) -> int:
+    """A file for memory, -1 for anonymous memory."""
+    if path is not None:
+        return _open_backing(path, size)
+    if not memfd:
+        return -1
+    fd = os.memfd_create("stratovirt-ram", os.MFD_CLOEXEC | (os.MFD_HUGETLB if hugetlb else 0))
+    os.ftruncate(fd, size)
+    return fd
 
 
 def _open_backing(path: str, size_bytes: int) -> int:
     """A file of at least `size_bytes`: the one at `path`, or a nameless one in that folder."""
     if os.path.isdir(path):
         fd = _nameless_file(path)
-        os.ftruncate(fd, size_bytes)
-        return fd
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    else:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if os.fstat(fd).st_size < size_bytes:
         os.ftruncate(fd, size_bytes)
     return fd
@@ -64,13 +190,25 @@ def _nameless_file(folder: str) -> int:
     return fd
 
 
-def place(
-    memory: GuestMemory, space: AddressSpace, mapping: RamMapping, pieces: list[tuple[int, int]]
-) -> None:
-    """Put `mapping` at the (gpa, size) `pieces`, one after the other."""
-    offset = 0
-    for gpa, size in pieces:
-        memory.add(gpa, mapping, offset, size)
-        space.add(gpa, RamRegion(f"ram@0x{gpa:x}", size, mapping, offset))
-        offset += size
-    space.commit()
+def _failed(source: str, size: int, error: OSError, fd: int = -1) -> RamError:
+    hint = ""
+    if fd >= 0 and error.errno in (errno.ENOMEM, errno.EINVAL):
+        hint = _huge_page_hint(os.fstatvfs(fd).f_bsize, size)
+    return RamError(f"{source}: cannot map {size_text(size)}: {error.strerror}{hint}")
+
+
+def _huge_page_hint(page: int, size: int) -> str:
+    """What is wrong with a file whose pages are huge; nothing to say of others."""
+    try:
+        with open(
+            f"{HUGE_PAGES}/hugepages-{page >> 10}kB/free_hugepages", encoding="ascii"
+        ) as file:
+            free = int(file.read())
+    except OSError:
+        return ""
+    if size % page:
+        return f"; the size must be a multiple of the huge page, {size_text(page)}"
+    return (
+        f"; it takes {size // page} huge pages of {size_text(page)} and {free} are free "
+        "(sysctl vm.nr_hugepages)"
+    )

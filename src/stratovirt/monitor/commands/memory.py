@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.monitor.session import Session
 
-MEMORY_RANGE = Struct("MemoryRange", {"gpa": "int", "size": "int", "name": "str"})
+MEMORY_RANGE = Struct("MemoryRange", {"gpa": "int", "size": "int", "name": "str", "node": "int"})
 
 
 class GpaArguments(Options):
@@ -23,9 +23,10 @@ class GpaArguments(Options):
 
 @command("query-mem", answer=ListOf(MEMORY_RANGE))
 def query_mem(session: Session, _arguments: NoArguments) -> object:
-    """List the machine's RAM by guest physical address."""
+    """List the machine's RAM by guest physical address, with its NUMA node."""
     return [
-        {"gpa": gpa, "size": size, "name": f"ram@0x{gpa:x}"} for gpa, size in session.vm.ram_pieces
+        {"gpa": p.gpa, "size": p.size, "name": f"ram@0x{p.gpa:x}", "node": p.node}
+        for p in session.vm.ram_pieces
     ]
 
 
