@@ -23,6 +23,8 @@ from stratovirt_lab import images
 
 ROUNDS = 5
 SECONDS = 3
+LOST_AFTER_S = 30
+"""A guest that has not answered by then is lost; the emulated CPUs lose one now and then."""
 IMAGE_MIB = 256
 TARGET = 0.9
 APPEND = "console=ttyS0 quiet panic=1"
@@ -103,7 +105,9 @@ class Guest:
 
     def iops(self, mode: str, depth: int) -> float:
         """fio's IOPS."""
-        fields = self._machine.command(f"{FIO} --rw={mode} --iodepth={depth}").split(";")
+        fields = self._machine.command(
+            f"{FIO} --rw={mode} --iodepth={depth}", LOST_AFTER_S
+        ).split(";")
         return float(fields[READ_IOPS if mode == "randread" else WRITE_IOPS])
 
     def megabits(self, vhost: bool, back: bool) -> float:
@@ -113,7 +117,8 @@ class Guest:
             ["iperf3", "-s", "-1", "-J", "-B", host], stdout=subprocess.PIPE, text=True
         )
         self._machine.command(
-            f"sleep 1; chroot /tools iperf3 -c {host} -t {SECONDS} {'-R ' * back}>/dev/null"
+            f"sleep 1; chroot /tools iperf3 -c {host} -t {SECONDS} {'-R ' * back}>/dev/null",
+            LOST_AFTER_S,
         )
         answer, _ = server.communicate(timeout=30)
         total = json.loads(answer)["end"]

@@ -114,11 +114,11 @@ class MachineProcess:
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
 
-    def command(self, line: str) -> str:
+    def command(self, line: str, timeout: float = PATIENCE) -> str:
         """Run a shell command in the guest and return what it printed."""
         # The shell's echo of what is typed, wrapped as it may be, never holds the markers.
         self.type(f"echo be''gin; {line}; echo e''nd-$?-of\n")
-        found = self.expect(r"(?s)begin\r\n(.*?)end-(\d+)-of")
+        found = self.expect(r"(?s)begin\r\n(.*?)end-(\d+)-of", timeout)
         assert found[2] == b"0", f"guest command {line!r} failed: {found[0]!r}"
         return found[1].decode().replace("\r\n", "\n")
 

@@ -164,10 +164,3 @@ def test_a_node_that_the_host_lacks_is_one_line(boot: Boot) -> None:
         "stratovirt: -object memory-backend-ram,id=a: host-nodes: this host has no node 5; "
         "it has 0, 1\n"
     )
-
-
-def test_sixty_four_vcpus_boot(boot: Boot) -> None:
-    guest = boot("-smp", "64", "-m", "1G")
-    guest.expect("guest: ready in the initramfs", timeout=300)
-    guest.expect("# ")
-    assert guest.command("nproc").strip() == "64"

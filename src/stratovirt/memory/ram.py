@@ -1,4 +1,4 @@
-"""RAM of a machine: allocated once, from what -m or the NUMA nodes say, placed where the board says."""
+"""RAM of a machine: allocated as -m or the NUMA nodes say, placed where the board says."""
 
 from __future__ import annotations
 
