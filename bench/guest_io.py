@@ -105,9 +105,9 @@ class Guest:
 
     def iops(self, mode: str, depth: int) -> float:
         """fio's IOPS."""
-        fields = self._machine.command(
-            f"{FIO} --rw={mode} --iodepth={depth}", LOST_AFTER_S
-        ).split(";")
+        fields = self._machine.command(f"{FIO} --rw={mode} --iodepth={depth}", LOST_AFTER_S).split(
+            ";"
+        )
         return float(fields[READ_IOPS if mode == "randread" else WRITE_IOPS])
 
     def megabits(self, vhost: bool, back: bool) -> float:
