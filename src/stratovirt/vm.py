@@ -6,11 +6,13 @@ import _thread
 import signal
 
 from stratovirt.accel.base import AccelError
+from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
+from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
     from stratovirt.block.image import Image
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
+    from stratovirt.cpu.x86_64_boot import EntryPoint
     from stratovirt.machine.hot_replace import HotReplace
     from stratovirt.machine.microvm_x86_64 import Microvm
     from stratovirt.memory.ram import RamPiece
     from stratovirt.monitor.session import Session
     from stratovirt.runtime.io_thread import IoThread
+    from stratovirt.snapshot.restore import Template
+    from stratovirt.snapshot.save import Snapshot
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.device import VirtioDevice
@@ -35,6 +40,8 @@ log = Log(__name__)
 
 NET, BLOCK, BALLOON = 1, 2, 5
 """Device ids (virtio 1.2, section 5)."""
+RESUMABLE = ("prelaunch", "paused", "postmigrate")
+"""States in which the machine rests and may go on."""
 
 
 class Vm:
@@ -58,6 +65,9 @@ class Vm:
         self._accelerator: Accelerator | None = None
         self._kvm: KvmAccelerator | None = None
         self._board: Microvm | None = None
+        self._template: Template | None = None
+        self.snapshot: Snapshot | None = None
+        """The last that was begun."""
 
     def build(self) -> None:
         """Create everything the configuration names; raises StratovirtError."""
@@ -71,6 +81,10 @@ class Vm:
             chardev = self._add_chardev(monitor.chardev, monitor.source)
             self._sessions.append(Session(self, chardev, pretty=monitor.pretty))
         if config.machine.type != "none":
+            if config.incoming is not None:
+                from stratovirt.snapshot.restore import Template
+
+                self._template = Template(config)
             self._build_board()
 
     def _add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
@@ -122,10 +136,29 @@ class Vm:
             serial,
             guest_reset=lambda: self.request_shutdown(guest=True, reason="guest-reset"),
             guest_power_off=lambda: self.request_shutdown(guest=True, reason="guest-shutdown"),
+            template=self._template,
         )
+        if self._template is not None:
+            self._restore(self._board, self._template)
+            return
         entry = self._board.load()
         if self._kvm is not None and entry is not None:
+            self._create_vcpus(self._kvm)
             self._enter_kvm(self._kvm, entry)
+
+    def _restore(self, board: Microvm, template: Template) -> None:
+        try:
+            if self._kvm is not None:
+                from stratovirt.accel.kvm import x86_64_state
+
+                state = x86_64_state.KvmState.from_json(template.kvm or {}, "kvm")
+                self._create_vcpus(self._kvm)
+                x86_64_state.restore(self._kvm, state)
+            board.restore(template.board)
+        except (ConfigError, SnapshotError) as error:
+            raise SnapshotError(f"{template.source}: {error}") from error
+        finally:
+            template.close()
 
     def _start_iothreads(self) -> None:
         names = [o.id for o in self.config.objects.values() if o.flag == "-object iothread"]
@@ -148,14 +181,19 @@ class Vm:
 
         return FixedPages(layout.IDENTITY_MAP, layout.TSS)
 
-    def _enter_kvm(self, kvm: KvmAccelerator, entry: object) -> None:
+    def _enter_kvm(self, kvm: KvmAccelerator, entry: EntryPoint) -> None:
         from stratovirt.accel.kvm import x86_64
-        from stratovirt.cpu.x86_64_boot import EntryPoint
 
-        assert isinstance(entry, EntryPoint)
+        try:
+            x86_64.set_entry(kvm, entry)
+        except OSError as error:
+            raise AccelError(f"-accel kvm: KVM refuses the entry: {error.strerror}") from error
+
+    def _create_vcpus(self, kvm: KvmAccelerator) -> None:
+        from stratovirt.accel.kvm import x86_64
+
         try:
             x86_64.create_vcpus(kvm, self.config.smp)
-            x86_64.set_entry(kvm, entry)
         except OSError as error:
             raise AccelError(
                 f"-smp {self.config.smp.cpus}: KVM cannot create the vCPUs: {error.strerror}"
@@ -185,6 +223,11 @@ class Vm:
 
     def close(self) -> None:
         """End everything that runs, in order: vCPUs, devices, monitors."""
+        if self.snapshot is not None:
+            self.snapshot.cancel()
+            self.snapshot.wait()
+        if self._template is not None:
+            self._template.close()
         with self.lock:
             if self._accelerator is not None:
                 self._accelerator.stop()
@@ -274,8 +317,9 @@ class Vm:
 
     def resume(self) -> None:
         """Run, the first time or after a pause; an ended or failed machine stays as it is."""
-        if self.status not in ("prelaunch", "paused"):
+        if self.status not in RESUMABLE:
             return
+        self._refuse_while_saving("cont")
         first = self.status == "prelaunch"
         self._go()
         if first:
@@ -304,8 +348,11 @@ class Vm:
         """Start the guest anew, from the state of power-on; raises StratovirtError."""
         if self._board is None:
             raise StratovirtError("there is no machine that could be reset")
-        if self._kvm is not None and self.status not in ("running", "paused", "prelaunch"):
+        if self._kvm is not None and self.status not in ("running", *RESUMABLE):
             raise StratovirtError(f"the machine is in state {self.status} and cannot be reset")
+        self._refuse_while_saving("system_reset")
+        if self._kvm is not None and self.config.kernel is None:
+            raise StratovirtError("the machine was restored without -kernel and cannot be reset")
         was_running = self.status == "running"
         if was_running:
             self._halt("paused")
@@ -317,6 +364,47 @@ class Vm:
         self._event("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
         if was_running:
             self._go()
+
+    def save_to(self, folder: str) -> None:
+        """Begin a snapshot of the paused machine; raises StratovirtError."""
+        if self._board is None:
+            raise StratovirtError("there is no machine that could be saved")
+        if self.status not in RESUMABLE:
+            raise SnapshotError(f"the machine is in state {self.status}; pause it first (stop)")
+        self._refuse_while_saving("migrate")
+        obstacle = self._board.obstacle()
+        if obstacle is not None:
+            raise SnapshotError(obstacle)
+        from stratovirt.snapshot.machine import MachineState, guest_visible
+        from stratovirt.snapshot.save import Snapshot
+
+        kvm = None
+        if self._kvm is not None:
+            from stratovirt.accel.kvm import x86_64_state
+
+            kvm = x86_64_state.save(self._kvm, self.config.smp).to_json()
+        state = MachineState(
+            options=guest_visible(self.config),
+            memory_bytes=self.config.memory.size,
+            board=self._board.save().to_json(),
+            kvm=kvm,
+        )
+        ram = self._board.ram_mapping
+        try:
+            self.snapshot = Snapshot(folder, state, ram, lambda: self.loop.call_soon(self._saved))
+        except OSError as error:
+            raise SnapshotError(f"{folder}: {error.strerror}") from error
+
+    def _saved(self) -> None:
+        assert self.snapshot is not None
+        if self.snapshot.status == "completed" and self.status == "paused":
+            self._set_status("postmigrate")
+
+    def _refuse_while_saving(self, command: str) -> None:
+        if self.snapshot is not None and self.snapshot.is_active:
+            raise SnapshotError(
+                f"{command}: a snapshot is being written; wait for it or cancel it (migrate_cancel)"
+            )
 
     def press_power_button(self) -> None:
         """Ask the guest to power itself off; raises StratovirtError."""

@@ -65,7 +65,7 @@ def test_every_query_of_a_running_machine_answers_as_its_schema_says(
     with QmpClient(path) as client:
         answers = ask_everything(client)
         assert answers["query-mem-gpa"] == "0x12345678"
-        assert answers["query-mem"] == [{"gpa": 0, "size": 256 << 20, "name": "ram@0x0"}]
+        assert answers["query-mem"] == [{"gpa": 0, "size": 256 << 20, "name": "ram@0x0", "node": 0}]
         assert client.cmd("qom-get", path="/machine/peripheral/blk0", property="serial") == "s-1"
         assert client.cmd("qom-get", path="/machine", property="type") == "microvm-machine"
         cpus = client.cmd("query-cpus-fast")

@@ -11,8 +11,10 @@ cdef struct Block:
     void *mapping
 
 cdef struct Part:
-    uint64_t end             # offset behind it; it starts where the one before ends
+    uint64_t start, end      # offsets; it starts where the one before ends
     bint shared
+    int fd                   # the file behind it, -1 for anonymous memory
+    uint64_t file_offset
 
 cdef class RamMapping:
     cdef uint8_t *_base

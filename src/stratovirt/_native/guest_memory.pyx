@@ -4,6 +4,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.errno cimport EINVAL, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close
 
 import os
 
@@ -71,7 +72,8 @@ cdef class RamMapping:
         if not reserved:
             self.map(0, size, fd, shared, dump)
 
-    def map(self, uint64_t offset, uint64_t size, int fd, bint shared, bint dump):
+    def map(self, uint64_t offset, uint64_t size, int fd, bint shared, bint dump, *,
+            uint64_t file_offset=0):
         """Back [offset, offset+size) of a reserved range; raises OSError."""
         cdef int flags = (MAP_SHARED if shared else MAP_PRIVATE) | MAP_FIXED
         cdef uint8_t *start = self._base + offset
@@ -83,15 +85,19 @@ cdef class RamMapping:
             # Overcommitted like any process's heap; -mem-prealloc is how a user opts out.  A
             # file's pages are reserved, because hugetlbfs would kill who touches one too many.
             flags |= MAP_ANONYMOUS | MAP_NORESERVE
-        if mmap(start, size, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED:
+        if mmap(start, size, PROT_READ | PROT_WRITE, flags, fd, <long>file_offset) == MAP_FAILED:
             raise OSError(errno, os.strerror(errno))
         if not dump and madvise(start, size, MADV_DONTDUMP) != 0:
             raise OSError(errno, os.strerror(errno))
         if fd < 0 and not shared:
             # Advice only: a kernel without transparent huge pages says EINVAL and loses nothing.
             madvise(start, size, MADV_HUGEPAGE)
+        self._parts[self._count].start = offset
         self._parts[self._count].end = offset + size
         self._parts[self._count].shared = shared
+        # Which of its pages hold something can be asked of the file only.
+        self._parts[self._count].fd = os.dup(fd) if fd >= 0 else -1
+        self._parts[self._count].file_offset = file_offset
         self._count += 1
 
     cdef void discard(self, uint8_t *start, uint64_t length) noexcept nogil:
@@ -159,6 +165,10 @@ cdef class RamMapping:
             raise OSError(error, os.strerror(error))
 
     def __dealloc__(self):
+        cdef int i
+        for i in range(self._count):
+            if self._parts[i].fd >= 0:
+                close(self._parts[i].fd)
         if self._base != NULL:
             munmap(self._base, self.size)
 

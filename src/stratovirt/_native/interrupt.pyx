@@ -25,6 +25,10 @@ cdef class InterruptStatus:
         """Clear all bits: the device was reset."""
         store32(&self.bits, 0)
 
+    def set(self, uint32_t bits):
+        """Make `bits` pending, without an interrupt."""
+        fetch_or32(&self.bits, bits)
+
     def hold(self, uint32_t bits):
         """Let `bits` always read as set: somebody else raises the interrupt, and tells nobody.
 

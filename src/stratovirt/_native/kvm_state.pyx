@@ -5,9 +5,9 @@ The structs are the kernel's stable ABI, so their bytes are a format.
 """
 
 from libc.errno cimport errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from stratovirt._native.kvm_abi cimport kvm_msr_entry, kvm_msrs
 
@@ -23,7 +23,10 @@ cdef extern from "linux/kvm.h" nogil:
     unsigned long KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS
     unsigned long KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_MSRS, KVM_SET_MSRS
     unsigned long KVM_GET_MSR_INDEX_LIST, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP
-    unsigned long KVM_GET_PIT2, KVM_SET_PIT2
+    unsigned long KVM_GET_PIT2, KVM_SET_PIT2, KVM_CHECK_EXTENSION
+    unsigned long KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ
+    unsigned long KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE
+    int KVM_CAP_NESTED_STATE
     int KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC
 
     struct kvm_regs:
@@ -46,6 +49,10 @@ cdef extern from "linux/kvm.h" nogil:
         pass
     struct kvm_irqchip:
         uint32_t chip_id
+    struct kvm_clock_data:
+        uint64_t clock
+    struct kvm_nested_state:
+        uint32_t size
     struct kvm_msr_list:
         uint32_t nmsrs
         uint32_t indices[0]
@@ -54,8 +61,9 @@ cdef enum:
     LARGEST_STRUCT = 4096  # kvm_xsave, by far
     MOST_MSRS = 1024
 
-# In the order in which they are put back: the APIC's base before the APIC, the mode before the
-# registers, pending events late, and last whether the vCPU runs at all.
+# In the order in which they are read and put back: mp_state first, as reading it lets the kernel
+# finish a startup IPI; the APIC's base before the APIC, the mode before the registers, and pending
+# events last.
 PARTS = {
     "mp_state": (KVM_GET_MP_STATE, KVM_SET_MP_STATE, sizeof(kvm_mp_state)),
     "sregs": (KVM_GET_SREGS, KVM_SET_SREGS, sizeof(kvm_sregs)),
@@ -109,41 +117,46 @@ def msr_indices(int kvm_fd):
         free(table)
 
 
-def save_msrs(int vcpu_fd, list indices not None):
-    """The values of the given MSRs by index; those that this vCPU does not have are left out."""
-    cdef kvm_msrs *one = <kvm_msrs *>calloc(1, sizeof(kvm_msrs) + sizeof(kvm_msr_entry))
-    if one == NULL:
+cdef _msrs(int vcpu_fd, unsigned long request, kvm_msrs *table, list pairs):
+    """Read or write MSRs in `pairs`, (index, value); returns those done, with their values.
+
+    The kernel stops at the first that it refuses; that one is skipped.
+    """
+    cdef Py_ssize_t at = 0, count, done, i
+    finished = []
+    while at < len(pairs):
+        count = min(len(pairs) - at, <Py_ssize_t>MOST_MSRS)
+        table.nmsrs = <uint32_t>count
+        for i in range(count):
+            table.entries[i].index, table.entries[i].data = pairs[at + i]
+        done = ioctl(vcpu_fd, request, table)
+        if done < 0:
+            raise _failed("KVM_GET_MSRS or KVM_SET_MSRS")
+        for i in range(done):
+            finished.append((table.entries[i].index, table.entries[i].data))
+        at += done + (1 if done < count else 0)
+    return dict(finished)
+
+
+cdef _with_table(int vcpu_fd, unsigned long request, list pairs):
+    cdef kvm_msrs *table = <kvm_msrs *>calloc(1, sizeof(kvm_msrs) + MOST_MSRS * sizeof(kvm_msr_entry))
+    if table == NULL:
         raise MemoryError()
-    values = {}
     try:
-        # One at a time: the kernel stops at the first it refuses.
-        for index in indices:
-            one.nmsrs = 1
-            one.entries[0].index = index
-            one.entries[0].data = 0
-            if ioctl(vcpu_fd, KVM_GET_MSRS, one) == 1:
-                values[index] = one.entries[0].data
-        return values
+        return _msrs(vcpu_fd, request, table, pairs)
     finally:
-        free(one)
+        free(table)
+
+
+def save_msrs(int vcpu_fd, indices not None):
+    """The values of the given MSRs by index; those that this vCPU does not have are left out."""
+    return _with_table(vcpu_fd, KVM_GET_MSRS, [(index, 0) for index in indices])
 
 
 def restore_msrs(int vcpu_fd, dict values not None):
     """Set MSRs; returns the indices of those that the kernel did not take."""
-    cdef kvm_msrs *one = <kvm_msrs *>calloc(1, sizeof(kvm_msrs) + sizeof(kvm_msr_entry))
-    if one == NULL:
-        raise MemoryError()
-    refused = []
-    try:
-        for index, value in values.items():
-            one.nmsrs = 1
-            one.entries[0].index = index
-            one.entries[0].data = value
-            if ioctl(vcpu_fd, KVM_SET_MSRS, one) != 1:
-                refused.append(index)
-        return refused
-    finally:
-        free(one)
+    done = _with_table(vcpu_fd, KVM_SET_MSRS, list(values.items()))
+    return [index for index in values if index not in done]
 
 
 def save_vcpu(int vcpu_fd):
@@ -175,3 +188,63 @@ def restore_chips(int vm_fd, dict state not None):
     for name in CHIPS:
         _set(vm_fd, name, KVM_SET_IRQCHIP, state[name], sizeof(kvm_irqchip))
     _set(vm_fd, "pit", KVM_SET_PIT2, state["pit"], sizeof(kvm_pit_state2))
+
+
+def nested_state_size(int kvm_fd):
+    """Bytes of a vCPU's state as a hypervisor, 0 where guests cannot be one."""
+    return max(ioctl(kvm_fd, KVM_CHECK_EXTENSION, <unsigned long>KVM_CAP_NESTED_STATE), 0)
+
+
+def save_nested(int vcpu_fd, uint32_t size):
+    """struct kvm_nested_state, `size` bytes or fewer."""
+    cdef kvm_nested_state *state = <kvm_nested_state *>calloc(1, size)
+    if state == NULL:
+        raise MemoryError()
+    try:
+        state.size = size
+        if ioctl(vcpu_fd, KVM_GET_NESTED_STATE, state) < 0:
+            raise _failed("reading nested_state")
+        return (<char *>state)[:min(state.size, size)]
+    finally:
+        free(state)
+
+
+def restore_nested(int vcpu_fd, bytes content not None):
+    """Put back what `save_nested` gave; raises OSError or ValueError."""
+    cdef kvm_nested_state *state = <kvm_nested_state *><char *>content
+    if <size_t>len(content) < sizeof(kvm_nested_state) or state.size > <size_t>len(content):
+        raise ValueError("nested_state is damaged")
+    if ioctl(vcpu_fd, KVM_SET_NESTED_STATE, <char *>content) < 0:
+        raise _failed("writing nested_state")
+
+
+def clock_ns(int vm_fd):
+    """What the guest's kvmclock shows, in ns."""
+    cdef kvm_clock_data data
+    memset(&data, 0, sizeof(data))
+    if ioctl(vm_fd, KVM_GET_CLOCK, &data) < 0:
+        raise _failed("KVM_GET_CLOCK")
+    return data.clock
+
+
+def set_clock_ns(int vm_fd, uint64_t now_ns):
+    """Let the guest's kvmclock go on from `now_ns`."""
+    cdef kvm_clock_data data
+    memset(&data, 0, sizeof(data))
+    data.clock = now_ns
+    if ioctl(vm_fd, KVM_SET_CLOCK, &data) < 0:
+        raise _failed("KVM_SET_CLOCK")
+
+
+def tsc_khz(int vcpu_fd):
+    """The rate of the vCPU's time stamp counter."""
+    cdef int rate = ioctl(vcpu_fd, KVM_GET_TSC_KHZ, 0)
+    if rate < 0:
+        raise _failed("KVM_GET_TSC_KHZ")
+    return rate
+
+
+def set_tsc_khz(int vcpu_fd, uint32_t rate):
+    """Have the hardware scale the vCPU's time stamp counter; raises OSError when it cannot."""
+    if ioctl(vcpu_fd, KVM_SET_TSC_KHZ, <unsigned long>rate) < 0:
+        raise _failed("KVM_SET_TSC_KHZ")

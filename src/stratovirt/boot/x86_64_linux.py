@@ -19,6 +19,8 @@ COMMAND_LINE_ROOM = 0x1_0000
 EBDA = 0x9_FC00
 LOW_RAM_TOP = 0xA_0000
 ACPI_TABLES = 0xE_0000
+GENERATION_ID = 0xF_F000
+"""In reserved memory, as acpi.vmgenid's paper demands; the tables end before it."""
 RESET_VECTOR = 0xF_FFF0
 """F000:FFF0, where Linux jumps in real mode when its other ways to reboot are not there."""
 RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")

@@ -44,8 +44,6 @@ def refuse_what_is_not_built(config: VmConfig) -> None:
             raise ConfigError(f"{netdev.flag},id={netdev.id}: this back end is not built yet")
     if config.globals:
         raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
-    if config.incoming is not None:
-        raise ConfigError(f"-incoming {config.incoming}: restoring is not built yet")
 
 
 def _refuse_device(device: object) -> None:

@@ -124,7 +124,7 @@ class VmConfig:
             for flag, value in (("-initrd", self.initrd), ("-append", self.append)):
                 if value:
                     raise ConfigError(f"{flag} {value}: needs -kernel PATH")
-            if self.accel == "kvm" and self.machine.type == "microvm":
+            if self.accel == "kvm" and self.machine.type == "microvm" and not self.incoming:
                 raise ConfigError(
                     "-kernel is missing: microvm boots a kernel given by -kernel PATH"
                 )

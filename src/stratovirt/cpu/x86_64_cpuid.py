@@ -99,6 +99,42 @@ def guest_cpuid(
     return entries
 
 
+FEATURES = {
+    (0x1, 0): ("ecx", "edx"),
+    (0x7, 0): ("ebx", "ecx", "edx"),
+    (0x7, 1): ("eax",),
+    (0xD, 0): ("eax", "edx"),
+    (0xD, 1): ("eax",),
+    (0x4000_0001, 0): ("eax",),
+    (0x8000_0001, 0): ("ecx", "edx"),
+    (0x8000_0008, 0): ("ebx",),
+}
+"""Registers each of whose bits is a feature, by leaf and subleaf."""
+ADDED = {
+    (LEAF_FEATURES, "ecx"): ECX_X2APIC | ECX_HYPERVISOR | ECX_TSC_DEADLINE,
+    (LEAF_FEATURES, "edx"): EDX_HTT,
+    (LEAF_AMD_FEATURES, "ecx"): ECX_CMP_LEGACY | ECX_TOPOLOGY_EXTENSIONS,
+}
+"""What `guest_cpuid` adds to what KVM supports."""
+
+
+def lacking_features(entries: list[Entry], supported: list[Entry]) -> str | None:
+    """The first features of a guest's `entries` that this host lacks, in words."""
+    here = {(entry["function"], entry["index"]): entry for entry in supported}
+    for entry in entries:
+        leaf = (entry["function"], entry["index"])
+        if leaf == (LEAF_VENDOR, 0) and any(
+            entry[register] != here[leaf][register] for register in ("ebx", "ecx", "edx")
+        ):
+            return "the vendor"
+        for register in FEATURES.get(leaf, ()):
+            bits = entry[register] & ~ADDED.get((leaf[0], register), 0)
+            missing = bits & ~here.get(leaf, {}).get(register, 0)
+            if missing:
+                return f"features 0x{missing:x} of CPUID leaf 0x{leaf[0]:x}.{leaf[1]} {register}"
+    return None
+
+
 def _features(
     entry: Entry, apic_id: int, id_space: int, per_socket: int, tsc_deadline: bool
 ) -> None:

@@ -5,12 +5,23 @@ The guest's \\_EVT method reads which events are pending; reading takes them.
 
 from __future__ import annotations
 
+from stratovirt.config.options import opt
+from stratovirt.snapshot.state import U32, State
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 REGISTERS = 4
 POWER_BUTTON = 1 << 0
+NEW_GENERATION = 1 << 1
+"""The machine is a clone: see acpi.vmgenid."""
+
+
+class GedState(State):
+    """Events the guest has not taken."""
+
+    pending: int = opt(U32)
 
 
 class GenericEventDevice:
@@ -29,6 +40,15 @@ class GenericEventDevice:
     def reset(self) -> None:
         """Nothing is pending after power-on."""
         self._pending = 0
+
+    def save(self) -> GedState:
+        """What is pending."""
+        return GedState(pending=self._pending)
+
+    def restore(self, state: GedState) -> None:
+        """The same is pending."""
+        if state.pending:
+            self.raise_event(state.pending)
 
     def read(self, offset: int, size: int) -> int:
         """The pending events, which are taken by this; only as a whole."""

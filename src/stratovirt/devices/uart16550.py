@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from stratovirt.chardev.backend import Chardev
+from stratovirt.config.options import opt
+from stratovirt.snapshot.state import FLAG, U8, U16, Bytes, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ LCR_DIVISOR_LATCH = 0x80
 MCR_OUT2, MCR_LOOPBACK = 8, 0x10
 LSR_DATA_READY, LSR_OVERRUN, LSR_HOLDING_EMPTY, LSR_EMPTY = 1, 2, 0x20, 0x40
 MSR_CTS, MSR_DSR, MSR_DCD = 0x10, 0x20, 0x80
+
+
+class UartState(State):
+    """Registers and what the guest has not read yet."""
+
+    ier: int = opt(U8)
+    lcr: int = opt(U8)
+    mcr: int = opt(U8)
+    scr: int = opt(U8)
+    divisor: int = opt(U16)
+    fifo_enabled: bool = opt(FLAG)
+    overrun: bool = opt(FLAG)
+    received: bytes = opt(Bytes(FIFO_BYTES))
 
 
 class Uart16550:
@@ -51,6 +66,23 @@ class Uart16550:
         self._fifo_enabled = False
         self._overrun = False
         self._transmit_pending = False
+        self._update_irq()
+
+    def save(self) -> UartState:
+        """The registers as they are."""
+        return UartState(
+            ier=self._ier, lcr=self._lcr, mcr=self._mcr, scr=self._scr, divisor=self._divisor,
+            fifo_enabled=self._fifo_enabled, overrun=self._overrun, received=bytes(self._received),
+        )  # fmt: skip
+
+    def restore(self, state: UartState) -> None:
+        """Go on with these registers; the peer is the new one."""
+        self._ier, self._lcr, self._mcr, self._scr = state.ier, state.lcr, state.mcr, state.scr
+        self._divisor, self._fifo_enabled = state.divisor, state.fifo_enabled
+        self._overrun = state.overrun
+        # A peer that lagged then does not now.
+        self._transmit_pending = True
+        self._received = deque(state.received)
         self._update_irq()
 
     def read(self, offset: int, size: int) -> int:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from stratovirt.acpi import aml, tables
+import os
+
+from stratovirt.acpi import aml, tables, vmgenid
 from stratovirt.boot import x86_64_linux
 from stratovirt.boot.mptable import mp_table
 from stratovirt.config.errors import ConfigError
+from stratovirt.config.options import opt
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.cpu.x86_64_cpuid import ApicIds
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
 from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
-from stratovirt.devices.ged import POWER_BUTTON, GenericEventDevice
+from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GedState, GenericEventDevice
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
 from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
 from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
-from stratovirt.devices.uart16550 import Uart16550
+from stratovirt.devices.uart16550 import Uart16550, UartState
 from stratovirt.machine import microvm_x86_64_layout as layout
 from stratovirt.memory.address_space import AddressSpace, IoRegion
 from stratovirt.memory.ram import Ram
+from stratovirt.snapshot.state import FLAG, Each, Optional, SnapshotError, State, Struct
 from stratovirt.virtio.makers import make_device
-from stratovirt.virtio.mmio import MmioTransport
+from stratovirt.virtio.mmio import MmioState, MmioTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from stratovirt.config.devices import Virtconsole
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.hot_replace import HotReplace
+    from stratovirt.snapshot.restore import Template
     from stratovirt.virtio.device import VirtioDevice
 
 
@@ -41,8 +46,20 @@ NOTIFY_BUTTON_PRESSED = 0x80
 """ACPI 6.5, table 5.136: the code of a control-method power button."""
 
 
+class BoardState(State):
+    """The board's own devices and its virtio slots, those of hot-replace last."""
+
+    ged: GedState = opt(Struct(GedState))
+    uart: UartState | None = opt(Optional(Struct(UartState)))
+    has_hot_replace: bool = opt(FLAG)
+    slots: list[MmioState] = opt(Each(Struct(MmioState)))
+
+
 class Microvm:
-    """The board, built from its configuration; `guest_reset` and `guest_power_off` report up."""
+    """The board, built from its configuration; `guest_reset` and `guest_power_off` report up.
+
+    With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.
+    """
 
     target = "x86_64"
 
@@ -54,6 +71,7 @@ class Microvm:
         serial: Chardev | None,
         guest_reset: Callable[[], None],
         guest_power_off: Callable[[], None],
+        template: Template | None = None,
     ) -> None:
         self._config = config
         self._accelerator = accelerator
@@ -70,20 +88,24 @@ class Microvm:
         self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
 
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
-        self.ram_pieces = Ram(config).place(self.guest_memory, self.memory_space, self.ram)
+        ram = Ram(config, template)
+        self.ram_mapping = ram.mapping
+        self.ram_pieces = ram.place(self.guest_memory, self.memory_space, self.ram)
         self._add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
         self._add_ports(
             "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(guest_power_off)
         )
         self._ged = GenericEventDevice(self._ged_irq)
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
+        self._generation_id = os.urandom(vmgenid.BYTES)
         if serial is not None:
             self._uart = Uart16550(serial, self._uart_irq)
             self._add_ports("uart", layout.UART_PORT, UART_REGISTERS, self._uart)
         try:
             for options in config.devices:
                 self._add_device(options)
-            if config.monitors:
+            # A guest that was saved with the slots must find them again.
+            if template.board.has_hot_replace if template is not None else config.monitors:
                 self._add_hot_replace()
         except Exception:
             self.close()
@@ -118,6 +140,62 @@ class Microvm:
         if self._uart is not None:
             self._uart.reset()
         return self.load()
+
+    def obstacle(self) -> str | None:
+        """Why the machine cannot be saved as it is; None when it can."""
+        if self.hot_replace is not None and self.hot_replace.plugged:
+            name = next(iter(self.hot_replace.plugged))
+            return f"{name}: it was added while the machine ran; remove it first (device_del)"
+        for device in self.devices:
+            if device.obstacle is not None:
+                return f"{device.name}: {device.obstacle}"
+        return None
+
+    def save(self) -> BoardState:
+        """All devices of a machine at rest."""
+        return BoardState(
+            ged=self._ged.save(),
+            uart=self._uart.save() if self._uart is not None else None,
+            has_hot_replace=self.hot_replace is not None,
+            slots=[slot.save() for slot in self.slots],
+        )
+
+    def restore(self, state: BoardState) -> None:
+        """Become as the board that was saved, at rest; raises SnapshotError.
+
+        The interrupt controllers must have their state already: what is pending is raised anew.
+        """
+        self._check_devices(state)
+        for slot, saved in zip(self.slots, state.slots, strict=True):
+            slot.restore(saved)
+        if self._uart is not None and state.uart is not None:
+            self._uart.restore(state.uart)
+        self._ged.restore(state.ged)
+        self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
+        self._ged.raise_event(NEW_GENERATION)
+
+    def _check_devices(self, state: BoardState) -> None:
+        """Name the first device that is not as in the snapshot."""
+        if (state.uart is not None) != (self._uart is not None):
+            words = {True: "a -serial", False: "no -serial"}
+            raise SnapshotError(
+                f"the snapshot's machine has {words[state.uart is not None]} and this one has "
+                f"{words[self._uart is not None]}"
+            )
+        ours = {slot.base: slot.device for slot in self.slots}
+        theirs = {saved.base: saved.device_id for saved in state.slots}
+        for number, base in enumerate(sorted(ours | theirs), start=1):
+            if base not in ours:
+                raise SnapshotError(
+                    f"the snapshot's machine has a device number {number}, of virtio device id "
+                    f"{theirs[base]}, and this one has none"
+                )
+            device = ours[base]
+            if device.device_id != theirs.get(base):
+                raise SnapshotError(
+                    f"device number {number} is {device.name}, of virtio device id "
+                    f"{device.device_id}; the snapshot's has {theirs.get(base, 'none')}"
+                )
 
     def press_power_button(self) -> None:
         """Tell the guest that somebody wants it to power off."""
@@ -227,19 +305,23 @@ class Microvm:
                     ),
                 )
             )
-        devices += self._power_button()
+        devices += self._events()
         body = aml.scope("\\_SB_", *devices).code
         body += aml.name("\\_S5_", aml.package(SLEEP_TYPE_S5, 0, 0, 0)).code
         return tables.table(b"DSDT", 6, body)
 
-    def _power_button(self) -> list[aml.Term]:
+    def _events(self) -> list[aml.Term]:
         event = aml.method(
             "_EVT",
             1,
             aml.store("ESEL", aml.LOCAL0),
             aml.if_bits(aml.LOCAL0, POWER_BUTTON, aml.notify("PWRB", NOTIFY_BUTTON_PRESSED)),
+            aml.if_bits(
+                aml.LOCAL0, NEW_GENERATION, aml.notify(vmgenid.NAME, vmgenid.NOTIFY_CHANGED)
+            ),
         )
         return [
+            vmgenid.device(x86_64_linux.GENERATION_ID),
             aml.device(
                 "PWRB",
                 aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0C0C")))),
@@ -260,7 +342,7 @@ class Microvm:
         ioapic_id = self._ioapic_id()
         placed = tables.lay_out(
             x86_64_linux.ACPI_TABLES,
-            x86_64_linux.RESET_VECTOR,
+            x86_64_linux.GENERATION_ID,
             self._dsdt(),
             lambda dsdt: tables.fadt(
                 dsdt=dsdt,
@@ -281,6 +363,7 @@ class Microvm:
         )
         for address, content in placed:
             self.guest_memory.write(address, content)
+        self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
 
     def _numa_tables(self) -> list[bytes]:
         config = self._config

@@ -14,6 +14,7 @@ from stratovirt.memory.address_space import AddressSpace, RamRegion
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.objects import MemoryBackend
+    from stratovirt.snapshot.restore import Template
 
 HUGE_PAGES = "/sys/kernel/mm/hugepages"
 NODES_ONLINE = "/sys/devices/system/node/online"
@@ -33,10 +34,15 @@ class RamPiece:
 
 
 class Ram:
-    """All RAM of a machine: one mapping, whose parts belong to NUMA nodes in order."""
+    """All RAM of a machine: one mapping, whose parts belong to NUMA nodes in order.
 
-    def __init__(self, config: VmConfig) -> None:
+    With a `template` it holds what the snapshot's held: pages of ordinary memory come from the
+    file when they are touched, and are the machine's own once they are written to.
+    """
+
+    def __init__(self, config: VmConfig, template: Template | None = None) -> None:
         self._config = config
+        self._template = template
         self._parts: list[tuple[int, int]] = []
         if config.numa_nodes:
             self.mapping = RamMapping(config.memory.size, reserved=True)
@@ -73,10 +79,11 @@ class Ram:
         config, size = self._config, self._config.memory.size
         shared = config.machine.mem_share
         source = f"-mem-path {config.mem_path}" if config.mem_path else f"-m {size_text(size)}"
+        mapping = RamMapping(size, reserved=True)
         fd = -1
         try:
             fd = _open(config.mem_path, size, memfd=shared)
-            mapping = RamMapping(size, fd, shared, config.machine.dump_guest_core)
+            self._map(mapping, 0, size, fd, shared, config.machine.dump_guest_core)
         except OSError as error:
             raise _failed(source, size, error, fd) from error
         finally:
@@ -86,6 +93,17 @@ class Ram:
         if config.mem_prealloc:
             _allocate(mapping, 0, size, source)
         return mapping
+
+    def _map(
+        self, mapping: RamMapping, offset: int, size: int, fd: int, shared: bool, dump: bool
+    ) -> None:
+        template = self._template
+        if template is not None and fd < 0 and not shared:
+            mapping.map(offset, size, template.memory_fd, False, dump, file_offset=offset)
+            return
+        mapping.map(offset, size, fd, shared, dump)
+        if template is not None:
+            template.load(mapping, offset, size)
 
     def _map_nodes(self) -> None:
         from stratovirt.config.numa_check import node_ids
@@ -110,7 +128,7 @@ class Ram:
         try:
             memfd = shared or options.flag.endswith("memfd")
             fd = _open(path, size, memfd=memfd, hugetlb=hugetlb)
-            self.mapping.map(offset, size, fd, shared, dump)
+            self._map(self.mapping, offset, size, fd, shared, dump)
         except OSError as error:
             raise _failed(source, size, error, fd) from error
         finally:

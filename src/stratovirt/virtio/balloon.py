@@ -6,8 +6,10 @@ import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config.devices import VirtioBalloon
+from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
+from stratovirt.snapshot.state import U32, State
 from stratovirt.virtio.python_device import PythonDevice
 
 log = Log(__name__)
@@ -32,10 +34,18 @@ STATISTIC_NAMES = (
 """Names by tag (section 5.5.6.3), as QEMU's guest-stats have them."""
 
 
+class BalloonState(State):
+    """Pages wanted and given."""
+
+    wanted_pages: int = opt(U32)
+    given_pages: int = opt(U32)
+
+
 class Balloon(PythonDevice):
     """Takes what the guest gives; knows how much it wants and how much it has."""
 
     device_id = 5
+    state_type = BalloonState
 
     def __init__(self, options: VirtioBalloon, host: DeviceHost) -> None:
         super().__init__(host.loop)
@@ -108,6 +118,16 @@ class Balloon(PythonDevice):
         super().deactivate()
         self._given_pages = 0
         self.statistics = {}
+
+    def save(self) -> BalloonState:
+        """How far the balloon is blown up; the pages in it are holes of RAM."""
+        return BalloonState(wanted_pages=self._wanted_pages, given_pages=self._given_pages)
+
+    def restore(self, state: BalloonState) -> None:
+        """Go on with the same balloon."""
+        most = self._ram_bytes // PAGE
+        self._wanted_pages = min(state.wanted_pages, most)
+        self._given_pages = min(state.given_pages, most)
 
     def _take(self, page_numbers: bytes) -> None:
         refused = self._memory.discard_pages(page_numbers[: len(page_numbers) & ~3])

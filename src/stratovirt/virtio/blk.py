@@ -8,8 +8,10 @@ import struct
 from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
+from stratovirt.config.options import opt
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
+from stratovirt.snapshot.state import FLAG, U64, SnapshotError, State
 from stratovirt.virtio.device import ActiveQueue, VirtioDevice
 from stratovirt.virtio.engine_thread import EngineThread
 
@@ -47,6 +49,13 @@ and for discard and write-zeroes the most sectors and ranges, and alignment or m
 NO_MEDIUM = Disk(-1, -1, direct_align=0, capacity=0, readonly=False)
 
 
+class BlkState(State):
+    """What the guest knows of its medium; each clone has its own, of the same shape."""
+
+    sectors: int = opt(U64)
+    readonly: bool = opt(FLAG)
+
+
 class Blk(VirtioDevice):
     """One disk, whose requests never meet Python.
 
@@ -55,6 +64,7 @@ class Blk(VirtioDevice):
     """
 
     device_id = 2
+    state_type = BlkState
 
     def __init__(
         self, name: str, queue_count: int, host: DeviceHost, idle_thread: IoThread | None = None
@@ -68,7 +78,6 @@ class Blk(VirtioDevice):
         self._loop = host.loop
         self._queues: list[ActiveQueue] = []
         self._features = 0
-        self._is_resting = False
         self._engine: BlockEngine | None = None
         self._counted = dict.fromkeys(COUNTERS, 0)
         self._thread: EngineThread | None = None
@@ -126,17 +135,41 @@ class Blk(VirtioDevice):
         """Stop the engine; requests it has taken are completed first."""
         self._stop()
         self._queues = []
-        self._is_resting = False
 
     def quiesce(self) -> None:
         """Complete what is in flight and rest."""
-        self._is_resting = True
+        super().quiesce()
         self._stop()
 
     def resume(self) -> None:
         """Serve again from where the rings are."""
-        self._is_resting = False
+        super().resume()
         self._start()
+
+    @property
+    def _shape(self) -> BlkState:
+        if self.image is None:
+            return BlkState(sectors=0, readonly=False)
+        return BlkState(sectors=self.image.sectors, readonly=self.image.readonly)
+
+    def save(self) -> BlkState:
+        """The medium's shape; what is on it stays where it is."""
+        return self._shape
+
+    def restore(self, state: BlkState) -> None:
+        """Check that the medium is of the same shape."""
+        shape = self._shape
+        if shape.sectors != state.sectors:
+            raise SnapshotError(
+                f"{self.name}: the disk has {shape.sectors} sectors and the snapshot's had "
+                f"{state.sectors}"
+            )
+        if shape.readonly != state.readonly:
+            words = {True: "readonly=on", False: "readonly=off"}
+            raise SnapshotError(
+                f"{self.name}: the disk is {words[shape.readonly]} and the snapshot's was "
+                f"{words[state.readonly]}"
+            )
 
     def close(self) -> None:
         """Give the image back."""
@@ -146,7 +179,7 @@ class Blk(VirtioDevice):
             self.image.close()
 
     def _start(self) -> None:
-        if not self._queues or self._is_resting or self._thread is not None:
+        if not self._queues or self.is_resting or self._thread is not None:
             return
         image = self.image
         engine = BlockEngine(

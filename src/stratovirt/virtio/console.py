@@ -7,8 +7,10 @@ import struct
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.chardev.backend import Chardev
 from stratovirt.config.devices import VirtioSerial
+from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
+from stratovirt.snapshot.state import FLAG, Bytes, Each, SnapshotError, State, Struct
 from stratovirt.virtio.python_device import PythonDevice
 
 log = Log(__name__)
@@ -28,6 +30,7 @@ CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
 INPUT_LIMIT = 4096
 """Bytes of a chardev that wait for the guest to read them."""
 OUTPUT_CHUNK = 4096
+LONGEST_NAME = 256
 MOST_CONTROL = 64
 """Control messages that wait for a driver that offers no buffers; it gets no more until it does."""
 
@@ -48,10 +51,25 @@ class Port:
         """The driver has set it up."""
 
 
+class PortState(State):
+    """A console the driver may have set up, and what it has not read yet."""
+
+    is_ready: bool = opt(FLAG)
+    input: bytes = opt(Bytes(INPUT_LIMIT))
+
+
+class ConsoleState(State):
+    """The ports, and control messages the driver has offered no buffer for yet."""
+
+    ports: list[PortState] = opt(Each(Struct(PortState), MOST_PORTS))
+    control: list[bytes] = opt(Each(Bytes(CONTROL.size + LONGEST_NAME), MOST_CONTROL))
+
+
 class Console(PythonDevice):
     """The device that carries the ports; they are added before the guest runs."""
 
     device_id = 3
+    state_type = ConsoleState
 
     def __init__(self, options: VirtioSerial, host: DeviceHost) -> None:
         super().__init__(host.loop)
@@ -92,6 +110,26 @@ class Console(PythonDevice):
         self._control.clear()
         for port in self._ports:
             port.is_ready = False
+
+    def save(self) -> ConsoleState:
+        """The ports with what waits in them."""
+        return ConsoleState(
+            ports=[PortState(is_ready=p.is_ready, input=bytes(p.input)) for p in self._ports],
+            control=list(self._control),
+        )
+
+    def restore(self, state: ConsoleState) -> None:
+        """Go on with the same ports; the driver hears whether somebody is there now."""
+        if len(state.ports) != len(self._ports):
+            raise SnapshotError(
+                f"{self.name}: it carries {len(self._ports)} -device virtconsole and the "
+                f"snapshot's carried {len(state.ports)}"
+            )
+        self._control = list(state.control)
+        for port, saved in zip(self._ports, state.ports, strict=True):
+            port.is_ready = saved.is_ready
+            port.input[:] = saved.input
+            self._opened(port, port.chardev.is_connected)
 
     def handle(self, queue: int, chain: DescriptorChain) -> bool:
         """Move bytes or control messages in the queue's direction."""

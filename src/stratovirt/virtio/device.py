@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from stratovirt._native.interrupt import Notifier
 from stratovirt._native.virtqueue import Virtqueue
+from stratovirt.snapshot.state import NoState, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 RING_INDIRECT_DESC = 1 << 28
 RING_EVENT_IDX = 1 << 29
@@ -30,9 +32,12 @@ class VirtioDevice:
     """One device. It knows queues, features and config space, and never a transport register.
 
     The transport calls `activate` at DRIVER_OK and `deactivate` at reset, both from one thread at
-    a time; `quiesce` and `resume` bracket a pause of the machine.  A device whose driver breaks
-    the rules calls `broken` with the reason, in the loop's thread; one whose configuration space
-    changes by itself calls `config_changed`.
+    a time; `quiesce` and `resume` bracket a pause of the machine, and what is activated within
+    waits for `resume`.  A device whose driver breaks the rules calls `broken` with the reason, in
+    the loop's thread; one whose configuration space changes by itself calls `config_changed`.
+
+    A snapshot of a machine at rest takes `save`; `restore` gets it back, in another process, at
+    rest and activated as the device was.  What the transport and the rings know is not in it.
     """
 
     device_id = 0
@@ -40,8 +45,11 @@ class VirtioDevice:
     name = "virtio"
     uses_kernel_interrupts = False
     """Whether somebody outside this process raises the queues' interrupts (vhost)."""
+    state_type: type[State] = NoState
+    """What `save` gives."""
 
     def __init__(self) -> None:
+        self.is_resting = False
         self.broken: Callable[[str], None] = lambda _reason: None
         self.config_changed: Callable[[], None] = lambda: None
 
@@ -80,9 +88,23 @@ class VirtioDevice:
 
     def quiesce(self) -> None:
         """Finish what is in flight and rest until `resume`."""
+        self.is_resting = True
 
     def resume(self) -> None:
         """Go on after `quiesce`."""
+        self.is_resting = False
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the device cannot be part of a snapshot; None when it can."""
+        return None
+
+    def save(self) -> State:
+        """What a snapshot has to know, of the device at rest."""
+        return NoState()
+
+    def restore(self, state: Any) -> None:
+        """Become as the device that gave `state`; raises SnapshotError when that cannot be."""
 
     def close(self) -> None:
         """Give back what the device holds of the host; the last call."""

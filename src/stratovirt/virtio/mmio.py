@@ -7,13 +7,28 @@ import os
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.interrupt import InterruptStatus, Notifier
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
+from stratovirt.config.options import opt
 from stratovirt.memory.address_space import AddressSpace, IoRegion, NativeRegion
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
+from stratovirt.snapshot.state import (
+    FLAG,
+    U8,
+    U16,
+    U32,
+    U64,
+    Each,
+    SnapshotError,
+    State,
+    Struct,
+    Unread,
+)
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stratovirt.accel.base import Accelerator
     from stratovirt.virtio.device import VirtioDevice
 
@@ -39,6 +54,35 @@ ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 DEVICE_NEEDS_RESET, FAILED = 64, 128
 
 INTERRUPT_USED, INTERRUPT_CONFIG = 1, 2
+
+
+class QueueState(State):
+    """A queue as the driver has set it up, and how far its rings have come."""
+
+    size: int = opt(U32)
+    ready: bool = opt(FLAG)
+    desc: int = opt(U64)
+    driver: int = opt(U64)
+    device: int = opt(U64)
+    next_avail: int = opt(U16, default=0)
+    next_used: int = opt(U16, default=0)
+
+
+class MmioState(State):
+    """Registers, queues and the device of one slot."""
+
+    base: int = opt(U64, help="where the slot is")
+    device_id: int = opt(U32)
+    status: int = opt(U8)
+    device_features_sel: int = opt(U32)
+    driver_features_sel: int = opt(U32)
+    driver_features: int = opt(U64)
+    queue_sel: int = opt(U32)
+    config_generation: int = opt(U32)
+    interrupt_status: int = opt(U32)
+    is_active: bool = opt(FLAG)
+    queues: list[QueueState] = opt(Each(Struct(QueueState)))
+    device: dict[str, object] = opt(Unread())
 
 
 class _QueueSetup:
@@ -83,6 +127,7 @@ class MmioTransport:
         self._used_notifier = Notifier(self._interrupts, INTERRUPT_USED, irqfd)
         self._config_notifier = Notifier(self._interrupts, INTERRUPT_CONFIG, irqfd)
         self._queues = [_QueueSetup(size) for size in device.queue_sizes]
+        self._rings: dict[int, Virtqueue] = {}
         self._active = False
         device.broken = self._broken
         device.config_changed = self._config_changed
@@ -223,7 +268,7 @@ class MmioTransport:
             else:
                 self._broken("DRIVER_OK without FEATURES_OK")
 
-    def _activate(self) -> None:
+    def _activate(self, positions: Mapping[int, tuple[int, int]] | None = None) -> None:
         event_idx = bool(self._driver_features & RING_EVENT_IDX)
         queues: list[ActiveQueue] = []
         for index, queue in enumerate(self._queues):
@@ -238,8 +283,11 @@ class MmioTransport:
             except VirtqueueError as error:
                 self._broken(f"queue {index}: {error}")
                 return
+            if positions is not None:
+                ring.position = positions[index]
             queues.append(ActiveQueue(index, ring, queue.kick_fd, self._used_notifier))
         self._active = True
+        self._rings = {queue.index: queue.ring for queue in queues}
         VIRTIO_FEATURES(self.device.name, self._driver_features)
         self.device.activate(queues, self._driver_features)
 
@@ -260,8 +308,71 @@ class MmioTransport:
         if self._active:
             self._active = False
             self.device.deactivate()
+            self._rings = {}
         self._reset_registers()
         self._interrupts.clear()
+
+    def save(self) -> MmioState:
+        """The slot of a machine at rest."""
+        return MmioState(
+            base=self.base,
+            device_id=self.device.device_id,
+            status=self._status,
+            device_features_sel=self._device_features_sel,
+            driver_features_sel=self._driver_features_sel,
+            driver_features=self._driver_features,
+            queue_sel=self._queue_sel,
+            config_generation=self._config_generation,
+            interrupt_status=self._interrupts.get(),
+            is_active=self._active,
+            queues=[self._save_queue(index) for index in range(len(self._queues))],
+            device=self.device.save().to_json(),
+        )
+
+    def _save_queue(self, index: int) -> QueueState:
+        queue, ring = self._queues[index], self._rings.get(index)
+        next_avail, next_used = ring.position if ring is not None else (0, 0)
+        return QueueState(
+            size=queue.size, ready=queue.ready,
+            desc=queue.desc, driver=queue.driver, device=queue.device,
+            next_avail=next_avail, next_used=next_used,
+        )  # fmt: skip
+
+    def restore(self, state: MmioState) -> None:
+        """Become as the slot that was saved, at rest; raises SnapshotError."""
+        device = self.device
+        if device.obstacle is not None:
+            raise SnapshotError(f"{device.name}: {device.obstacle}, nor restored")
+        if len(state.queues) != len(self._queues):
+            raise SnapshotError(
+                f"{device.name}: the device has {len(self._queues)} queues and the snapshot's "
+                f"had {len(state.queues)} (num-queues, mq)"
+            )
+        lacking = state.driver_features & ~self._features
+        if state.status & FEATURES_OK and lacking:
+            raise SnapshotError(
+                f"{device.name}: the guest uses features (0x{lacking:x}) that the device lacks here"
+            )
+        device.quiesce()
+        self._status, self._queue_sel = state.status, state.queue_sel
+        self._device_features_sel = state.device_features_sel
+        self._driver_features_sel = state.driver_features_sel
+        self._driver_features = state.driver_features
+        self._config_generation = state.config_generation
+        for queue, saved in zip(self._queues, state.queues, strict=True):
+            queue.size, queue.ready = saved.size, saved.ready
+            queue.desc, queue.driver, queue.device = saved.desc, saved.driver, saved.device
+        if state.is_active:
+            self._activate(
+                {i: (queue.next_avail, queue.next_used) for i, queue in enumerate(state.queues)}
+            )
+            if not self._active:
+                raise SnapshotError(f"{device.name}: the snapshot's rings are damaged")
+        device.restore(device.state_type.from_json(state.device, device.name))
+        if state.interrupt_status:
+            # The interrupt itself may have been on its way when the machine was saved.
+            self._interrupts.set(state.interrupt_status)
+            os.eventfd_write(self._used_notifier.fd, 1)
 
 
 def _low(address: int, value: int) -> int:

@@ -11,13 +11,15 @@ from stratovirt._native.vhost import VhostDevice
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config import net as config
 from stratovirt.config.devices import VirtioNet
+from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import NetBackEnd
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
+from stratovirt.snapshot.state import FLAG, Bytes, SnapshotError, State, Struct
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
 from stratovirt.virtio.engine_thread import EngineThread
-from stratovirt.virtio.net_control import NetControl
+from stratovirt.virtio.net_control import NetControl, NetControlState
 from stratovirt.virtio.served_queue import ServedQueue
 
 TYPE_CHECKING = False
@@ -101,10 +103,20 @@ class VhostPair:
             self._vhost.take_back(index, queue.ring)
 
 
+class NetState(State):
+    """The card's own address, its link, and what the driver asked for."""
+
+    first_mac: bytes = opt(Bytes(6))
+    link_up: bool = opt(FLAG)
+    must_announce: bool = opt(FLAG)
+    control: NetControlState = opt(Struct(NetControlState))
+
+
 class Net(VirtioDevice):
     """One card. Its back end may come and go; without one the link is down."""
 
     device_id = 1
+    state_type = NetState
 
     def __init__(self, name: str, pairs: int, mac: bytes | None, host: DeviceHost) -> None:
         super().__init__()
@@ -115,13 +127,13 @@ class Net(VirtioDevice):
         self._iothread: IoThread | None = None
         self._pairs_most = pairs
         self._first_mac = mac or OWN_PREFIX + os.urandom(3)
+        self._mac_is_given = mac is not None
         self._link_up = False
         self._must_announce = False
         self._queues: dict[int, ActiveQueue] = {}
         self._agreed = 0
         self._control_queue: ServedQueue | None = None
         self._running: list[EnginePair | VhostPair] = []
-        self._is_resting = False
         self._control = NetControl(self._first_mac, pairs, self._control_changed, self._announced)
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._loop.watch(self._failure_fd, READABLE, self._failed)
@@ -172,7 +184,7 @@ class Net(VirtioDevice):
         if self._queues:
             self._prepare_tap()
             self.announce()
-            if not self._is_resting:
+            if not self.is_resting:
                 self._start_pairs()
         self.config_changed()
 
@@ -213,31 +225,69 @@ class Net(VirtioDevice):
             self._control_queue = ServedQueue(
                 self._loop, control, self._handle_control, self._queue_broken
             )
-        self.resume()
+        if not self.is_resting:
+            self._start()
 
     def deactivate(self) -> None:
         """Stop and forget the queues."""
-        self.quiesce()
+        self._stop()
         self._queues = {}
         self._control_queue = None
-        self._is_resting = False
         self._must_announce = False
 
     def quiesce(self) -> None:
         """Stop all pairs."""
-        self._is_resting = True
-        if self._control_queue is not None:
-            self._control_queue.stop()
-        self._stop_pairs()
+        super().quiesce()
+        self._stop()
 
     def resume(self) -> None:
         """Serve, as many pairs as the driver asked for."""
-        self._is_resting = False
+        super().resume()
+        self._start()
+
+    @property
+    def obstacle(self) -> str | None:
+        """What vhost-net has in flight is the kernel's."""
+        return "vhost=on: the kernel's vhost-net cannot be saved" if self._vhosts else None
+
+    def save(self) -> NetState:
+        """The link, and what the driver has asked for over the control queue."""
+        return NetState(
+            first_mac=self._first_mac, link_up=self._link_up, must_announce=self._must_announce,
+            control=self._control.save(),
+        )  # fmt: skip
+
+    def restore(self, state: NetState) -> None:
+        """Go on as the card that was saved, and have the guest tell the network where it is."""
+        if self._mac_is_given and self._first_mac != state.first_mac:
+            raise SnapshotError(
+                f"{self.name}: mac={self._first_mac.hex(':')} is given and the snapshot's card "
+                f"has {state.first_mac.hex(':')}"
+            )
+        if self._vhosts:
+            raise SnapshotError(f"{self.name}: {self.obstacle}, nor restored")
+        if len(state.first_mac) != 6:
+            raise SnapshotError(f"{self.name}: the snapshot's MAC address is damaged")
+        self._first_mac = state.first_mac
+        self._must_announce = state.must_announce
+        self._control.restore(state.control)
+        if self._queues:
+            self._prepare_tap()
+            self.announce()
+        if self._link_up != state.link_up:
+            self.config_changed()
+
+    def _start(self) -> None:
         if not self._queues:
             return
         if self._control_queue is not None:
             self._control_queue.start()
         self._start_pairs()
+
+    def _stop(self) -> None:
+        if self._control_queue is not None:
+            self._control_queue.stop()
+        self._stop_pairs()
 
     def close(self) -> None:
         """Give tap and vhost devices back."""
@@ -292,14 +342,14 @@ class Net(VirtioDevice):
 
     def _control_changed(self) -> None:
         """What the driver wants to receive, or over how many pairs, is different now."""
-        if not self._is_resting:
+        if not self.is_resting:
             self._stop_pairs()
             if self.back_end is not None:
                 self.back_end.tap.enable(self._control.pairs)
             self._start_pairs()
 
     def _queue_broken(self, reason: str) -> None:
-        self.quiesce()
+        self._stop()
         self.broken(reason)
 
     def _failed(self, _events: int) -> None:

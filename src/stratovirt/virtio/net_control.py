@@ -6,6 +6,9 @@ import struct
 
 from stratovirt._native.net_engine import NetEngine
 from stratovirt._native.virtqueue import DescriptorChain
+from stratovirt.config.kinds import Choice
+from stratovirt.config.options import opt
+from stratovirt.snapshot.state import U16, Bytes, Each, Optional, SnapshotError, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +28,25 @@ TABLE_LIMIT = 64
 """Addresses kept of a table; of a longer one everything of its kind is let through."""
 LONGEST_COMMAND = 1 << 16
 VLANS = 4096
+
+
+class NetControlState(State):
+    """The commands in force."""
+
+    mac: bytes = opt(Bytes(6))
+    pairs: int = opt(U16)
+    modes: list[str] = opt(Each(Choice(*RX_MODES)), help="those that are on")
+    overflow: list[str] = opt(Each(Choice("all_unicast", "all_multicast")))
+    unicast: list[bytes] = opt(Each(Bytes(6), TABLE_LIMIT))
+    multicast: list[bytes] = opt(Each(Bytes(6), TABLE_LIMIT))
+    vlans: bytes | None = opt(Optional(Bytes(VLANS // 8)))
+
+    def check(self) -> None:
+        """All addresses are six bytes, and the VLAN bits are all there."""
+        if any(len(mac) != 6 for mac in (self.mac, *self.unicast, *self.multicast)):
+            raise ValueError("a MAC address is damaged")
+        if self.vlans is not None and len(self.vlans) != VLANS // 8:
+            raise ValueError("the VLAN filter is damaged")
 
 
 class NetControl:
@@ -67,6 +89,30 @@ class NetControl:
             vlans=bytes(self._vlans) if self._vlans is not None else None,
             **modes,
         )
+
+    def save(self) -> NetControlState:
+        """What the driver has asked for."""
+        return NetControlState(
+            mac=self.mac,
+            pairs=self.pairs,
+            modes=[mode for mode, is_on in self._modes.items() if is_on],
+            overflow=[mode for mode, is_on in self._table_overflow.items() if is_on],
+            unicast=list(self._unicast),
+            multicast=list(self._multicast),
+            vlans=bytes(self._vlans) if self._vlans is not None else None,
+        )
+
+    def restore(self, state: NetControlState) -> None:
+        """Have asked for the same; raises SnapshotError when there are fewer queue pairs."""
+        if not 1 <= state.pairs <= self._pairs_most:
+            raise SnapshotError(
+                f"the guest uses {state.pairs} queue pairs and the card has {self._pairs_most}"
+            )
+        self.mac, self.pairs = state.mac, state.pairs
+        self._modes = {mode: mode in state.modes for mode in RX_MODES}
+        self._table_overflow = {mode: mode in state.overflow for mode in self._table_overflow}
+        self._unicast, self._multicast = list(state.unicast), list(state.multicast)
+        self._vlans = bytearray(state.vlans) if state.vlans is not None else None
 
     def handle(self, chain: DescriptorChain) -> None:
         """Do one command and write its ack."""

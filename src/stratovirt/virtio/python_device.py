@@ -35,23 +35,32 @@ class PythonDevice(VirtioDevice):
             )
             for queue in queues
         }
-        self.resume()
+        if not self.is_resting:
+            self._start()
 
     def deactivate(self) -> None:
         """Forget the queues."""
-        self.quiesce()
+        self._stop()
         self.served = {}
         self.agreed = 0
 
     def quiesce(self) -> None:
         """Rest; nothing is in flight between two calls of `handle`."""
-        for queue in self.served.values():
-            queue.stop()
+        super().quiesce()
+        self._stop()
 
     def resume(self) -> None:
         """Go on."""
+        super().resume()
+        self._start()
+
+    def _start(self) -> None:
         for queue in self.served.values():
             queue.start()
+
+    def _stop(self) -> None:
+        for queue in self.served.values():
+            queue.stop()
 
     def serve(self, index: int) -> None:
         """Try queue `index` again after `handle` refused a chain."""
@@ -59,5 +68,5 @@ class PythonDevice(VirtioDevice):
             self.served[index].serve()
 
     def _queue_broken(self, reason: str) -> None:
-        self.quiesce()
+        self._stop()
         self.broken(reason)

@@ -58,15 +58,30 @@ class Vsock(VirtioDevice):
         """Hand the data queues to the kernel."""
         self._queues = [queue for queue in queues if queue.index in (RECEIVE, TRANSMIT)]
         self._agreed = features
-        self.resume()
+        if not self.is_resting:
+            self._start()
 
     def deactivate(self) -> None:
         """Take the queues back and forget them."""
-        self.quiesce()
+        self._stop()
         self._queues = []
+
+    @property
+    def obstacle(self) -> str:
+        """The connections are the kernel's, which cannot give them away."""
+        return "vhost-vsock's connections cannot be saved"
 
     def resume(self) -> None:
         """Let the kernel serve."""
+        super().resume()
+        self._start()
+
+    def quiesce(self) -> None:
+        """Have the kernel stop; what it has taken is complete then."""
+        super().quiesce()
+        self._stop()
+
+    def _start(self) -> None:
         if self._is_running or len(self._queues) < 2:
             return
         try:
@@ -80,8 +95,7 @@ class Vsock(VirtioDevice):
             return
         self._is_running = True
 
-    def quiesce(self) -> None:
-        """Have the kernel stop; what it has taken is complete then."""
+    def _stop(self) -> None:
         if not self._is_running:
             return
         self._is_running = False

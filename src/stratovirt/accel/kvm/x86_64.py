@@ -8,7 +8,7 @@ from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers, set_common_state
-from stratovirt.cpu.x86_64_cpuid import guest_cpuid
+from stratovirt.cpu.x86_64_cpuid import Entry, guest_cpuid
 
 
 class FixedPages:
@@ -31,13 +31,21 @@ def create_vcpus(accelerator: KvmAccelerator, smp: Smp) -> None:
         accelerator.add_vcpu(vcpu)
 
 
-def _new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, smp: Smp) -> list[KvmVcpu]:
+def new_cpuid(system: Kvm, smp: Smp) -> list[list[Entry]]:
+    """The CPUID entries of each vCPU."""
     supported = system.supported_cpuid()
     tsc_deadline = system.has_tsc_deadline_timer()
+    return [
+        guest_cpuid(supported, smp.topology, index, tsc_deadline=tsc_deadline)
+        for index in range(smp.cpus)
+    ]
+
+
+def _new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, smp: Smp) -> list[KvmVcpu]:
     vcpus = []
-    for index in range(smp.cpus):
+    for index, entries in enumerate(new_cpuid(system, smp)):
         vcpu = vm.create_vcpu(index, dispatcher)
-        vcpu.set_cpuid(guest_cpuid(supported, smp.topology, index, tsc_deadline=tsc_deadline))
+        vcpu.set_cpuid(entries)
         set_common_state(vcpu)
         vcpus.append(vcpu)
     return vcpus

@@ -9,6 +9,7 @@ from stratovirt.monitor.commands import (
     lifecycle,
     machine,
     memory,
+    migration,
     objects,
     trace,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "lifecycle",
     "machine",
     "memory",
+    "migration",
     "objects",
     "trace",
 ]

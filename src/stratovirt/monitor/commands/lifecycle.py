@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.monitor.schema import RUN_STATE, Struct
+from stratovirt.vm import RESUMABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def stop(session: Session, _arguments: NoArguments) -> object:
 def cont(session: Session, _arguments: NoArguments) -> object:
     """Run the machine; one that KVM gave up on cannot."""
     vm = session.vm
-    if vm.status not in ("prelaunch", "paused", "running"):
+    if vm.status not in ("running", *RESUMABLE):
         raise QmpError(f"the machine is in state {vm.status} and cannot go on")
     vm.resume()
     return {}

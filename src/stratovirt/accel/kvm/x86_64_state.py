@@ -1,0 +1,161 @@
+"""A paused KVM machine on x86_64 as a snapshot has it: vCPUs, interrupt controllers, clocks."""
+
+from __future__ import annotations
+
+import time
+
+from stratovirt._native import kvm_state
+from stratovirt.accel.kvm.machine import KvmAccelerator
+from stratovirt.accel.kvm.x86_64 import new_cpuid
+from stratovirt.config.machine import Smp
+from stratovirt.config.options import opt
+from stratovirt.cpu.x86_64_cpuid import lacking_features
+from stratovirt.snapshot.state import (
+    U32,
+    U64,
+    Blobs,
+    Bytes,
+    Each,
+    Numbers,
+    Optional,
+    SnapshotError,
+    State,
+    Struct,
+)
+
+MSR_TSC = 0x10
+MSR_TSC_DEADLINE = 0x6E0
+TSC_TOLERANCE_PPM = 250
+"""What NTP corrects; a guest that was told one rate must not be given another."""
+LARGEST_STRUCT = 4096
+NESTED_MOST = 1 << 16
+
+
+class CpuidEntry(State):
+    """One entry as KVM_SET_CPUID2 takes it."""
+
+    function: int = opt(U32)
+    index: int = opt(U32)
+    flags: int = opt(U32)
+    eax: int = opt(U32)
+    ebx: int = opt(U32)
+    ecx: int = opt(U32)
+    edx: int = opt(U32)
+
+
+class VcpuState(State):
+    """One vCPU: the kernel's structs by name, its MSRs, what CPUID tells it."""
+
+    parts: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
+    msrs: dict[int, int] = opt(Numbers())
+    cpuid: list[CpuidEntry] = opt(Each(Struct(CpuidEntry)))
+    nested: bytes | None = opt(Optional(Bytes(NESTED_MOST)))
+
+
+class KvmState(State):
+    """All that KVM holds of the machine; times in ns, `realtime` since 1970."""
+
+    vcpus: list[VcpuState] = opt(Each(Struct(VcpuState), 254))
+    chips: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
+    clock: int = opt(U64, help="kvmclock when it was saved")
+    realtime: int = opt(U64, help="the host's time of day then")
+    tsc_khz: int = opt(U32)
+
+
+def save(accelerator: KvmAccelerator, smp: Smp) -> KvmState:
+    """The paused machine; raises SnapshotError."""
+    indices = kvm_state.msr_indices(accelerator.system.fd)
+    nested_size = kvm_state.nested_state_size(accelerator.system.fd)
+    vm, vcpus = accelerator.vm.fd, [thread.vcpu.fd for thread in accelerator.vcpus]
+    cpuid = new_cpuid(accelerator.system, smp)
+    try:
+        # First of all, and together: both go on while the rest is read.
+        msrs = [kvm_state.save_msrs(fd, indices) for fd in vcpus]
+        clock, realtime = kvm_state.clock_ns(vm), time.time_ns()
+        saved = [
+            VcpuState(
+                parts=kvm_state.save_vcpu(fd),
+                msrs=values,
+                cpuid=[CpuidEntry(**entry) for entry in entries],
+                nested=kvm_state.save_nested(fd, nested_size) if nested_size else None,
+            )
+            for fd, values, entries in zip(vcpus, msrs, cpuid, strict=True)
+        ]
+        return KvmState(
+            vcpus=saved, chips=kvm_state.save_chips(vm), clock=clock, realtime=realtime,
+            tsc_khz=kvm_state.tsc_khz(vcpus[0]),
+        )  # fmt: skip
+    except OSError as error:
+        raise SnapshotError(f"KVM does not give the machine's state: {error.strerror}") from error
+
+
+def restore(accelerator: KvmAccelerator, state: KvmState) -> None:
+    """Give the state to a machine whose vCPUs were just created; raises SnapshotError.
+
+    The clocks go on as if the machine had run since it was saved.
+    """
+    if len(state.vcpus) != len(accelerator.vcpus):
+        raise SnapshotError(f"the state has {len(state.vcpus)} vCPUs")
+    try:
+        _restore(accelerator, state)
+    except KeyError as error:
+        raise SnapshotError(f"the state lacks {error}") from error
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise SnapshotError(f"KVM does not take the state: {text}") from error
+
+
+def _restore(accelerator: KvmAccelerator, state: KvmState) -> None:
+    known = set(kvm_state.msr_indices(accelerator.system.fd))
+    elapsed_ns = max(0, time.time_ns() - state.realtime)
+    supported = accelerator.system.supported_cpuid()
+    for thread, saved in zip(accelerator.vcpus, state.vcpus, strict=True):
+        entries = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in saved.cpuid]
+        lacking = lacking_features(entries, supported)
+        if lacking is not None:
+            raise SnapshotError(f"this host's CPU lacks {lacking}, which the guest was shown")
+        thread.vcpu.set_cpuid(entries)
+        _match_tsc_rate(thread.vcpu.fd, state.tsc_khz)
+    kvm_state.restore_chips(accelerator.vm.fd, state.chips)
+    kvm_state.set_clock_ns(accelerator.vm.fd, state.clock + elapsed_ns)
+    for thread, saved in zip(accelerator.vcpus, state.vcpus, strict=True):
+        fd = thread.vcpu.fd
+        msrs = dict(saved.msrs)
+        if set(msrs) - known:
+            raise SnapshotError(f"MSR 0x{min(set(msrs) - known):x} is not known to this KVM")
+        # The timer's deadline means something once there is a local APIC in that mode.
+        deadline = msrs.pop(MSR_TSC_DEADLINE, 0)
+        # Time first: the local APIC's timer starts from what the time stamp counter shows.
+        ticks = msrs.pop(MSR_TSC, 0) + elapsed_ns * state.tsc_khz // 1_000_000
+        _restore_msrs(fd, {MSR_TSC: ticks & (1 << 64) - 1})
+        kvm_state.restore_vcpu(fd, saved.parts)
+        _restore_msrs(fd, msrs)
+        if saved.nested is not None:
+            kvm_state.restore_nested(fd, saved.nested)
+        if deadline:
+            _restore_msrs(fd, {MSR_TSC_DEADLINE: deadline})
+        thread.vcpu.note_paused()
+
+
+def _restore_msrs(fd: int, values: dict[int, int]) -> None:
+    refused = kvm_state.restore_msrs(fd, values)
+    if not refused:
+        return
+    # Some can only be read; that is well as long as they read as they did.
+    here = kvm_state.save_msrs(fd, refused)
+    for index in refused:
+        if here.get(index) != values[index]:
+            raise SnapshotError(f"KVM does not take 0x{values[index]:x} for MSR 0x{index:x}")
+
+
+def _match_tsc_rate(fd: int, khz: int) -> None:
+    here = kvm_state.tsc_khz(fd)
+    if abs(here - khz) * 1_000_000 <= khz * TSC_TOLERANCE_PPM:
+        return
+    try:
+        kvm_state.set_tsc_khz(fd, khz)
+    except OSError:
+        raise SnapshotError(
+            f"this host's time stamp counter runs at {here} kHz and the snapshot's at {khz} kHz, "
+            "and the CPU cannot scale it"
+        ) from None

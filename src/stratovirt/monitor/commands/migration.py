@@ -1,0 +1,61 @@
+"""Snapshots: migrate to a folder, how far it has come, and stopping it."""
+
+from __future__ import annotations
+
+from stratovirt.config.kinds import Text
+from stratovirt.config.options import Options, opt
+from stratovirt.monitor.registry import NoArguments, command
+from stratovirt.monitor.schema import Enum, Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.monitor.session import Session
+
+STATUS = Enum("MigrationStatus", "none", "setup", "active", "completed", "failed", "canceled")
+RAM = Struct("MigrationStats", {"transferred": "int", "remaining": "int", "total": "int"})
+INFO = Struct("MigrationInfo", {"status": STATUS, "ram?": RAM, "error-desc?": "str"})
+
+
+class MigrateArguments(Options):
+    """Where to."""
+
+    uri: str = opt(Text("file:PATH"), help="file:PATH, the folder to write")
+
+    def check(self) -> None:
+        """Only files."""
+        if not self.uri.startswith("file:") or self.uri == "file:":
+            raise ValueError(f"uri must be file:PATH, not '{self.uri[:80]}'")
+
+
+@command("migrate", MigrateArguments)
+def migrate(session: Session, arguments: MigrateArguments) -> object:
+    """Begin a snapshot of the paused machine; query-migrate tells how far it has come."""
+    session.vm.save_to(arguments.uri.removeprefix("file:"))
+    return {}
+
+
+@command("query-migrate", answer=INFO)
+def query_migrate(session: Session, _arguments: NoArguments) -> object:
+    """Say how far the last snapshot has come, in bytes of memory."""
+    snapshot = session.vm.snapshot
+    if snapshot is None:
+        return {"status": "none"}
+    info: dict[str, object] = {
+        "status": snapshot.status,
+        "ram": {
+            "transferred": snapshot.transferred,
+            "remaining": snapshot.remaining,
+            "total": snapshot.total,
+        },
+    }
+    if snapshot.error:
+        info["error-desc"] = snapshot.error
+    return info
+
+
+@command("migrate_cancel")
+def migrate_cancel(session: Session, _arguments: NoArguments) -> object:
+    """Stop the snapshot that is being written; nothing of it stays."""
+    if session.vm.snapshot is not None:
+        session.vm.snapshot.cancel()
+    return {}

@@ -1,0 +1,51 @@
+"""What a snapshot holds, and whether a command line fits it."""
+
+from __future__ import annotations
+
+from stratovirt.config.kinds import size_text
+from stratovirt.config.options import opt
+from stratovirt.config.vm_config import VmConfig
+from stratovirt.snapshot.state import U64, Optional, SnapshotError, State, Texts, Unread
+
+
+class MachineState(State):
+    """The whole ``state`` file; `board` and `kvm` are read by those who know them."""
+
+    options: dict[str, str] = opt(Texts(), help="what a clone's command line must say as well")
+    memory_bytes: int = opt(U64, help="size of the memory file")
+    board: dict[str, object] = opt(Unread())
+    kvm: dict[str, object] | None = opt(
+        Optional(Unread()), help="null for a machine of the test accelerator"
+    )
+
+
+def guest_visible(config: VmConfig) -> dict[str, str]:
+    """What of the command line the guest knows and could not bear to change, by option."""
+    topology = config.smp.topology
+    options = {
+        "-machine": config.machine.type,
+        "-accel": str(config.accel),
+        "-m": size_text(config.memory.size),
+        "-smp": (
+            f"cpus={config.smp.cpus},sockets={topology.sockets},dies={topology.dies},"
+            f"clusters={topology.clusters},cores={topology.cores},threads={topology.threads}"
+        ),
+    }
+    for number, node in enumerate(config.numa_nodes):
+        cpus = ":".join(map(str, node.cpus))
+        size = size_text(config.objects[node.memdev].size)
+        options[f"-numa node {number}"] = f"nodeid={node.nodeid},cpus={cpus},{size}"
+    for distance in config.numa_distances:
+        options[f"-numa dist,src={distance.src},dst={distance.dst}"] = f"val={distance.val}"
+    return options
+
+
+def check_fits(theirs: dict[str, str], config: VmConfig) -> None:
+    """Raise SnapshotError with the first option that differs from a snapshot's."""
+    ours = guest_visible(config)
+    for flag in (*theirs, *ours):
+        if theirs.get(flag) != ours.get(flag):
+            raise SnapshotError(
+                f"{flag} is {ours.get(flag, 'not given')} and the snapshot's machine has "
+                f"{theirs.get(flag, 'none')}"
+            )

@@ -1,0 +1,69 @@
+"""A snapshot that machines start from: read, checked, its memory at hand."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt._native.guest_memory import RamMapping
+from stratovirt._native.memory_file import MemoryFile
+from stratovirt.config.errors import ConfigError
+from stratovirt.config.vm_config import VmConfig
+from stratovirt.snapshot.files import MEMORY, read_state
+from stratovirt.snapshot.machine import MachineState, check_fits
+from stratovirt.snapshot.state import SnapshotError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.machine.microvm_x86_64 import BoardState
+
+
+class Template:
+    """The folder of -incoming, open; any number of machines may use it at a time.
+
+    Raises SnapshotError when it is damaged or was made by a machine unlike `config`'s.
+    """
+
+    def __init__(self, config: VmConfig) -> None:
+        assert config.incoming is not None
+        folder = config.incoming.removeprefix("file:")
+        self.source = f"-incoming {config.incoming}"
+        self.memory_fd = -1
+        try:
+            self._machine = MachineState.from_json(read_state(folder), "state")
+            check_fits(self._machine.options, config)
+            self.board = self._read_board()
+            self.memory_fd = self._open_memory(folder, config)
+        except OSError as error:
+            name = os.path.basename(error.filename or "")
+            raise SnapshotError(f"{self.source}: {name}: {error.strerror}") from error
+        except (ConfigError, SnapshotError) as error:
+            self.close()
+            raise SnapshotError(f"{self.source}: {error}") from error
+
+    def _read_board(self) -> BoardState:
+        from stratovirt.machine.microvm_x86_64 import BoardState
+
+        return BoardState.from_json(self._machine.board, "board")
+
+    def _open_memory(self, folder: str, config: VmConfig) -> int:
+        fd = os.open(os.path.join(folder, MEMORY), os.O_RDONLY | os.O_CLOEXEC)
+        size = os.fstat(fd).st_size
+        if size != config.memory.size or size != self._machine.memory_bytes:
+            os.close(fd)
+            raise SnapshotError(f"memory has {size} bytes, not {config.memory.size}")
+        return fd
+
+    @property
+    def kvm(self) -> dict[str, object] | None:
+        """What the accelerator knows."""
+        return self._machine.kvm
+
+    def load(self, mapping: RamMapping, offset: int, size: int) -> None:
+        """Copy a range of RAM into memory that cannot be the file's; raises OSError."""
+        MemoryFile(mapping, self.memory_fd).load(offset, size)
+
+    def close(self) -> None:
+        """Give the file back; what is mapped stays so."""
+        if self.memory_fd >= 0:
+            os.close(self.memory_fd)
+            self.memory_fd = -1

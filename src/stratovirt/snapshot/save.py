@@ -1,0 +1,87 @@
+"""A snapshot being taken: the state at once, the memory by a thread of its own."""
+
+from __future__ import annotations
+
+import _thread
+
+from stratovirt._native.memory_file import Cancelled, MemoryFile
+from stratovirt.runtime.log import Log
+from stratovirt.snapshot.files import Draft, encode
+from stratovirt.snapshot.state import SnapshotError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt._native.guest_memory import RamMapping
+    from stratovirt.snapshot.machine import MachineState
+
+log = Log(__name__)
+
+
+class Snapshot:
+    """One `migrate` and its outcome; `status` is a MigrationStatus of QMP.
+
+    Raises SnapshotError or OSError when the folder cannot be written.  `ended` is called in the
+    thread when the folder is in its place, or nothing of it is left.
+    """
+
+    def __init__(
+        self, place: str, state: MachineState, ram: RamMapping, ended: Callable[[], None]
+    ) -> None:
+        self.status = "setup"
+        self.error = ""
+        self.total = ram.size
+        self._place = place
+        self._draft = Draft(place)
+        self._memory = MemoryFile(ram, self._draft.memory_fd)
+        self._content = encode(state.to_json())
+        self._ended = ended
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+        self.status = "active"
+        _thread.start_new_thread(self._run, ())
+
+    @property
+    def is_active(self) -> bool:
+        """Whether RAM must not change."""
+        return self.status == "active"
+
+    @property
+    def transferred(self) -> int:
+        """Bytes written."""
+        return self._memory.written
+
+    @property
+    def remaining(self) -> int:
+        """Bytes of RAM not yet looked at."""
+        return self.total - self._memory.done
+
+    def cancel(self) -> None:
+        """Stop soon and leave nothing; a snapshot that is in its place stays."""
+        self._memory.cancel()
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._done.acquire()
+        self._done.release()
+
+    def _run(self) -> None:
+        outcome = "failed"
+        try:
+            self._memory.save()
+            self._draft.commit(self._content)
+            outcome = "completed"
+            log.info(f"snapshot {self._place}: {self.transferred >> 20} MiB of memory written")
+        except Cancelled:
+            outcome = "canceled"
+            log.info(f"snapshot {self._place}: cancelled")
+        except (OSError, SnapshotError) as error:
+            self.error = f"{self._place}: {getattr(error, 'strerror', None) or error}"
+            log.error(f"snapshot {self.error}")
+        finally:
+            if outcome != "completed":
+                self._draft.discard()
+            self.status = outcome
+            self._done.release()
+            self._ended()
