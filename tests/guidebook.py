@@ -68,6 +68,9 @@ WORKS: dict[str, dict[str, str]] = {
         "threads": TOPOLOGY,
     },
     "-m": {"size": TOPOLOGY},
+    "-incoming": {
+        "uri": "tests/guest/test_snapshot.py::test_every_clone_ends_what_its_template_began"
+    },
     "-mem-path": {"path": f"{MANAGER}::test_a_guest_lives_in_huge_pages"},
     "-mem-prealloc": {"": f"{MEMORY}::test_preallocated_memory_is_resident_before_the_guest_runs"},
     "-kernel": {"path": f"{BOOT}::test_each_form_of_the_kernel_boots"},

@@ -106,7 +106,11 @@ class MachineProcess:
             if not self._pump(0.5) and self.process.poll() is not None:
                 self._drain()
                 if re.compile(pattern.encode()).search(self.console, self._mark) is None:
-                    raise AssertionError(f"the machine ended before it showed {pattern!r}")
+                    raise AssertionError(
+                        f"the machine ended with {self.process.returncode} before it showed "
+                        f"{pattern!r}; stderr {self.errors[-1000:]!r}, "
+                        f"console {self.console[-2000:]!r}"
+                    )
 
     def type(self, text: str) -> None:
         """Type at the console."""

@@ -92,7 +92,7 @@ def _qemu_command(
         "-accel",
         "tcg,thread=multi",
         "-cpu",
-        "max,+svm",
+        "max,+svm,-vgif",
         "-smp",
         str(cpus),
         "-m",

@@ -7,6 +7,7 @@ DEVICES = ("virtio-blk", "virtio-net", "virtio-console", "virtio-balloon", "virt
 TARGETS = {
     "command-line": ["tests.fuzz.command_line"],
     "qmp": ["tests.fuzz.qmp"],
+    "state": ["tests.fuzz.state"],
     **{name: ["tests.fuzz.devices", name] for name in DEVICES},
 }
 LONGEST_INPUT = 512

@@ -1,5 +1,6 @@
 """Snapshots of tiny guests: what was saved goes on, as often as it is started."""
 
+import itertools
 import os
 import struct
 import time
@@ -61,7 +62,7 @@ def saved(tmp_path: Path) -> Iterator[Saved]:
 
 
 def letters_follow(text: bytes) -> bool:
-    return all((b - ord("A")) == (a - ord("A") + 1) % 16 for a, b in zip(text, text[1:], strict=False))
+    return all((b - ord("A")) == (a - ord("A") + 1) % 16 for a, b in itertools.pairwise(text))
 
 
 def test_clones_go_on_where_the_template_was_saved(saved: Saved, tmp_path: Path) -> None:
@@ -158,7 +159,10 @@ def test_a_command_line_that_does_not_fit_is_refused_by_name(saved: Saved, tmp_p
         ([*kernel, *serial, "-m", "512M"], "-m is 512M and the snapshot's machine has 256M"),
         ([*kernel, *serial, "-m", "256M", "-smp", "2"], "-smp is cpus=2"),
         ([*kernel, "-m", "256M"], "has a -serial and this one has no -serial"),
-        ([*kernel, *serial, "-m", "256M", *disk], "device number 1 is virtio-blk(d), of virtio device id 2; the snapshot's has none"),
+        (
+            [*kernel, *serial, "-m", "256M", *disk],
+            "device number 1 is virtio-blk(d), of virtio device id 2; the snapshot's has none",
+        ),
     ):
         assert text in refusal(tmp_path, saved.folder, *argv)
 

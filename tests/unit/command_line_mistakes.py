@@ -506,7 +506,6 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         (True, ["-incoming", ""], "-incoming '': uri must be file:PATH, not ''"),
         (True, ["-incoming", "tcp:1"], "-incoming tcp:1: must be file:PATH, not 'tcp:1'"),
         (True, ["-incoming", "file:"], "-incoming file:: must be file:PATH, not 'file:'"),
-        (True, ["-incoming", "file:/x"], "-incoming file:/x: restoring is not built yet"),
         (True, ["-incoming", "file:/x", "-incoming", "file:/x"], "-incoming file:/x: given twice"),
     ],
     "drive": [

@@ -36,7 +36,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "-device virtio-rng-pci": ([*RNG, "-device", f"virtio-rng-pci,rng=r,{PCI}"], NO_PCI),
     "-device pcie-root-port": (["-device", f"pcie-root-port,id=p,{PCI}"], NO_PCI),
     "-device vfio-pci": (["-device", f"vfio-pci,host=0000:1a:00.3,{PCI}"], NO_PCI),
-    "-incoming": (["-incoming", "file:/x"], "restoring is not built yet"),
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 from stratovirt._native.guest_memory import RamMapping
 
-class Cancelled(Exception): ...
+class CancelledError(Exception): ...
 
 class MemoryFile:
     done: int

@@ -25,7 +25,7 @@ cdef enum:
 PAGEMAP = "/proc/self/pagemap"
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """Somebody asked for an end."""
 
 
@@ -55,11 +55,11 @@ cdef class MemoryFile:
         free(self._entries)
 
     def cancel(self):
-        """Make `save` raise Cancelled soon; from any thread."""
+        """Make `save` raise CancelledError soon; from any thread."""
         self._cancelled = True
 
     def save(self):
-        """Write all RAM to the empty file; raises OSError or Cancelled.
+        """Write all RAM to the empty file; raises OSError or CancelledError.
 
         Nothing may write to RAM meanwhile.
         """
@@ -72,7 +72,7 @@ cdef class MemoryFile:
         if result != 0:
             raise OSError(result, os.strerror(result))
         if self._cancelled:
-            raise Cancelled
+            raise CancelledError
 
     cdef int _save(self, int pagemap) noexcept nogil:
         cdef uint64_t offset = 0, size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 
-from stratovirt._native.memory_file import Cancelled, MemoryFile
+from stratovirt._native.memory_file import CancelledError, MemoryFile
 from stratovirt.runtime.log import Log
 from stratovirt.snapshot.files import Draft, encode
 from stratovirt.snapshot.state import SnapshotError
@@ -73,7 +73,7 @@ class Snapshot:
             self._draft.commit(self._content)
             outcome = "completed"
             log.info(f"snapshot {self._place}: {self.transferred >> 20} MiB of memory written")
-        except Cancelled:
+        except CancelledError:
             outcome = "canceled"
             log.info(f"snapshot {self._place}: cancelled")
         except (OSError, SnapshotError) as error:

@@ -1,0 +1,162 @@
+"""``make fuzz T=state``: a state file, however odd, gives one clear line or a sane machine.
+
+A sound file is taken apart, some of its values are replaced, and a board is restored from it and
+let go on for a moment.
+"""
+
+import _thread
+import gc
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virtio"]):
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.accel.kvm.x86_64_state import CpuidEntry, KvmState, VcpuState
+    from stratovirt.chardev.file import OutputFile
+    from stratovirt.config.command_line import parse_command_line
+    from stratovirt.errors import StratovirtError
+    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.machine.microvm_x86_64 import BoardState, Microvm
+    from stratovirt.runtime import log
+    from stratovirt.runtime.clock import VirtualClock
+    from stratovirt.runtime.loop import Loop
+    from stratovirt.snapshot.files import decode, encode
+    from stratovirt.snapshot.machine import MachineState, check_fits, guest_visible
+
+MOST_FDS = 4096
+VALUES: list[object] = [
+    None, True, False, 0, 1, 2, 11, 15, 128, 255, 256, 1024, 0x1_0000, 0x8_0000, (256 << 20) - 8,
+    0xFFFF_FFFF, 1 << 63, (1 << 64) - 1, 1 << 64, -1, "", "00", "ff" * 6, "ff" * 5000, "x", [],
+    [0] * 5000, {}, {"version": 1}, {"version": 2},
+]  # fmt: skip
+
+scratch = tempfile.mkdtemp(prefix="stratovirt-fuzz-")
+image = os.path.join(scratch, "disk.img")
+with open(image, "wb") as file:
+    file.truncate(1 << 20)
+config = parse_command_line([
+    "-accel", "test", "-mod-test", "/x", "-m", "256M", "-qmp", "unix:/x,server,nowait",
+    "-drive", f"id=d,file={image},direct=off", "-device", "virtio-blk-device,drive=d",
+    "-device", "virtio-serial-device", "-chardev", f"file,id=c,path={scratch}/console",
+    "-device", "virtconsole,chardev=c", "-device", "virtio-balloon-device",
+    "-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-device,rng=r",
+])  # fmt: skip
+serial_options = parse_command_line(
+    ["-kernel", "k", "-serial", f"file,path={scratch}/serial"]
+).serial
+
+
+class FakeAccelerator:
+    """Hears everything and does nothing."""
+
+    def connect(self, *_arguments: object) -> None:
+        """There is no vCPU that could look."""
+
+    def set_irq_level(self, _gsi: int, _level: bool) -> None:
+        """Nobody waits."""
+
+    def irqfd(self, _gsi: int) -> int:
+        """An eventfd that nobody reads."""
+        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def add_doorbell(self, _fd: int, _address: int, _size: int, _value: int | None) -> None:
+        """Nobody rings."""
+
+
+def make_board() -> Microvm:
+    """A machine with a device of each kind."""
+    loop = Loop(_thread.RLock())
+    accelerator: Any = FakeAccelerator()
+    host = DeviceHost(
+        config=config, loop=loop, clock=VirtualClock(), memory=GuestMemory(), iothreads={},
+        open_chardev=lambda name: OutputFile(loop, config.chardevs[name]),  # type: ignore[arg-type]
+        send_event=lambda _name, _content: None,
+    )  # fmt: skip
+    serial: Any = OutputFile(loop, serial_options)  # type: ignore[arg-type]
+    return Microvm(config, accelerator, host, serial, lambda: None, lambda: None)
+
+
+def sound_state() -> dict[str, object]:
+    """What a machine's file holds."""
+    entry = CpuidEntry(function=0, index=0, flags=0, eax=1, ebx=2, ecx=3, edx=4)
+    vcpu = VcpuState(parts={"regs": bytes(144)}, msrs={16: 1}, cpuid=[entry], nested=None)
+    kvm = KvmState(vcpus=[vcpu], chips={"pit": bytes(112)}, clock=1, realtime=1, tsc_khz=1)
+    board = make_board()
+    state = MachineState(
+        options=guest_visible(config), memory_bytes=256 << 20, board=board.save().to_json(),
+        kvm=kvm.to_json(),
+    )  # fmt: skip
+    board.close()
+    return state.to_json()
+
+
+def replace_one(data: atheris.FuzzedDataProvider, node: Any) -> None:
+    """Walk down to some value and put another in its place, or drop it."""
+    for _ in range(8):
+        keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))
+        if not keys:
+            return
+        key = data.PickValueInList(keys)
+        if isinstance(node[key], dict | list) and data.ConsumeIntInRange(0, 4):
+            node = node[key]
+        elif data.ConsumeIntInRange(0, 9) == 0:
+            del node[key]
+            return
+        else:
+            node[key] = data.PickValueInList(VALUES)
+            return
+
+
+SOUND = json.dumps(sound_state())
+FIRST_FD = os.dup(0)
+os.close(FIRST_FD)
+
+
+def one_input(content: bytes) -> None:
+    """Restore from a damaged state."""
+    data = atheris.FuzzedDataProvider(content)
+    body = json.loads(SOUND)
+    for _ in range(data.ConsumeIntInRange(0, 6)):
+        replace_one(data, body)
+    text = bytearray(encode(body))
+    if data.ConsumeIntInRange(0, 7) == 0:
+        text[data.ConsumeIntInRange(0, len(text) - 1)] ^= 1 << data.ConsumeIntInRange(0, 7)
+    try:
+        restore(bytes(text))
+    except StratovirtError as error:
+        assert 0 < len(str(error)) < 1200, str(error)
+    gc.collect()
+    os.closerange(FIRST_FD, FIRST_FD + MOST_FDS)
+
+
+def restore(text: bytes) -> None:
+    """What a machine does with its -incoming."""
+    state = MachineState.from_json(decode(text), "state")
+    check_fits(state.options, config)
+    if state.kvm is not None:
+        KvmState.from_json(state.kvm, "kvm")
+    board_state = BoardState.from_json(state.board, "board")
+    board = make_board()
+    try:
+        board.restore(board_state)
+        for device in board.devices:
+            device.resume()
+        for slot in board.slots:
+            for offset in range(0, 0x200, 4):
+                slot.read(offset, 4)
+        for device in board.devices:
+            device.quiesce()
+        assert board.save().to_json() is not None
+    finally:
+        board.close()
+
+
+if __name__ == "__main__":
+    log.configure("/dev/null")
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
