@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-start fuzz fuzz-asan asan clean
+	bench-io bench-snapshot bench-start fuzz fuzz-asan asan clean
 
 setup:
 	@tools/setup.sh
@@ -80,6 +80,10 @@ bench-io: build
 	@$(PY) -m bench.block_io
 	@$(LAB) images
 	@$(LAB) run --mem 6144 -- $(PY) -m bench.guest_io
+
+bench-snapshot: build
+	@$(LAB) images
+	@$(LAB) run --mem 6144 -- $(PY) -m bench.snapshot
 
 bench-start: build
 	@$(PY) -m bench.start

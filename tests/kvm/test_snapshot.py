@@ -3,6 +3,7 @@
 import itertools
 import os
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,13 +189,88 @@ def test_damaged_snapshots_are_refused_in_one_line(saved: Saved, tmp_path: Path)
     assert "state: No such file" in refusal(tmp_path, tmp_path / "nowhere")
 
 
-def test_a_full_disk_or_a_cancel_leaves_the_earlier_snapshot(saved: Saved, tmp_path: Path) -> None:
-    qmp, sound = saved.qmp, (saved.folder / "state").read_bytes()
-    qmp.cmd("migrate", uri=f"file:{saved.folder}")
-    qmp.cmd("migrate_cancel")
-    wait_until(lambda: qmp.cmd("query-migrate")["status"] != "active", "it ends")
-    if qmp.cmd("query-migrate")["status"] == "canceled":
-        assert (saved.folder / "state").read_bytes() == sound
-    assert not list(tmp_path.glob(".*.partial"))
-    qmp.cmd("cont")
-    assert qmp.cmd("query-status")["running"]
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Saved]:
+    """A machine that was saved when it was small, and is paused now that it is large."""
+    path, folder = tmp_path / "qmp", tmp_path / "place" / "template"
+    folder.parent.mkdir()
+    argv = [*options(tmp_path), "-machine", "microvm,mem-share=on"]
+    with (
+        MachineProcess(*argv, "-qmp", f"unix:{path},server,nowait") as machine,
+        QmpClient(path) as qmp,
+    ):
+        machine.expect("BCDEF")
+        qmp.cmd("stop")
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder.parent)], check=True
+        )
+        try:
+            assert save(qmp, folder)["status"] == "completed"
+            fill_memory(machine.process.pid)
+            yield Saved(folder, machine, qmp)
+        finally:
+            subprocess.run(["umount", "-l", str(folder.parent)], check=True)
+
+
+def fill_memory(pid: int) -> None:
+    """Let there be something in 224 MiB of a machine's shared RAM."""
+    folder = Path(f"/proc/{pid}/fd")
+    ram = next(fd for fd in folder.iterdir() if "stratovirt-ram" in str(fd.readlink()))
+    with ram.open("r+b", buffering=0) as memory:
+        memory.seek(16 * MIB)
+        for _ in range(224):
+            memory.write(b"\xa5" * MIB)
+
+
+def earlier_one_is_intact(large: Saved, tmp_path: Path) -> bool:
+    argv = [*options(tmp_path), "-machine", "microvm,mem-share=on"]
+    with MachineProcess(*argv, "-incoming", f"file:{large.folder}") as clone:
+        return letters_follow(clone.expect("(?s).{64}")[0])
+
+
+def test_a_full_disk_leaves_the_earlier_snapshot_and_the_machine(
+    large: Saved, tmp_path: Path
+) -> None:
+    info = save(large.qmp, large.folder)
+    assert info["status"] == "failed"
+    assert "No space left on device" in str(info["error-desc"])
+    assert [entry.name for entry in large.folder.parent.iterdir()] == ["template"]
+    assert earlier_one_is_intact(large, tmp_path)
+    large.qmp.cmd("cont")
+    large.machine._drain()
+    large.machine._mark = len(large.machine.console)
+    assert letters_follow(large.machine.expect("(?s).{64}")[0])
+
+
+def begin(large: Saved) -> None:
+    """Start a snapshot and wait until some of it is written."""
+    large.qmp.cmd("migrate", uri=f"file:{large.folder}")
+    wait_until(lambda: large.qmp.cmd("query-migrate")["ram"]["transferred"] > MIB, "it writes")
+
+
+def test_a_cancelled_snapshot_leaves_nothing(large: Saved, tmp_path: Path) -> None:
+    large.qmp.cmd("migrate", uri=f"file:{large.folder}")
+    with pytest.raises(Exception, match="a snapshot is being written"):
+        large.qmp.cmd("cont")
+    large.qmp.cmd("migrate_cancel")
+    wait_until(lambda: large.qmp.cmd("query-migrate")["status"] == "canceled", "it ends")
+    assert [entry.name for entry in large.folder.parent.iterdir()] == ["template"]
+    assert earlier_one_is_intact(large, tmp_path)
+    large.qmp.cmd("cont")
+    assert large.qmp.cmd("query-status")["running"]
+
+
+def test_a_sudden_death_leaves_the_earlier_snapshot(large: Saved, tmp_path: Path) -> None:
+    begin(large)
+    large.machine.process.kill()
+    large.machine.process.wait()
+    assert earlier_one_is_intact(large, tmp_path)
+    partial = large.folder.parent / ".template.partial"
+    assert partial.exists()
+    assert not (partial / "state").exists()
+    # The next snapshot to that place clears it away.
+    path = tmp_path / "qmp2"
+    argv = [*options(tmp_path), "-qmp", f"unix:{path},server,nowait", "-S"]
+    with MachineProcess(*argv), QmpClient(path) as qmp:
+        assert save(qmp, large.folder)["status"] == "completed"
+    assert not partial.exists()
