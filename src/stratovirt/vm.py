@@ -6,7 +6,6 @@ import _thread
 import signal
 
 from stratovirt.accel.base import AccelError
-from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
@@ -139,26 +138,14 @@ class Vm:
             template=self._template,
         )
         if self._template is not None:
-            self._restore(self._board, self._template)
+            if self._kvm is not None:
+                self._create_vcpus(self._kvm)
+            self._template.apply(self._board, self._kvm)
             return
         entry = self._board.load()
         if self._kvm is not None and entry is not None:
             self._create_vcpus(self._kvm)
             self._enter_kvm(self._kvm, entry)
-
-    def _restore(self, board: Microvm, template: Template) -> None:
-        try:
-            if self._kvm is not None:
-                from stratovirt.accel.kvm import x86_64_state
-
-                state = x86_64_state.KvmState.from_json(template.kvm or {}, "kvm")
-                self._create_vcpus(self._kvm)
-                x86_64_state.restore(self._kvm, state)
-            board.restore(template.board)
-        except (ConfigError, SnapshotError) as error:
-            raise SnapshotError(f"{template.source}: {error}") from error
-        finally:
-            template.close()
 
     def _start_iothreads(self) -> None:
         names = [o.id for o in self.config.objects.values() if o.flag == "-object iothread"]
@@ -372,23 +359,10 @@ class Vm:
         if self.status not in RESUMABLE:
             raise SnapshotError(f"the machine is in state {self.status}; pause it first (stop)")
         self._refuse_while_saving("migrate")
-        obstacle = self._board.obstacle()
-        if obstacle is not None:
-            raise SnapshotError(obstacle)
-        from stratovirt.snapshot.machine import MachineState, guest_visible
+        from stratovirt.snapshot.capture import capture
         from stratovirt.snapshot.save import Snapshot
 
-        kvm = None
-        if self._kvm is not None:
-            from stratovirt.accel.kvm import x86_64_state
-
-            kvm = x86_64_state.save(self._kvm, self.config.smp).to_json()
-        state = MachineState(
-            options=guest_visible(self.config),
-            memory_bytes=self.config.memory.size,
-            board=self._board.save().to_json(),
-            kvm=kvm,
-        )
+        state = capture(self.config, self._board, self._kvm)
         ram = self._board.ram_mapping
         try:
             self.snapshot = Snapshot(folder, state, ram, lambda: self.loop.call_soon(self._saved))

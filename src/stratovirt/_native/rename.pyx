@@ -4,16 +4,13 @@ from libc.errno cimport errno
 
 import os
 
-cdef extern from *:
-    """
-    #define _GNU_SOURCE
-    #include <fcntl.h>
-    #include <stdio.h>
-    """
+cdef extern from "stdio.h" nogil:
     int renameat2(int old_folder, const char *old, int new_folder, const char *new,
-                  unsigned int flags) nogil
-    int AT_FDCWD
+                  unsigned int flags)
     unsigned int RENAME_EXCHANGE
+
+cdef extern from "fcntl.h" nogil:
+    int AT_FDCWD
 
 
 def exchange(str one not None, str other not None):

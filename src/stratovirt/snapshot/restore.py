@@ -14,7 +14,8 @@ from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.machine.microvm_x86_64 import BoardState
+    from stratovirt.accel.kvm.machine import KvmAccelerator
+    from stratovirt.machine.microvm_x86_64 import BoardState, Microvm
 
 
 class Template:
@@ -53,10 +54,20 @@ class Template:
             raise SnapshotError(f"memory has {size} bytes, not {config.memory.size}")
         return fd
 
-    @property
-    def kvm(self) -> dict[str, object] | None:
-        """What the accelerator knows."""
-        return self._machine.kvm
+    def apply(self, board: Microvm, kvm: KvmAccelerator | None) -> None:
+        """Give its state to a machine that was just built, and close it; raises SnapshotError."""
+        try:
+            if kvm is not None:
+                from stratovirt.accel.kvm import x86_64_state
+
+                state = x86_64_state.KvmState.from_json(self._machine.kvm or {}, "kvm")
+                x86_64_state.restore(kvm, state)
+            # After the interrupt controllers: what is pending is raised anew.
+            board.restore(self.board)
+        except (ConfigError, SnapshotError) as error:
+            raise SnapshotError(f"{self.source}: {error}") from error
+        finally:
+            self.close()
 
     def load(self, mapping: RamMapping, offset: int, size: int) -> None:
         """Copy a range of RAM into memory that cannot be the file's; raises OSError."""

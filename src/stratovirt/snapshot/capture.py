@@ -1,0 +1,30 @@
+"""The whole state of a machine at rest."""
+
+from __future__ import annotations
+
+from stratovirt.config.vm_config import VmConfig
+from stratovirt.snapshot.machine import MachineState, guest_visible
+from stratovirt.snapshot.state import SnapshotError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.accel.kvm.machine import KvmAccelerator
+    from stratovirt.machine.microvm_x86_64 import Microvm
+
+
+def capture(config: VmConfig, board: Microvm, kvm: KvmAccelerator | None) -> MachineState:
+    """What a snapshot holds besides memory; raises SnapshotError naming what cannot be saved."""
+    obstacle = board.obstacle()
+    if obstacle is not None:
+        raise SnapshotError(obstacle)
+    vcpus = None
+    if kvm is not None:
+        from stratovirt.accel.kvm import x86_64_state
+
+        vcpus = x86_64_state.save(kvm, config.smp).to_json()
+    return MachineState(
+        options=guest_visible(config),
+        memory_bytes=config.memory.size,
+        board=board.save().to_json(),
+        kvm=vcpus,
+    )
