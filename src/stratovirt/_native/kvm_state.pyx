@@ -61,9 +61,8 @@ cdef enum:
     LARGEST_STRUCT = 4096  # kvm_xsave, by far
     MOST_MSRS = 1024
 
-# In the order in which they are read and put back: mp_state first, as reading it lets the kernel
-# finish a startup IPI; the APIC's base before the APIC, the mode before the registers, and pending
-# events last.
+# In the order in which they are put back: the APIC's base before the APIC, the mode before the
+# registers, and pending events last.
 PARTS = {
     "mp_state": (KVM_GET_MP_STATE, KVM_SET_MP_STATE, sizeof(kvm_mp_state)),
     "sregs": (KVM_GET_SREGS, KVM_SET_SREGS, sizeof(kvm_sregs)),
@@ -161,7 +160,10 @@ def restore_msrs(int vcpu_fd, dict values not None):
 
 def save_vcpu(int vcpu_fd):
     """Every part of a vCPU but its MSRs, by name. The vCPU must not be running."""
-    return {name: _get(vcpu_fd, name, get, size) for name, (get, _, size) in PARTS.items()}
+    # Reading these two lets the kernel finish a startup IPI and deliver what an exception leaves
+    # in CR2 and DR6, so the registers come after them.
+    order = dict.fromkeys(("mp_state", "vcpu_events", *PARTS))
+    return {name: _get(vcpu_fd, name, PARTS[name][0], PARTS[name][2]) for name in order}
 
 
 def restore_vcpu(int vcpu_fd, dict state not None):
