@@ -118,12 +118,12 @@ class Draft:
             _remove(self._draft)
         else:
             os.rename(self._draft, self._place)
-        self._close()
         parent = os.open(os.path.dirname(self._place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(parent)
         finally:
             os.close(parent)
+        self._close()
 
     def discard(self) -> None:
         """Leave nothing."""

@@ -81,7 +81,13 @@ class Snapshot:
             log.error(f"snapshot {self.error}")
         finally:
             if outcome != "completed":
-                self._draft.discard()
+                self._discard()
             self.status = outcome
-            self._done.release()
             self._ended()
+            self._done.release()
+
+    def _discard(self) -> None:
+        try:
+            self._draft.discard()
+        except OSError as error:
+            log.warn(f"snapshot {self._place}: cannot clear away what was written: {error}")
