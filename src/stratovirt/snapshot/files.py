@@ -5,6 +5,7 @@ It is written under another name beside its place, made durable, and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -75,11 +76,12 @@ class Draft:
         _check_place(self._place)
         parent, name = os.path.split(self._place)
         self._draft = os.path.join(parent, f".{name}.partial")
-        os.makedirs(self._draft, mode=0o700, exist_ok=True)
+        # Left from a process that died in the middle, perhaps.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._draft, 0o700)
         self._lock = os.open(self._draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # What another process left that died in the middle.
             _empty(self._draft)
             self.memory_fd = self._create(MEMORY)
         except BaseException as error:
