@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 STRATOVIRT = str(Path(sys.executable).with_name("stratovirt"))
 PATIENCE = 90 if "STRATOVIRT_IN_LAB" in os.environ else 30
 """Seconds to wait for what must happen; the lab is an emulated machine."""
-
-T = TypeVar("T")
 
 
 def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
@@ -35,28 +33,13 @@ def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedPro
 
 
 class MachineEndedError(AssertionError):
-    """The process ended before it showed what was expected; `triple_fault` says whether by one."""
+    """The process ended before it showed what was expected."""
 
     def __init__(self, pattern: str, machine: "MachineProcess") -> None:
-        self.triple_fault = b"triple fault" in machine.errors
         super().__init__(
             f"the machine ended with {machine.process.returncode} before it showed {pattern!r}; "
             f"stderr {machine.errors[-1000:]!r}, console {machine.console[-2000:]!r}"
         )
-
-
-def unless_lost(attempt: Callable[[], T], tries: int = 3) -> T:
-    """What `attempt` gives; made anew when its guest ended in a triple fault.
-
-    The lab's emulated CPUs lose a busy guest of either VMM now and then.
-    """
-    for left in reversed(range(tries)):
-        try:
-            return attempt()
-        except MachineEndedError as error:
-            if not left or not error.triple_fault:
-                raise
-    raise AssertionError("no attempt was made")
 
 
 class MachineProcess:

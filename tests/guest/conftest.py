@@ -1,16 +1,41 @@
 """Guest fixtures: Debian's stock kernel under stratovirt, inside the lab."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from stratovirt_lab import images
 from tests.machine_process import MachineProcess
 
 APPEND = "console=ttyS0 quiet panic=1"
+
+LOST_TRIES = 3
+"""How often a test is made when the lab's emulated CPUs lost its guest (docs/testing.md)."""
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Make a test again whose guest ended in a triple fault; any other failure stands."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for left in reversed(range(LOST_TRIES)):
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        lost = any(
+            report.failed
+            and "MachineEndedError" in report.longreprtext
+            and "triple fault" in report.longreprtext
+            for report in reports
+        )
+        if not lost or not left:
+            break
+        print(f"\n{item.nodeid}: the guest was lost; once more", file=sys.stderr)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 class GuestFiles:

@@ -168,7 +168,7 @@ def test_64_mib_come_back_over_vsock_unharmed(ready: Callable[..., MachineProces
                 peer.sendall(content)
             peer.shutdown(socket.SHUT_WR)
 
-        sender = threading.Thread(target=send)
+        sender = threading.Thread(target=send, daemon=True)
         sender.start()
         size = 0
         while size < total * MIB:

@@ -81,7 +81,7 @@ def test_replacing_under_load_harms_neither_the_disk_nor_its_neighbour(
             remove_disk(client, "hot")
             time.sleep(0.1)
 
-    thread = threading.Thread(target=replace)
+    thread = threading.Thread(target=replace, daemon=True)
     thread.start()
     digest = hashlib.md5(root_image.read_bytes()).hexdigest()
     # One reader on the disk that stays, one on the slot, which fails now and then.

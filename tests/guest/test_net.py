@@ -69,7 +69,7 @@ def send_to_guest(guest: MachineProcess, content: bytes) -> str:
             with peer:
                 peer.sendall(content)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         digest = guest.command(f"nc {HOST} {port} </dev/null | md5sum").split()[0]
         thread.join(PATIENCE)
@@ -89,7 +89,7 @@ def receive_from_guest(guest: MachineProcess, mebibytes: int) -> tuple[str, str]
                 while part := peer.recv(1 << 16):
                     digest.update(part)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         guest.command(f"dd if=/dev/urandom of=/file bs=1M count={mebibytes} 2>/dev/null")
         guest.command(f"nc {HOST} {port} </file; true")
