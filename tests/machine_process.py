@@ -110,11 +110,23 @@ class MachineProcess:
                 self._mark = found.end()
                 return found
             if time.monotonic() > deadline:
-                raise AssertionError(f"the console never showed {pattern!r}")
+                shown = self.console[-1500:].decode(errors="replace")
+                raise AssertionError(
+                    f"the console never showed {pattern!r}, but {shown!r}; {self._threads()}"
+                )
             if not self._pump(0.5) and self.process.poll() is not None:
                 self._drain()
                 if re.compile(pattern.encode()).search(self.console, self._mark) is None:
                     raise MachineEndedError(pattern, self)
+
+    def _threads(self) -> str:
+        """What the threads do: name, state and CPU time, of a machine that does not answer."""
+        lines = []
+        for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
+            name, _, rest = stat.read_text().partition(") ")
+            fields = rest.split()
+            lines.append(f"{name.partition('(')[2]} {fields[0]} {fields[11]}+{fields[12]}")
+        return ", ".join(lines)
 
     def type(self, text: str) -> None:
         """Type at the console."""

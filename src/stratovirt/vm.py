@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.cpu.x86_64_boot import EntryPoint
-    from stratovirt.machine.hot_replace import HotReplace
-    from stratovirt.machine.microvm_x86_64 import Microvm
+    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.machine.hot_plug import HotPlug
+    from stratovirt.machine.x86_64_board import Board
     from stratovirt.memory.ram import RamPiece
     from stratovirt.monitor.session import Session
     from stratovirt.runtime.io_thread import IoThread
@@ -60,10 +61,11 @@ class Vm:
         self.chardevs: list[Chardev] = []
         self.iothreads: dict[str, IoThread] = {}
         self._ending = False
+        self._is_resetting = False
         self._sessions: list[Session] = []
         self._accelerator: Accelerator | None = None
         self._kvm: KvmAccelerator | None = None
-        self._board: Microvm | None = None
+        self._board: Board | None = None
         self._template: Template | None = None
         self.snapshot: Snapshot | None = None
         """The last that was begun."""
@@ -116,7 +118,6 @@ class Vm:
             self._prepare_kvm(self._kvm)
         from stratovirt._native.guest_memory import GuestMemory
         from stratovirt.machine.device_host import DeviceHost
-        from stratovirt.machine.microvm_x86_64 import Microvm
 
         self._start_iothreads()
         host = DeviceHost(
@@ -128,24 +129,61 @@ class Vm:
             open_chardev=lambda name: self._add_chardev(config.chardevs[name]),
             send_event=self._event,
         )
-        self._board = Microvm(
-            config,
-            self._accelerator,
-            host,
-            serial,
-            guest_reset=lambda: self.request_shutdown(guest=True, reason="guest-reset"),
-            guest_power_off=lambda: self.request_shutdown(guest=True, reason="guest-shutdown"),
-            template=self._template,
-        )
+        self._board = self._make_board(host, serial)
         if self._template is not None:
             if self._kvm is not None:
                 self._create_vcpus(self._kvm)
             self._template.apply(self._board, self._kvm)
             return
         entry = self._board.load()
-        if self._kvm is not None and entry is not None:
+        if self._kvm is not None:
             self._create_vcpus(self._kvm)
-            self._enter_kvm(self._kvm, entry)
+            if entry is not None:
+                self._enter_kvm(self._kvm, entry)
+
+    def _make_board(self, host: DeviceHost, serial: Chardev | None) -> Board:
+        config, accelerator = self.config, self._accelerator
+        assert accelerator is not None
+        if config.machine.type == "q35":
+            from stratovirt.machine.q35_x86_64 import Q35
+
+            return Q35(
+                config, accelerator, host, serial, self._guest_resets, self._guest_powers_off
+            )
+        from stratovirt.machine.microvm_x86_64 import Microvm
+
+        return Microvm(
+            config,
+            accelerator,
+            host,
+            serial,
+            self._guest_resets,
+            self._guest_powers_off,
+            self._template,
+        )
+
+    def _guest_powers_off(self) -> None:
+        self.request_shutdown(guest=True, reason="guest-shutdown")
+
+    def _guest_resets(self) -> None:
+        """The guest pulled a reset line; from any thread."""
+        assert self._board is not None
+        if not self._board.restarts_on_reset:
+            self.request_shutdown(guest=True, reason="guest-reset")
+        elif not self._is_resetting:
+            # What else it pulls before it stands still is the same reset.
+            self._is_resetting = True
+            self.loop.call_soon(self._restart_guest)
+
+    def _restart_guest(self) -> None:
+        try:
+            if self.status == "running":
+                self._reset(guest=True, reason="guest-reset")
+        except StratovirtError as error:
+            log.error(str(error))
+            self._fail()
+        finally:
+            self._is_resetting = False
 
     def _start_iothreads(self) -> None:
         names = [o.id for o in self.config.objects.values() if o.flag == "-object iothread"]
@@ -245,15 +283,9 @@ class Vm:
         return self._devices_of(NET)  # type: ignore[return-value]
 
     @property
-    def hot_replace(self) -> HotReplace | None:
+    def hot_plug(self) -> HotPlug | None:
         """What can be added and removed while the machine runs; None without a board."""
-        return self._board.hot_replace if self._board is not None else None
-
-    def unplug(self, name: str) -> None:
-        """Remove a device that was added while the machine ran; raises StratovirtError."""
-        assert self.hot_replace is not None
-        self.hot_replace.unplug(name)
-        self._event("DEVICE_DELETED", {"device": name, "path": f"/machine/peripheral/{name}"})
+        return self._board.hot_plug if self._board is not None else None
 
     @property
     def balloon(self) -> Balloon | None:
@@ -338,17 +370,21 @@ class Vm:
         if self._kvm is not None and self.status not in ("running", *RESUMABLE):
             raise StratovirtError(f"the machine is in state {self.status} and cannot be reset")
         self._refuse_while_saving("system_reset")
-        if self._kvm is not None and self.config.kernel is None:
+        if self._kvm is not None and self.config.kernel is None and self._template is not None:
             raise StratovirtError("the machine was restored without -kernel and cannot be reset")
+        self._reset(guest=False, reason="host-qmp-system-reset")
+
+    def _reset(self, *, guest: bool, reason: str) -> None:
+        assert self._board is not None
         was_running = self.status == "running"
         if was_running:
             self._halt("paused")
         entry = self._board.reset()
-        if self._kvm is not None and entry is not None:
+        if self._kvm is not None:
             from stratovirt.accel.kvm import x86_64
 
             x86_64.reset(self._kvm, self.config.smp, self._fixed_pages(), entry)
-        self._event("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        self._event("RESET", {"guest": guest, "reason": reason})
         if was_running:
             self._go()
 
@@ -409,8 +445,12 @@ class Vm:
     def _vcpu_exited(self, report: ExitReport) -> None:
         log.error(report.text)
         if report.reset:
-            self._shut_down(True, "guest-reset")
+            self._guest_resets()
             return
+        self._fail()
+
+    def _fail(self) -> None:
+        """The machine cannot go on."""
         if self.status == "running":
             self._halt("internal-error")
             self._event("STOP")

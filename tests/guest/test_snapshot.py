@@ -51,8 +51,10 @@ def save_and_quit(guest: MachineProcess, path: Path, folder: Path, disk: Path | 
 
 
 def check_programs(guest: MachineProcess, digest: str) -> None:
-    guest.command("cd /r; for i in $(seq 600); do [ -e fio -a -e tcp -a -e timer ] && break; "
+    guest.command("cd /r; for i in $(seq 300); do [ -e fio -a -e tcp -a -e timer ] && break; "
                   "sleep 0.2; done", 3 * PATIENCE)  # fmt: skip
+    ended = guest.command("ls").split()
+    assert ended == ["fio", "tcp", "timer"], guest.command("ps; dmesg | tail; cat /proc/interrupts")
     assert guest.command("cat fio; grep -c 'err= 0' /tmp/fio").split() == ["0", "1"]
     assert guest.command("cat tcp").split()[0] == digest
     assert guest.command("cat timer") == ""

@@ -48,6 +48,7 @@ cdef extern from "pthread.h" nogil:
 
 cdef enum:
     MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES in the kernel
+    PIC_PINS = 16
 
 # What Vcpu.run() returns; all other exits are handled in the loop.
 KICKED = 0
@@ -96,6 +97,7 @@ cdef class Kvm:
             "KVM_CAP_IRQCHIP": KVM_CAP_IRQCHIP, "KVM_CAP_IRQFD": KVM_CAP_IRQFD,
             "KVM_CAP_IOEVENTFD": KVM_CAP_IOEVENTFD, "KVM_CAP_USER_MEMORY": KVM_CAP_USER_MEMORY,
             "KVM_CAP_IMMEDIATE_EXIT": KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_PIT2": KVM_CAP_PIT2,
+            "KVM_CAP_IRQ_ROUTING": KVM_CAP_IRQ_ROUTING, "KVM_CAP_READONLY_MEM": KVM_CAP_READONLY_MEM,
         }
         return [name for name, cap in needed.items()
                 if ioctl(self.fd, KVM_CHECK_EXTENSION, <unsigned long>cap) <= 0]
@@ -187,6 +189,44 @@ cdef class KvmVm:
         request.flags = 0 if assign else KVM_IRQFD_FLAG_DEASSIGN
         if ioctl(self.fd, KVM_IRQFD, &request) < 0:
             raise _failed("KVM_IRQFD")
+
+    def set_msi_routes(self, dict messages not None):
+        """Make GSIs send messages: (address, data) by GSI, all of them above the IOAPIC's pins.
+
+        The lines of the interrupt controllers stay as the kernel has them at first.
+        """
+        cdef Py_ssize_t count = KVM_IOAPIC_NUM_PINS + PIC_PINS + len(messages)
+        cdef kvm_irq_routing *table = <kvm_irq_routing *>calloc(
+            1, sizeof(kvm_irq_routing) + count * sizeof(kvm_irq_routing_entry))
+        cdef kvm_irq_routing_entry *entry
+        cdef int pin
+        if table == NULL:
+            raise MemoryError()
+        try:
+            entry = table.entries
+            for pin in range(KVM_IOAPIC_NUM_PINS + PIC_PINS):
+                entry.type = KVM_IRQ_ROUTING_IRQCHIP
+                if pin < KVM_IOAPIC_NUM_PINS:
+                    entry.gsi = entry.u.irqchip.pin = pin
+                    entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC
+                else:
+                    entry.gsi = pin - KVM_IOAPIC_NUM_PINS
+                    entry.u.irqchip.pin = entry.gsi % 8
+                    entry.u.irqchip.irqchip = (
+                        KVM_IRQCHIP_PIC_MASTER if entry.gsi < 8 else KVM_IRQCHIP_PIC_SLAVE)
+                entry += 1
+            for gsi, (address, data) in messages.items():
+                entry.type = KVM_IRQ_ROUTING_MSI
+                entry.gsi = gsi
+                entry.u.msi.address_lo = address & 0xFFFFFFFF
+                entry.u.msi.address_hi = address >> 32
+                entry.u.msi.data = data
+                entry += 1
+            table.nr = <uint32_t>count
+            if ioctl(self.fd, KVM_SET_GSI_ROUTING, table) < 0:
+                raise _failed("KVM_SET_GSI_ROUTING")
+        finally:
+            free(table)
 
     def set_ioeventfd(self, int fd, uint64_t address, uint32_t size, object value=None,
                       bint port=False, bint assign=True):

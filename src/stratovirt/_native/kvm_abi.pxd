@@ -8,10 +8,13 @@ cdef extern from "linux/kvm.h" nogil:
     unsigned long KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, KVM_GET_SUPPORTED_CPUID
     unsigned long KVM_SET_CPUID2, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
     unsigned long KVM_SET_FPU, KVM_SET_MSRS, KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_KVMCLOCK_CTRL
+    unsigned long KVM_SET_GSI_ROUTING
+    int KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI
+    int KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC, KVM_IOAPIC_NUM_PINS
     int KVM_API_VERSION
     int KVM_CAP_IRQCHIP, KVM_CAP_IRQFD, KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT
     int KVM_CAP_USER_MEMORY, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_PIT2
-    int KVM_CAP_KVMCLOCK_CTRL
+    int KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_IRQ_ROUTING, KVM_CAP_READONLY_MEM
     int KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES
     int KVM_PIT_SPEAKER_DUMMY
     int KVM_IRQFD_FLAG_DEASSIGN
@@ -32,6 +35,19 @@ cdef extern from "linux/kvm.h" nogil:
         uint32_t irq, level
     struct kvm_irqfd:
         uint32_t fd, gsi, flags
+    struct kvm_irq_routing_irqchip "":
+        uint32_t irqchip, pin
+    struct kvm_irq_routing_msi "":
+        uint32_t address_lo, address_hi, data
+    union kvm_irq_routing_union "":
+        kvm_irq_routing_irqchip irqchip
+        kvm_irq_routing_msi msi
+    struct kvm_irq_routing_entry:
+        uint32_t gsi, type, flags
+        kvm_irq_routing_union u
+    struct kvm_irq_routing:
+        uint32_t nr, flags
+        kvm_irq_routing_entry entries[0]
     struct kvm_ioeventfd:
         uint64_t datamatch, addr
         uint32_t len

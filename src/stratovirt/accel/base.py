@@ -19,6 +19,10 @@ if TYPE_CHECKING:
         def clock(self) -> Clock:
             """What devices read the time from and set timers on."""
 
+        @property
+        def physical_address_bits(self) -> int:
+            """How wide the guest's physical addresses are."""
+
         def connect(
             self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
         ) -> None:
@@ -29,6 +33,21 @@ if TYPE_CHECKING:
 
         def irqfd(self, gsi: int) -> int:
             """A new eventfd whose writes pulse the GSI."""
+
+        def attach_irqfd(self, fd: int, gsi: int) -> None:
+            """Let writes to eventfd `fd` pulse the GSI; what was written before counts."""
+
+        def detach_irqfd(self, fd: int, gsi: int) -> None:
+            """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
+
+        def add_msi_route(self, address: int, data: int) -> int:
+            """A new GSI that sends the message; raises AccelError when there are no more."""
+
+        def change_msi_route(self, gsi: int, address: int, data: int) -> None:
+            """Let the GSI of `add_msi_route` send another message."""
+
+        def remove_msi_route(self, gsi: int) -> None:
+            """Undo `add_msi_route`; nothing is attached any more."""
 
         def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
             """Let guest writes of `value` to a memory address signal eventfd `fd`."""

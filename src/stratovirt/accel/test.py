@@ -12,7 +12,7 @@ import socket
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.accel.base import AccelError
-from stratovirt.memory.address_space import AddressSpace, FlatRange, IoRegion, RamRegion
+from stratovirt.memory.address_space import AddressSpace, FlatRange, IoRegion, RamRegion, RomRegion
 from stratovirt.memory.dispatch import connect
 from stratovirt.runtime.clock import VirtualClock
 from stratovirt.runtime.log import Log
@@ -29,6 +29,10 @@ LINE_LIMIT = 1 << 20
 """Longest command line, in bytes: a client that never ends its line is cut off."""
 TRANSFER_LIMIT = 1 << 19
 """Most bytes one read, write or memset moves."""
+
+
+FIRST_MSI_GSI = 24
+MESSAGES_KEPT = 4096
 
 
 class CommandError(ValueError):
@@ -61,6 +65,7 @@ class _DoorbellHandler:
 class TestAccelerator:
     """One machine without a processor; see the module's text."""
 
+    physical_address_bits = 40
     __test__ = False  # not a test class, whatever pytest makes of its name
 
     def __init__(self, loop: Loop, vm_lock: object, path: str) -> None:
@@ -71,6 +76,7 @@ class TestAccelerator:
         self._levels: dict[int, bool] = {}
         self._irqfds: dict[int, int] = {}
         self._messages: list[tuple[int, int]] = []
+        self._routes: dict[int, tuple[int, int]] = {}
         self._doorbells: dict[tuple[int, int], tuple[_DoorbellHandler, IoRegion]] = {}
         self._pending = b""
         self.disconnected: Callable[[], None] = lambda: None
@@ -97,6 +103,30 @@ class TestAccelerator:
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._irqfds[fd] = gsi
         return fd
+
+    def attach_irqfd(self, fd: int, gsi: int) -> None:
+        """Let writes to eventfd `fd` pulse the GSI; what was written before counts."""
+        self._irqfds[fd] = gsi
+
+    def detach_irqfd(self, fd: int, _gsi: int) -> None:
+        """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
+        self._collect_irqfds()
+        del self._irqfds[fd]
+
+    def add_msi_route(self, address: int, data: int) -> int:
+        """A new GSI that sends the message."""
+        gsi = max(self._routes, default=FIRST_MSI_GSI - 1) + 1
+        self._routes[gsi] = address, data
+        return gsi
+
+    def change_msi_route(self, gsi: int, address: int, data: int) -> None:
+        """Let the GSI of `add_msi_route` send another message."""
+        self._collect_irqfds()
+        self._routes[gsi] = address, data
+
+    def remove_msi_route(self, gsi: int) -> None:
+        """Undo `add_msi_route`; nothing is attached any more."""
+        del self._routes[gsi]
 
     def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
         """Let writes of `value` to a memory address signal eventfd `fd`."""
@@ -207,6 +237,7 @@ class TestAccelerator:
         return f"OK {self.clock.now_ns()}"
 
     def _query_msix(self, _command: str, address: str, payload: str) -> str:
+        self._collect_irqfds()
         message = (int(address), int(payload))
         sent = message in self._messages
         if sent:
@@ -242,7 +273,11 @@ class TestAccelerator:
                 os.eventfd_read(fd)
             except BlockingIOError:
                 continue
-            self._levels[gsi] = True
+            if gsi in self._routes:
+                # A client that never asks must not make this process grow.
+                self._messages = [*self._messages[1 - MESSAGES_KEPT :], self._routes[gsi]]
+            else:
+                self._levels[gsi] = True
 
     def _pieces(self, address: int, size: int) -> list[tuple[int, int, FlatRange | None]]:
         """Cut an access into (address, size, range) at the borders of the map."""
@@ -266,6 +301,9 @@ class TestAccelerator:
         for start, length, flat in self._pieces(address, size):
             if flat is None:
                 result += bytes(length)
+            elif isinstance(flat.region, RomRegion):
+                offset = flat.region.offset + flat.offset + start - flat.start
+                result += bytes(memoryview(flat.region.mapping)[offset : offset + length])  # type: ignore[arg-type]
             elif isinstance(flat.region, RamRegion):
                 result += self._ram.read(start, length)
             else:
@@ -278,7 +316,7 @@ class TestAccelerator:
             part = content[start - address : start - address + length]
             if flat is None:
                 continue
-            if isinstance(flat.region, RamRegion):
+            if isinstance(flat.region, RamRegion) and not flat.region.readonly:
                 self._ram.write(start, part)
                 continue
             for at, width in _accesses(start, length):

@@ -76,6 +76,7 @@ def device(path: str, *terms: Term) -> Term:
 SYSTEM_MEMORY = 0
 DWORD_ACCESS = 3
 LOCAL0 = Term(b"\x60")
+ARG0, ARG1, ARG3 = Term(b"\x68"), Term(b"\x69"), Term(b"\x6b")
 
 
 def operation_region(path: str, base: int, size: int) -> Term:
@@ -145,3 +146,99 @@ def io_ports(base: int, size: int) -> bytes:
 def interrupt(gsi: int) -> bytes:
     """Extended Interrupt: consumer, edge, active high, exclusive (6.4.3.6)."""
     return struct.pack("<BHBBI", 0x89, 6, 0b0011, 1, gsi)
+
+
+def constant(value: int | bytes) -> Term:
+    """A number or a buffer as an expression."""
+    return Term(encode(value))
+
+
+def reference(path: str) -> Term:
+    """A named object as an expression."""
+    return Term(name_string(path))
+
+
+def uuid(text: str) -> Term:
+    """ToUUID (19.6.142): the first three fields are little endian."""
+    first, second, third, fourth, fifth = (bytes.fromhex(part) for part in text.split("-"))
+    return Term(encode(first[::-1] + second[::-1] + third[::-1] + fourth + fifth))
+
+
+def dword_field(buffer: Term, offset: int, path: str) -> Term:
+    """DefCreateDWordField: a name for 32 bits of a buffer."""
+    return Term(b"\x8a" + buffer.code + encode(offset) + name_string(path))
+
+
+def and_(left: Term, right: int, target: Term) -> Term:
+    """DefAnd into `target`."""
+    return Term(b"\x7b" + left.code + encode(right) + target.code)
+
+
+def or_(left: Term, right: int, target: Term) -> Term:
+    """DefOr into `target`."""
+    return Term(b"\x7d" + left.code + encode(right) + target.code)
+
+
+def assign(source: Term, target: Term) -> Term:
+    """DefStore."""
+    return Term(b"\x70" + source.code + target.code)
+
+
+def equal(left: Term, right: Term) -> Term:
+    """DefLEqual."""
+    return Term(b"\x93" + left.code + right.code)
+
+
+def not_(condition: Term) -> Term:
+    """DefLNot."""
+    return Term(b"\x92" + condition.code)
+
+
+def if_(condition: Term, *terms: Term) -> Term:
+    """DefIfElse without its else."""
+    body = condition.code + b"".join(term.code for term in terms)
+    return Term(b"\xa0" + _package_length(len(body)) + body)
+
+
+def else_(*terms: Term) -> Term:
+    """The else of the `if_` before it."""
+    body = b"".join(term.code for term in terms)
+    return Term(b"\xa1" + _package_length(len(body)) + body)
+
+
+def return_(value: Term) -> Term:
+    """DefReturn."""
+    return Term(b"\xa4" + value.code)
+
+
+MEMORY_RANGE, IO_RANGE, BUS_RANGE = 0, 1, 2
+FIXED, READ_WRITE, ENTIRE_RANGE = 0x0C, 1, 3
+
+
+def window16(kind: int, first: int, last: int) -> bytes:
+    """Word Address Space of a producer: buses or I/O ports (6.4.3.5.3)."""
+    flags = ENTIRE_RANGE if kind == IO_RANGE else 0
+    return struct.pack(
+        "<BHBBBHHHHH", 0x88, 13, kind, FIXED, flags, 0, first, last, 0, last - first + 1
+    )
+
+
+def window32(first: int, last: int) -> bytes:
+    """DWord Address Space of a producer: memory, not cached (6.4.3.5.2)."""
+    return struct.pack(
+        "<BHBBBIIIII",
+        0x87, 23, MEMORY_RANGE, FIXED, READ_WRITE, 0, first, last, 0, last - first + 1,
+    )  # fmt: skip
+
+
+def window64(first: int, last: int) -> bytes:
+    """QWord Address Space of a producer: memory, prefetchable (6.4.3.5.1)."""
+    return struct.pack(
+        "<BHBBBQQQQQ",
+        0x8A, 43, MEMORY_RANGE, FIXED, READ_WRITE | 3 << 1, 0, first, last, 0, last - first + 1,
+    )  # fmt: skip
+
+
+def irq(number: int) -> bytes:
+    """IRQ without flags: edge, active high (6.4.2.1)."""
+    return struct.pack("<BH", 0x22, 1 << number)

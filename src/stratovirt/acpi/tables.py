@@ -51,6 +51,72 @@ def generic_address(port: int) -> bytes:
     return struct.pack("<BBBBQ", SYSTEM_IO, 8, 0, 1, port) if port else bytes(12)
 
 
+FADT_FIRMWARE_CTRL, FADT_SCI_INT, FADT_PM1A_EVT, FADT_PM1A_CNT = 36, 46, 56, 64
+FADT_PM_TMR, FADT_GPE0, FADT_PM1_EVT_LEN = 76, 80, 88
+FADT_P_LVL2_LAT, FADT_CENTURY, FADT_X_FIRMWARE_CTRL = 96, 108, 132
+FADT_X_PM1A_EVT, FADT_X_PM1A_CNT, FADT_X_PM_TMR, FADT_X_GPE0 = 148, 172, 208, 220
+FLAG_PROC_C1, FLAG_FIX_RTC = 1 << 2, 1 << 6
+ARCH_LEGACY, ARCH_8042 = 1 << 0, 1 << 1
+LATENCY_NONE = 0xFFF
+
+
+def fixed_fadt(
+    *,
+    facs: int,
+    dsdt: int,
+    sci: int,
+    pm: int,
+    reset_port: int,
+    reset_value: int,
+    century: int,
+) -> bytes:
+    """The FADT of a board with ACPI's fixed hardware, whose block is at port `pm` (5.2.9)."""
+    content = bytearray(FADT_BYTES)
+
+    def put(layout: str, offset: int, *values: int) -> None:
+        struct.pack_into("<" + layout, content, offset, *values)
+
+    def put_block(short: int, whole: int, port: int, size: int) -> None:
+        put("I", short, port)
+        content[whole : whole + 12] = struct.pack(
+            "<BBBBQ", SYSTEM_IO, 8 * size, 0, 3 if size == 4 else 2, port
+        )
+
+    # Either address of the FACS may be given, not both (table 5.9).
+    put("I", FADT_FIRMWARE_CTRL, facs)
+    put("I", FADT_DSDT, dsdt)
+    put("Q", FADT_X_DSDT, dsdt)
+    put("H", FADT_SCI_INT, sci)
+    put_block(FADT_PM1A_EVT, FADT_X_PM1A_EVT, pm, 4)
+    put_block(FADT_PM1A_CNT, FADT_X_PM1A_CNT, pm + 4, 2)
+    put_block(FADT_PM_TMR, FADT_X_PM_TMR, pm + 8, 4)
+    put("I", FADT_GPE0, pm + 0x20)
+    content[FADT_X_GPE0 : FADT_X_GPE0 + 12] = struct.pack("<BBBBQ", SYSTEM_IO, 128, 0, 1, pm + 0x20)
+    put("BBBBB", FADT_PM1_EVT_LEN, 4, 2, 0, 4, 16)
+    put("HH", FADT_P_LVL2_LAT, LATENCY_NONE, LATENCY_NONE)
+    content[FADT_CENTURY] = century
+    put("H", FADT_IAPC_BOOT_ARCH, ARCH_NO_VGA | ARCH_LEGACY)
+    put(
+        "I", FADT_FLAGS,
+        FLAG_WBINVD | FLAG_PROC_C1 | FLAG_SLP_BUTTON | FLAG_FIX_RTC | FLAG_RESET_REG,
+    )  # fmt: skip
+    content[FADT_RESET_REG : FADT_RESET_REG + 12] = generic_address(reset_port)
+    content[FADT_RESET_VALUE] = reset_value
+    content[FADT_MINOR_VERSION] = FADT_MINOR
+    content[FADT_HYPERVISOR_ID : FADT_HYPERVISOR_ID + 8] = b"STRATOVM"
+    return table(b"FACP", FADT_REVISION, bytes(content[HEADER.size :]))
+
+
+def facs() -> bytes:
+    """The FACS (5.2.10), without a global lock holder or a waking vector; aligned to 64 bytes."""
+    return struct.pack("<4sI", b"FACS", 64) + bytes(24) + b"\2" + bytes(31)
+
+
+def mcfg(base: int, last_bus: int) -> bytes:
+    """The MCFG (PCI Firmware 3.2, section 4.1.2): ECAM of segment 0, buses 0 to `last_bus`."""
+    return table(b"MCFG", 1, bytes(8) + struct.pack("<QHBB4x", base, 0, 0, last_bus))
+
+
 def fadt(
     *,
     dsdt: int,
@@ -81,15 +147,32 @@ def fadt(
     return table(b"FACP", FADT_REVISION, bytes(content[HEADER.size :]))
 
 
-def madt(*, lapic: int, apic_ids: list[int], ioapic_id: int, ioapic: int) -> bytes:
-    """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1."""
-    body = struct.pack("<II", lapic, 0)
+LEVEL_HIGH = 0xD
+"""MPS INTI flags: level-triggered, active high."""
+
+
+def madt(
+    *,
+    lapic: int,
+    apic_ids: list[int],
+    ioapic_id: int,
+    ioapic: int,
+    level_irqs: tuple[int, ...] = (),
+    has_pic: bool = False,
+) -> bytes:
+    """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1.
+
+    `level_irqs` are ISA interrupts that are not edge-triggered.
+    """
+    body = struct.pack("<II", lapic, int(has_pic))
     for uid, apic_id in enumerate(apic_ids):
         if apic_id <= MAX_XAPIC_ID:
             body += struct.pack("<BBBBI", 0, 8, uid, apic_id, 1)
         else:
             body += struct.pack("<BBHIII", 9, 16, 0, apic_id, 1, uid)
     body += struct.pack("<BBBBII", 1, 12, ioapic_id, 0, ioapic, 0)
+    for number in level_irqs:
+        body += struct.pack("<BBBBIH", 2, 10, 0, number, number, LEVEL_HIGH)
     body += struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
     return table(b"APIC", 5, body)
 
@@ -115,13 +198,14 @@ def lay_out(
     address: int,
     limit: int,
     dsdt: bytes,
-    fadt_of: Callable[[int], bytes],
+    fadt_of: Callable[[int, int], bytes],
     others: list[bytes],
+    facs: bytes = b"",
 ) -> list[tuple[int, bytes]]:
-    """Place RSDP, DSDT, FADT, the others and XSDT from `address` on, in that order.
+    """Place RSDP, FACS, DSDT, FADT, the others and XSDT from `address` on, in that order.
 
-    `fadt_of(dsdt_address)` builds the FADT.  Returns (address, bytes) of each; raises ValueError
-    when they reach past `limit`.
+    `fadt_of(dsdt_address, facs_address)` builds the FADT.  Returns (address, bytes) of each;
+    raises ValueError when they reach past `limit`.
     """
     placed: list[tuple[int, bytes]] = []
     cursor = address + 64
@@ -134,8 +218,9 @@ def lay_out(
         cursor = (at + len(content) + 15) & ~15
         return at
 
+    facs_address = put(facs) if facs else 0
     dsdt_address = put(dsdt)
-    listed.append(put(fadt_of(dsdt_address)))
+    listed.append(put(fadt_of(dsdt_address, facs_address)))
     listed += [put(content) for content in others]
     placed.append((address, rsdp(put(xsdt(listed)))))
     if cursor > limit:

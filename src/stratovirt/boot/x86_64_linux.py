@@ -11,6 +11,10 @@ from stratovirt.boot.initrd import load_initrd
 from stratovirt.boot.raw_image import is_raw_image, load_raw_image
 from stratovirt.cpu.x86_64_boot import EntryPoint, write_descriptor_tables, write_page_tables
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ZERO_PAGE = 0x7000
 BOOT_STACK = 0x8FF0
 PAGE_TABLES = 0x9000
@@ -50,8 +54,12 @@ def load_linux(
     command_line: str,
     memory: GuestMemory,
     ram: list[tuple[int, int]],
+    reserved: Sequence[tuple[int, int]] = (),
 ) -> EntryPoint:
-    """Load everything Linux needs and say where to start; `ram` is (gpa, size), lowest first."""
+    """Load everything Linux needs and say where to start.
+
+    `ram` is (gpa, size), lowest first; `reserved` is what no device may be given.
+    """
     image = load_kernel(kernel, memory)
     low_end = ram[0][0] + ram[0][1]
     placed = load_initrd(initrd, image, memory, low_end) if initrd is not None else None
@@ -68,6 +76,7 @@ def load_linux(
         (EBDA, LOW_RAM_TOP - EBDA, E820_RESERVED),
         (ACPI_TABLES, HIGH_RAM - ACPI_TABLES, E820_RESERVED),
         (HIGH_RAM, low_end - HIGH_RAM, E820_RAM),
+        *((gpa, size, E820_RESERVED) for gpa, size in reserved),
         *((gpa, size, E820_RAM) for gpa, size in ram[1:]),
     ]
     memory.write(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 IGNORED_WITH_VALUE = (
     "-overcommit",
-    "-uuid",
     "-sandbox",
     "-msg",
     "-rtc",
@@ -196,6 +195,12 @@ class CommandLine:
         self._once("-name", f"-name {shown(text)}")
         self.config.name = Name.parse(text)
 
+    def _uuid(self, text: str) -> None:
+        from stratovirt.config.process import MachineUuid
+
+        self._once("-uuid", f"-uuid {shown(text)}")
+        self.config.uuid = MachineUuid.parse(text).uuid
+
     def _pidfile(self, text: str) -> None:
         from stratovirt.config.process import Pidfile
 
@@ -247,6 +252,7 @@ _TAKERS: dict[str, Callable[[CommandLine, str], None]] = {
     "-mon": CommandLine._mon,
     "-mod-test": CommandLine._mod_test,
     "-name": CommandLine._name,
+    "-uuid": CommandLine._uuid,
     "-pidfile": CommandLine._pidfile,
     "-trace": CommandLine._trace,
     "-incoming": CommandLine._incoming,

@@ -15,7 +15,7 @@ from stratovirt.config.kinds import (
     Reference,
     Text,
 )
-from stratovirt.config.options import Family, Options, opt
+from stratovirt.config.options import Options, opt
 
 BLOCK_SLOTS = 4
 NET_SLOTS = 2
@@ -87,16 +87,3 @@ class HotNet(Options, flag="device_add virtio-net-mmio"):
     iothread: str | None = opt(
         Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
     )
-
-
-HOT_DRIVERS = Family(
-    "device_add",
-    key="driver",
-    noun="driver",
-    variants={
-        "virtio-blk-mmio": HotBlk,
-        "virtio-blk-device": HotBlk,
-        "virtio-net-mmio": HotNet,
-        "virtio-net-device": HotNet,
-    },
-)

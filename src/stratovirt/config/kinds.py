@@ -313,6 +313,22 @@ class DescriptorList(Kind["tuple[str, ...]"]):
         return pieces
 
 
+class Uuid(Kind["bytes"]):
+    """A UUID: 16 bytes in the order they are written."""
+
+    allowed = "a UUID such as 12345678-9abc-def0-1234-56789abcdef0"
+    lengths = [8, 4, 4, 4, 12]
+
+    def parse(self, text: str) -> bytes:
+        """Its bytes."""
+        if [len(part) for part in text.split("-")] != self.lengths:
+            raise ValueError(self.allowed)
+        try:
+            return bytes.fromhex(text.replace("-", ""))
+        except ValueError:
+            raise ValueError(self.allowed) from None
+
+
 class PciAddress(Kind["tuple[int, int]"]):
     """Slot and function on a PCI bus: ``0x3.0x0``, ``3.0`` or ``3``."""
 

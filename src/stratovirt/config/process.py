@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import OnOff, PathName, Text
+from stratovirt.config.kinds import OnOff, PathName, Text, Uuid
 from stratovirt.config.options import Options, opt
 
 
@@ -14,6 +14,12 @@ class Name(Options, flag="-name", first="guest"):
         Text(longest=15), default=None, help="name of the process in ps and /proc"
     )
     debug_threads: bool = opt(OnOff(), default=False, help="name the vCPU threads 'CPU N/KVM'")
+
+
+class MachineUuid(Options, flag="-uuid", whole="uuid"):
+    """The machine's UUID, which the guest finds in SMBIOS (q35)."""
+
+    uuid: bytes = opt(Uuid(), help="such as 12345678-9abc-def0-1234-56789abcdef0")
 
 
 class Pidfile(Options, flag="-pidfile", whole="path"):

@@ -49,8 +49,9 @@ SECTIONS: dict[str, tuple[type[Options] | Family, ...]] = {
     "Devices": (Drive, Pflash, NETDEVS, DRIVERS, CHARDEVS, Serial),
     "Monitor": (Qmp, monitor.Mon),
     "Process": (
-        process.Name, process.Paused, process.Daemonize, process.Pidfile, process.LogFile,
-        process.Trace, process.Incoming, process.DisableSeccomp, ModTest, Help, Version,
+        process.Name, process.MachineUuid, process.Paused, process.Daemonize, process.Pidfile,
+        process.LogFile, process.Trace, process.Incoming, process.DisableSeccomp, ModTest, Help,
+        Version,
     ),
 }  # fmt: skip
 

@@ -53,6 +53,7 @@ class VmConfig:
         self.kernel: str | None = None
         self.initrd: str | None = None
         self.append = ""
+        self.uuid = bytes(16)
         self.globals: list[Global] = []
         self.numa_nodes: list[NumaNode] = []
         self.numa_distances: list[NumaDistance] = []
@@ -88,9 +89,9 @@ class VmConfig:
             self._check_no_machine()
         else:
             self._check_board()
-            from stratovirt.config.not_built import refuse_what_is_not_built
+            from stratovirt.config.board_check import check_board
 
-            refuse_what_is_not_built(self)
+            check_board(self)
 
     def _check_accel(self) -> None:
         accel = self.accel or self.machine.accel or "kvm"
@@ -127,6 +128,11 @@ class VmConfig:
             if self.accel == "kvm" and self.machine.type == "microvm" and not self.incoming:
                 raise ConfigError(
                     "-kernel is missing: microvm boots a kernel given by -kernel PATH"
+                )
+            if self.accel == "kvm" and self.machine.type == "q35" and not self.flashes:
+                raise ConfigError(
+                    "-machine q35: nothing to boot; give -kernel PATH or "
+                    "firmware by -drive if=pflash,unit=0,file=PATH"
                 )
         if self.smp.maximum > self.smp.cpus:
             raise ConfigError(

@@ -11,17 +11,15 @@ from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.cpu.x86_64_boot import EntryPoint
-from stratovirt.cpu.x86_64_cpuid import ApicIds
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
 from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
 from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GedState, GenericEventDevice
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
 from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
-from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
-from stratovirt.devices.uart16550 import Uart16550, UartState
+from stratovirt.devices.uart16550 import UartState
 from stratovirt.machine import microvm_x86_64_layout as layout
-from stratovirt.memory.address_space import AddressSpace, IoRegion
-from stratovirt.memory.ram import Ram
+from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, Board
+from stratovirt.memory.address_space import IoRegion
 from stratovirt.snapshot.state import FLAG, Each, Optional, SnapshotError, State, Struct
 from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.mmio import MmioState, MmioTransport
@@ -33,17 +31,9 @@ if TYPE_CHECKING:
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
-    from stratovirt.config.devices import Virtconsole
     from stratovirt.machine.device_host import DeviceHost
-    from stratovirt.machine.hot_replace import HotReplace
     from stratovirt.snapshot.restore import Template
     from stratovirt.virtio.device import VirtioDevice
-
-
-CONSOLE = 3
-"""Device id of a virtio console (virtio 1.2, section 5)."""
-NOTIFY_BUTTON_PRESSED = 0x80
-"""ACPI 6.5, table 5.136: the code of a control-method power button."""
 
 
 class BoardState(State):
@@ -55,13 +45,11 @@ class BoardState(State):
     slots: list[MmioState] = opt(Each(Struct(MmioState)))
 
 
-class Microvm:
+class Microvm(Board):
     """The board, built from its configuration; `guest_reset` and `guest_power_off` report up.
 
     With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.
     """
-
-    target = "x86_64"
 
     def __init__(
         self,
@@ -73,34 +61,17 @@ class Microvm:
         guest_power_off: Callable[[], None],
         template: Template | None = None,
     ) -> None:
-        self._config = config
-        self._accelerator = accelerator
-        self.memory_space = AddressSpace("memory", 1 << layout.PHYSICAL_ADDRESS_BITS)
-        self.port_space = AddressSpace("port", layout.PORT_SPACE)
-        self.guest_memory = host.memory
-        self.ram = layout.ram_pieces(config.memory.size)
+        super().__init__(
+            config, accelerator, host, serial, layout.ram_pieces(config.memory.size), template
+        )
         self.slots: list[MmioTransport] = []
-        self.hot_replace: HotReplace | None = None
-        self._host = host
-        self._uart: Uart16550 | None = None
-        self.serial = serial
-        topology = config.smp.topology
-        self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
-
-        accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
-        ram = Ram(config, template)
-        self.ram_mapping = ram.mapping
-        self.ram_pieces = ram.place(self.guest_memory, self.memory_space, self.ram)
-        self._add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
-        self._add_ports(
+        self.add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
+        self.add_ports(
             "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(guest_power_off)
         )
         self._ged = GenericEventDevice(self._ged_irq)
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
         self._generation_id = os.urandom(vmgenid.BYTES)
-        if serial is not None:
-            self._uart = Uart16550(serial, self._uart_irq)
-            self._add_ports("uart", layout.UART_PORT, UART_REGISTERS, self._uart)
         try:
             for options in config.devices:
                 self._add_device(options)
@@ -122,11 +93,11 @@ class Microvm:
         """Load the kernel and the tables; where the first vCPU starts, None without a kernel."""
         self._write_acpi_tables()
         self._write_mp_table()
-        if self._config.kernel is None:
+        if self.config.kernel is None:
             return None
         return x86_64_linux.load_linux(
-            kernel=self._config.kernel,
-            initrd=self._config.initrd,
+            kernel=self.config.kernel,
+            initrd=self.config.initrd,
             command_line=self._command_line(),
             memory=self.guest_memory,
             ram=self.ram,
@@ -137,14 +108,14 @@ class Microvm:
         for slot in self.slots:
             slot.reset()
         self._ged.reset()
-        if self._uart is not None:
-            self._uart.reset()
+        if self.uart is not None:
+            self.uart.reset()
         return self.load()
 
     def obstacle(self) -> str | None:
         """Why the machine cannot be saved as it is; None when it can."""
-        if self.hot_replace is not None and self.hot_replace.plugged:
-            name = next(iter(self.hot_replace.plugged))
+        if self.hot_plug is not None and self.hot_plug.plugged:
+            name = next(iter(self.hot_plug.plugged))
             return f"{name}: it was added while the machine ran; remove it first (device_del)"
         for device in self.devices:
             if device.obstacle is not None:
@@ -155,8 +126,8 @@ class Microvm:
         """All devices of a machine at rest."""
         return BoardState(
             ged=self._ged.save(),
-            uart=self._uart.save() if self._uart is not None else None,
-            has_hot_replace=self.hot_replace is not None,
+            uart=self.uart.save() if self.uart is not None else None,
+            has_hot_replace=self.hot_plug is not None,
             slots=[slot.save() for slot in self.slots],
         )
 
@@ -168,19 +139,19 @@ class Microvm:
         self._check_devices(state)
         for slot, saved in zip(self.slots, state.slots, strict=True):
             slot.restore(saved)
-        if self._uart is not None and state.uart is not None:
-            self._uart.restore(state.uart)
+        if self.uart is not None and state.uart is not None:
+            self.uart.restore(state.uart)
         self._ged.restore(state.ged)
         self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
         self._ged.raise_event(NEW_GENERATION)
 
     def _check_devices(self, state: BoardState) -> None:
         """Name the first device that is not as in the snapshot."""
-        if (state.uart is not None) != (self._uart is not None):
+        if (state.uart is not None) != (self.uart is not None):
             words = {True: "a -serial", False: "no -serial"}
             raise SnapshotError(
                 f"the snapshot's machine has {words[state.uart is not None]} and this one has "
-                f"{words[self._uart is not None]}"
+                f"{words[self.uart is not None]}"
             )
         ours = {slot.base: slot.device for slot in self.slots}
         theirs = {saved.base: saved.device_id for saved in state.slots}
@@ -207,61 +178,42 @@ class Microvm:
             slot.reset()
         for device in self.devices:
             device.close()
-        if self.hot_replace is not None:
-            self.hot_replace.close()
+        if self.hot_plug is not None:
+            self.hot_plug.close()
         self.slots.clear()
         if self.serial is not None:
             self.serial.drain()
 
-    def _uart_irq(self, level: bool) -> None:
-        self._accelerator.set_irq_level(layout.UART_GSI, level)
-
     def _ged_irq(self, level: bool) -> None:
-        self._accelerator.set_irq_level(layout.GED_GSI, level)
+        self.accelerator.set_irq_level(layout.GED_GSI, level)
 
     def _add_device(self, options: Any) -> None:
         if options.flag == "-device virtconsole":
-            self._add_console_port(options)
+            self.add_console_port(options)
             return
         if len(self.slots) == layout.VIRTIO_SLOTS:
             raise ConfigError(
                 f"{options.flag}: microvm has {layout.VIRTIO_SLOTS} virtio slots and all are taken"
             )
         index = len(self.slots)
-        self._add_virtio(make_device(options, self._host), index, layout.VIRTIO_FIRST_GSI + index)
+        self._add_virtio(make_device(options, self.host), index, layout.VIRTIO_FIRST_GSI + index)
 
     def _add_hot_replace(self) -> None:
         """Without a monitor nobody could fill the slots, and there are none."""
         from stratovirt.machine.hot_replace import HotReplace
 
-        self.hot_replace = HotReplace(self._host)
-        for number, device in enumerate(self.hot_replace.devices):
+        slots = self.hot_plug = HotReplace(self.host)
+        for number, device in enumerate(slots.devices):
             self._add_virtio(
                 device, layout.VIRTIO_SLOTS + number, layout.HOT_REPLACE_FIRST_GSI + number
             )
-
-    def _add_console_port(self, options: Virtconsole) -> None:
-        consoles = [device for device in self.devices if device.device_id == CONSOLE]
-        source = f"{options.flag},chardev={options.chardev}"
-        if not consoles:
-            raise ConfigError(f"{source}: no -device virtio-serial-device before it carries it")
-        name = options.id or options.chardev
-        try:
-            consoles[-1].add_port(name, self._host.open_chardev(options.chardev))  # type: ignore[attr-defined]
-        except ValueError as error:
-            raise ConfigError(f"{source}: {error}") from error
-
-    def _add_ports(
-        self, name: str, port: int, size: int, device: ResetController | SleepController | Uart16550
-    ) -> None:
-        self.port_space.add(port, IoRegion(name, size, device))
 
     def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> None:
         self.slots.append(
             MmioTransport(
                 device,
                 self.guest_memory,
-                self._accelerator,
+                self.accelerator,
                 self.memory_space,
                 layout.VIRTIO_MMIO + index * layout.VIRTIO_SLOT,
                 gsi,
@@ -271,7 +223,7 @@ class Microvm:
     def _command_line(self) -> str:
         # In front, because what follows a "--" in the user's text is for init, not the kernel.
         added = [f"virtio_mmio.device=512@0x{slot.base:x}:{slot.gsi}" for slot in self.slots]
-        return " ".join([*added, self._config.append]).strip()
+        return " ".join([*added, self.config.append]).strip()
 
     def _dsdt(self) -> bytes:
         devices = [
@@ -289,22 +241,7 @@ class Microvm:
             )
             for index, slot in enumerate(self.slots)
         ]
-        if self.serial is not None:
-            devices.append(
-                aml.device(
-                    "COM1",
-                    aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0501")))),
-                    aml.name("_UID", 0),
-                    aml.name("_STA", 0xF),
-                    aml.name(
-                        "_CRS",
-                        aml.resources(
-                            aml.io_ports(layout.UART_PORT, UART_REGISTERS),
-                            aml.interrupt(layout.UART_GSI),
-                        ),
-                    ),
-                )
-            )
+        devices += self.uart_aml()
         devices += self._events()
         body = aml.scope("\\_SB_", *devices).code
         body += aml.name("\\_S5_", aml.package(SLEEP_TYPE_S5, 0, 0, 0)).code
@@ -339,12 +276,12 @@ class Microvm:
         ]
 
     def _write_acpi_tables(self) -> None:
-        ioapic_id = self._ioapic_id()
+        ioapic_id = self.ioapic_id
         placed = tables.lay_out(
             x86_64_linux.ACPI_TABLES,
             x86_64_linux.GENERATION_ID,
             self._dsdt(),
-            lambda dsdt: tables.fadt(
+            lambda dsdt, _facs: tables.fadt(
                 dsdt=dsdt,
                 reset_port=layout.RESET_PORT,
                 reset_value=PULSE_RESET,
@@ -358,41 +295,17 @@ class Microvm:
                     ioapic_id=ioapic_id,
                     ioapic=layout.IOAPIC,
                 ),
-                *self._numa_tables(),
+                *self.numa_tables(),
             ],
         )
         for address, content in placed:
             self.guest_memory.write(address, content)
         self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
 
-    def _numa_tables(self) -> list[bytes]:
-        config = self._config
-        if not config.numa_nodes:
-            return []
-        from stratovirt.acpi import numa
-        from stratovirt.config.numa_check import node_ids
-
-        numbers = node_ids(config)
-        node_of = {
-            cpu: number
-            for number, node in zip(numbers, config.numa_nodes, strict=True)
-            for cpu in node.cpus
-        }
-        return [
-            numa.srat(
-                [(apic_id, node_of[index]) for index, apic_id in enumerate(self.apic_ids)],
-                [(piece.gpa, piece.size, piece.node) for piece in self.ram_pieces],
-            ),
-            numa.slit(len(numbers), {(d.src, d.dst): d.val for d in config.numa_distances}),
-        ]
-
     def _write_mp_table(self) -> None:
         table = mp_table(
-            self.apic_ids, self._ioapic_id(), layout.IOAPIC, layout.LAPIC, x86_64_linux.EBDA
+            self.apic_ids, self.ioapic_id, layout.IOAPIC, layout.LAPIC, x86_64_linux.EBDA
         )
         # More vCPUs than the EBDA has room for are only listed in ACPI.
         if len(table) <= x86_64_linux.LOW_RAM_TOP - x86_64_linux.EBDA:
             self.guest_memory.write(x86_64_linux.EBDA, table)
-
-    def _ioapic_id(self) -> int:
-        return min(max(self.apic_ids) + 1, 0xFE)

@@ -7,7 +7,6 @@ ranges and tells each listener what went and what came, in one transaction.
 from __future__ import annotations
 
 from stratovirt._native.dispatch import NativeOps
-from stratovirt._native.guest_memory import RamMapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +20,13 @@ if TYPE_CHECKING:
 
         def write(self, offset: int, size: int, value: int) -> None:
             """Store a `size`-byte little-endian value at `offset`."""
+
+    class Mapping(Protocol):
+        """Host memory at a fixed address."""
+
+        @property
+        def address(self) -> int:
+            """Host virtual address of the first byte."""
 
     class Listener(Protocol):
         """Follows the flat view of an address space."""
@@ -42,12 +48,26 @@ class Region:
 
 
 class RamRegion(Region):
-    """Guest RAM: part of a host mapping."""
+    """Part of a host mapping that the guest reaches without an exit."""
 
-    def __init__(self, name: str, size: int, mapping: RamMapping, offset: int) -> None:
+    readonly = False
+
+    def __init__(self, name: str, size: int, mapping: Mapping, offset: int) -> None:
         super().__init__(name, size)
         self.mapping = mapping
         self.offset = offset
+
+
+class RomRegion(RamRegion):
+    """Memory that the guest reads and executes, and a handler for what it writes."""
+
+    readonly = True
+
+    def __init__(
+        self, name: str, size: int, mapping: Mapping, offset: int, handler: Handler
+    ) -> None:
+        super().__init__(name, size, mapping, offset)
+        self.handler = handler
 
 
 class IoRegion(Region):

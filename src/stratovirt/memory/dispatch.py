@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from stratovirt._native.dispatch import Dispatcher
-from stratovirt.memory.address_space import AddressSpace, FlatRange, IoRegion, NativeRegion
+from stratovirt.memory.address_space import (
+    AddressSpace,
+    FlatRange,
+    IoRegion,
+    NativeRegion,
+    RomRegion,
+)
 
 
 class DispatchListener:
@@ -23,7 +29,7 @@ class DispatchListener:
         entries: list[tuple[int, int, int, object]] = []
         for piece in view:
             region = piece.region
-            if isinstance(region, IoRegion):
+            if isinstance(region, IoRegion | RomRegion):
                 entries.append((piece.start, piece.size, piece.offset, region.handler))
             elif isinstance(region, NativeRegion):
                 entries.append((piece.start, piece.size, piece.offset, region.ops))

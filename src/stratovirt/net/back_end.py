@@ -39,6 +39,11 @@ class NetBackEnd:
             self.close()
             raise
 
+    @property
+    def pairs(self) -> int:
+        """Queue pairs it can serve."""
+        return len(self.tap.fds)
+
     def close(self) -> None:
         """Give tap and vhost devices back."""
         self._close_vhosts()

@@ -9,10 +9,10 @@ from stratovirt.snapshot.state import SnapshotError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.kvm.machine import KvmAccelerator
-    from stratovirt.machine.microvm_x86_64 import Microvm
+    from stratovirt.machine.x86_64_board import Board
 
 
-def capture(config: VmConfig, board: Microvm, kvm: KvmAccelerator | None) -> MachineState:
+def capture(config: VmConfig, board: Board, kvm: KvmAccelerator | None) -> MachineState:
     """What a snapshot holds besides memory; raises SnapshotError naming what cannot be saved."""
     obstacle = board.obstacle()
     if obstacle is not None:

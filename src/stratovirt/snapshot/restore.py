@@ -15,7 +15,8 @@ from stratovirt.snapshot.state import SnapshotError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.kvm.machine import KvmAccelerator
-    from stratovirt.machine.microvm_x86_64 import BoardState, Microvm
+    from stratovirt.machine.microvm_x86_64 import BoardState
+    from stratovirt.machine.x86_64_board import Board
 
 
 class Template:
@@ -54,7 +55,7 @@ class Template:
             raise SnapshotError(f"memory has {size} bytes, not {config.memory.size}")
         return fd
 
-    def apply(self, board: Microvm, kvm: KvmAccelerator | None) -> None:
+    def apply(self, board: Board, kvm: KvmAccelerator | None) -> None:
         """Give its state to a machine that was just built, and close it; raises SnapshotError."""
         try:
             if kvm is not None:

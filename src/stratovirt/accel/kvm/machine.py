@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 KVM_DEVICE = "/dev/kvm"
 API_VERSION = 12
+ADDRESS_SIZES = 0x8000_0008
+"""The CPUID leaf that has them in EAX."""
+MSI_GSIS = range(24, 4096)
+"""Behind the IOAPIC's pins, up to the kernel's KVM_MAX_IRQ_ROUTES."""
 
 
 def open_kvm() -> Kvm:
@@ -73,7 +77,7 @@ class MemslotListener:
                 slot = self._free.pop() if self._free else len(self._slots)
                 hva = region.mapping.address + region.offset + piece.offset
                 MEMORY_SLOT(slot, piece.start, piece.size)
-                self._vm.set_memory_region(slot, piece.start, piece.size, hva)
+                self._vm.set_memory_region(slot, piece.start, piece.size, hva, region.readonly)
                 self._slots[piece.key()] = slot
 
 
@@ -88,8 +92,15 @@ class KvmAccelerator:
         self.dispatcher = Dispatcher(vm_lock)
         self.vcpus: list[VcpuThread] = []
         self._loop = loop
+        self._messages: dict[int, tuple[int, int]] = {}
         self.exited: Callable[[ExitReport], None] = lambda _report: None
         prepare_vcpu_signals()
+
+    @property
+    def physical_address_bits(self) -> int:
+        """How wide the guest's physical addresses are."""
+        sizes = (e["eax"] for e in self.system.supported_cpuid() if e["function"] == ADDRESS_SIZES)
+        return next(sizes, 36) & 0xFF
 
     def connect(
         self, _guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
@@ -113,6 +124,33 @@ class KvmAccelerator:
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.vm.set_irqfd(fd, gsi)
         return fd
+
+    def attach_irqfd(self, fd: int, gsi: int) -> None:
+        """Let writes to eventfd `fd` pulse the GSI; what was written before counts."""
+        self.vm.set_irqfd(fd, gsi)
+
+    def detach_irqfd(self, fd: int, gsi: int) -> None:
+        """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
+        self.vm.set_irqfd(fd, gsi, assign=False)
+
+    def add_msi_route(self, address: int, data: int) -> int:
+        """A new GSI that sends the message; raises AccelError when there are no more."""
+        gsi = next((gsi for gsi in MSI_GSIS if gsi not in self._messages), None)
+        if gsi is None:
+            raise AccelError(f"all {len(MSI_GSIS)} message-signalled interrupts are in use")
+        self.change_msi_route(gsi, address, data)
+        return gsi
+
+    def change_msi_route(self, gsi: int, address: int, data: int) -> None:
+        """Let the GSI of `add_msi_route` send another message."""
+        if self._messages.get(gsi) != (address, data):
+            self._messages[gsi] = address, data
+            self.vm.set_msi_routes(self._messages)
+
+    def remove_msi_route(self, gsi: int) -> None:
+        """Undo `add_msi_route`; nothing is attached any more."""
+        # The kernel forgets it with the next change: a route that nothing uses does no harm.
+        del self._messages[gsi]
 
     def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
         """Let guest writes of `value` to a memory address signal eventfd `fd`."""

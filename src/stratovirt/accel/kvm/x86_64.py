@@ -56,7 +56,9 @@ def set_entry(accelerator: KvmAccelerator, entry: EntryPoint) -> None:
     set_boot_registers(accelerator.vcpus[0].vcpu, entry)
 
 
-def reset(accelerator: KvmAccelerator, smp: Smp, pages: FixedPages, entry: EntryPoint) -> None:
+def reset(
+    accelerator: KvmAccelerator, smp: Smp, pages: FixedPages, entry: EntryPoint | None
+) -> None:
     """Put the paused machine back into its state of power-on; raises AccelError.
 
     That state is read from a twin made for the purpose, so that nothing has to be saved when a
@@ -75,6 +77,7 @@ def reset(accelerator: KvmAccelerator, smp: Smp, pages: FixedPages, entry: Entry
             kvm_state.restore_vcpu(thread.vcpu.fd, kvm_state.save_vcpu(source.fd))
             # What the kernel refuses to set it also did not let the guest change.
             kvm_state.restore_msrs(thread.vcpu.fd, kvm_state.save_msrs(source.fd, indices))
-        set_entry(accelerator, entry)
+        if entry is not None:
+            set_entry(accelerator, entry)
     except OSError as error:
         raise AccelError(f"system_reset: KVM cannot take the state: {error.strerror}") from error

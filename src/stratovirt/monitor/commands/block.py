@@ -76,8 +76,8 @@ def query_block(session: Session, _arguments: NoArguments) -> object:
 @command("query-named-block-nodes", answer=ListOf(NODE_INFO))
 def query_named_block_nodes(session: Session, _arguments: NoArguments) -> object:
     """List the open images."""
-    slots = session.vm.hot_replace
-    free = slots.images.values() if slots is not None else ()
+    hot_plug = session.vm.hot_plug
+    free = hot_plug.images.free.values() if hot_plug is not None else ()
     return [_node(image) for image in (*(image for _, image in session.vm.disks), *free)]
 
 

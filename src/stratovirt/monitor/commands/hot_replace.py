@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from stratovirt.config.hot_replace import HOT_DRIVERS, Blockdev, HotBlk, HotNet
+from stratovirt.config.hot_replace import Blockdev
+from stratovirt.config.hotplug import HOT_DRIVERS
 from stratovirt.config.kinds import Identifier
 from stratovirt.config.net import Tap
 from stratovirt.config.options import Family, Options, opt
-from stratovirt.machine.hot_replace import HotReplace, NotThereError
+from stratovirt.machine.hot_plug import HotPlug, NotThereError
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import NoArguments, command
 
@@ -31,8 +32,8 @@ class IdArguments(Options):
     id: str = opt(Identifier(), help="its id")
 
 
-def _slots(session: Session) -> HotReplace:
-    slots = session.vm.hot_replace
+def _slots(session: Session) -> HotPlug:
+    slots = session.vm.hot_plug
     if slots is None:
         raise QmpError("there is no machine that could take devices")
     return slots
@@ -76,16 +77,15 @@ def netdev_del(session: Session, arguments: IdArguments) -> object:
 
 
 @command("device_add", HOT_DRIVERS)
-def device_add(session: Session, arguments: HotBlk | HotNet) -> object:
-    """Fill the hot-replace slot `addr` with a disk or a network card."""
+def device_add(session: Session, arguments: Options) -> object:
+    """Fill a hot-replace slot, or the slot of a root port, with a disk or a network card."""
     return _do(lambda: _slots(session).plug(arguments))
 
 
 @command("device_del", IdArguments)
 def device_del(session: Session, arguments: IdArguments) -> object:
-    """Empty a hot-replace slot; DEVICE_DELETED follows."""
-    _slots(session)
-    return _do(lambda: session.vm.unplug(arguments.id))
+    """Remove a device, once the guest has let go of it; DEVICE_DELETED follows."""
+    return _do(lambda: _slots(session).unplug(arguments.id))
 
 
 @command("announce-self", NoArguments)

@@ -100,8 +100,8 @@ def query_target(session: Session, _arguments: NoArguments) -> object:
 @command("query-machines", answer=ListOf(MACHINE_INFO))
 def query_machines(session: Session, _arguments: NoArguments) -> object:
     """List the boards that -machine can build."""
+    from stratovirt.config.board_check import BUILT_BOARDS
     from stratovirt.config.machine import MAX_VCPUS
-    from stratovirt.config.not_built import BUILT_BOARDS
 
     return [
         {

@@ -51,9 +51,9 @@ class PropertyArguments(PathArguments):
 
 def concrete_types(target: str) -> dict[str, tuple[str, type[Options] | None]]:
     """(parent, definition) of every type that can be made."""
+    from stratovirt.config.board_check import BUILT_BOARDS
     from stratovirt.config.devices import DRIVERS
     from stratovirt.config.machine import Cpu, Machine
-    from stratovirt.config.not_built import BUILT_BOARDS
     from stratovirt.config.objects import OBJECTS
 
     types: dict[str, tuple[str, type[Options] | None]] = {}
@@ -134,7 +134,7 @@ Node = dict[str, object]
 def _tree(vm: Vm) -> Node:
     peripheral: Node = {}
     anonymous: Node = {}
-    added = vm.hot_replace.plugged.values() if vm.hot_replace is not None else ()
+    added = vm.hot_plug.plugged.values() if vm.hot_plug is not None else ()
     for index, device in enumerate((*vm.config.devices, *added)):
         options: Node = {"type": device.flag.rpartition(" ")[2]}
         options |= {

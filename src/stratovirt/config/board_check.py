@@ -1,0 +1,64 @@
+"""What each board can have: options of another board are refused, never ignored."""
+
+from __future__ import annotations
+
+from stratovirt.config.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.config.vm_config import VmConfig
+
+BUILT_BOARDS = ("microvm", "q35", "none")
+PCI_BOARDS = ("q35",)
+MMIO_SUFFIX, PCI_SUFFIX = "-device", "-pci"
+
+
+def check_board(config: VmConfig) -> None:
+    """Raise ConfigError for the first thing that the machine type cannot have."""
+    board = config.machine.type
+    if board not in BUILT_BOARDS:
+        raise ConfigError(
+            f"-machine {board}: this version has the boards microvm and q35; "
+            f"{board} is not built yet"
+        )
+    for device in config.devices:
+        _check_bus(device, board)
+    if board == "microvm":
+        _check_microvm(config)
+    elif config.incoming is not None:
+        raise ConfigError(f"-incoming {config.incoming}: only microvm can be restored yet")
+    for device in config.devices:
+        if device.flag == "-device vfio-pci":
+            raise ConfigError(f"{_source(device)}: this driver is not built yet")
+    for netdev in config.netdevs.values():
+        if netdev.flag != "-netdev tap":
+            raise ConfigError(f"{netdev.flag},id={netdev.id}: this back end is not built yet")
+
+
+def _check_microvm(config: VmConfig) -> None:
+    for flash in config.flashes:
+        raise ConfigError(f"-drive if=pflash,unit={flash.unit}: microvm has no flash memory")
+    if config.globals:
+        raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
+
+
+def _source(device: object) -> str:
+    flag: str = device.flag  # type: ignore[attr-defined]
+    name = getattr(device, "id", None)
+    return f"{flag},id={name}" if name else flag
+
+
+def _check_bus(device: object, board: str) -> None:
+    flag: str = device.flag  # type: ignore[attr-defined]
+    wants_pci = "bus" in device.fields  # type: ignore[attr-defined]
+    if wants_pci and board not in PCI_BOARDS:
+        stem = flag.removesuffix(PCI_SUFFIX)
+        has_both = flag.startswith(("-device virtio-", "-device vhost-"))
+        hint = f"; use {stem.rpartition(' ')[2]}{MMIO_SUFFIX}" if has_both else ""
+        raise ConfigError(f"{_source(device)}: {board} has no PCI bus{hint}")
+    if flag.endswith(MMIO_SUFFIX) and board in PCI_BOARDS:
+        stem = flag.removesuffix(MMIO_SUFFIX)
+        raise ConfigError(
+            f"{_source(device)}: {board} has no virtio-mmio slots; "
+            f"use {stem.rpartition(' ')[2]}{PCI_SUFFIX}"
+        )

@@ -1,0 +1,65 @@
+"""What QMP plugs into the root ports of a running machine."""
+
+from __future__ import annotations
+
+from stratovirt.config.devices import BLOCK_QUEUES_MOST, SERIAL_LONGEST
+from stratovirt.config.hot_replace import HotBlk, HotNet
+from stratovirt.config.kinds import (
+    Identifier,
+    Integer,
+    MacAddress,
+    OnOff,
+    PciAddress,
+    Reference,
+    Text,
+)
+from stratovirt.config.options import Family, Options, opt
+
+
+class HotPciPlace(Options):
+    """Behind which root port."""
+
+    id: str = opt(Identifier(), help="device name")
+    bus: str = opt(Identifier(), help="id of a pcie-root-port")
+    addr: tuple[int, int] = opt(PciAddress(), default=(0, 0), help="SLOT.FUNCTION, always 0")
+    iothread: str | None = opt(
+        Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
+    )
+
+
+class HotPciBlk(HotPciPlace, flag="device_add virtio-blk-pci"):
+    """A disk behind a root port."""
+
+    drive: str | None = opt(
+        Reference("blockdev-add"), default=None, help="node-name of the back end; the id if missing"
+    )
+    serial: str | None = opt(
+        Text(longest=SERIAL_LONGEST), default=None, help=f"up to {SERIAL_LONGEST} characters"
+    )
+    num_queues: int = opt(Integer(1, BLOCK_QUEUES_MOST), default=1, help="request queues")
+
+
+class HotPciNet(HotPciPlace, flag="device_add virtio-net-pci"):
+    """A network card behind a root port."""
+
+    netdev: str | None = opt(
+        Reference("netdev_add"), default=None, help="id of the back end; the device's if missing"
+    )
+    mac: bytes | None = opt(MacAddress(), default=None, help="address of the card")
+    mq: bool = opt(OnOff(), default=False, help="offer all queue pairs of the netdev")
+
+
+HOT_DRIVERS = Family(
+    "device_add",
+    key="driver",
+    noun="driver",
+    variants={
+        "virtio-blk-mmio": HotBlk,
+        "virtio-blk-device": HotBlk,
+        "virtio-net-mmio": HotNet,
+        "virtio-net-device": HotNet,
+        "virtio-blk-pci": HotPciBlk,
+        "virtio-net-pci": HotPciNet,
+    },
+)
+"""device_add's drivers: hot-replace slots of microvm, root ports of q35."""

@@ -1,0 +1,132 @@
+"""fw_cfg (QEMU's docs/specs/fw_cfg): named blobs that the board hands to firmware."""
+
+from __future__ import annotations
+
+import struct
+
+from stratovirt._native.guest_memory import GuestMemory, GuestMemoryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+
+    Content = bytes | mmap.mmap
+
+SELECTOR, DATA, DMA_HIGH, DMA_LOW = 0, 1, 4, 8
+"""Offsets from port 0x510."""
+PORTS = 12
+
+SIGNATURE, ID, CPU_COUNT, BOOT_MENU, MAX_CPUS = 0x00, 0x01, 0x05, 0x0E, 0x0F
+KERNEL_SIZE, INITRD_SIZE, KERNEL_DATA, INITRD_DATA = 0x08, 0x0B, 0x11, 0x12
+COMMAND_LINE_SIZE, COMMAND_LINE_DATA, SETUP_SIZE, SETUP_DATA = 0x14, 0x15, 0x17, 0x18
+FILE_DIRECTORY, FIRST_FILE = 0x19, 0x20
+FEATURES = 3
+"""The old interface, and DMA."""
+NAME_LONGEST = 55
+
+DMA_ERROR, DMA_READ, DMA_SKIP, DMA_SELECT, DMA_WRITE = 1, 2, 4, 8, 16
+DMA_ACCESS = struct.Struct(">IIQ")
+DMA_SIGNATURE = b"QEMU CFG"
+
+
+class FwCfg:
+    """The device; `add` and `add_file` before the machine runs."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        self._makers: dict[int, Callable[[], Content]] = {}
+        self._files: dict[str, tuple[int, Callable[[], int]]] = {}
+        self._content: Content = b""
+        self._offset = 0
+        self._dma_high = 0
+        self.add(SIGNATURE, b"QEMU")
+        self.add(ID, struct.pack("<I", FEATURES))
+        self._makers[FILE_DIRECTORY] = self._directory
+
+    def add(self, key: int, content: Content) -> None:
+        """A blob with a number of its own."""
+        self._makers[key] = lambda: content
+
+    def add_file(self, name: str, content: Content | Callable[[], bytes]) -> None:
+        """A blob by name; a function makes it when it is chosen, always of the same size."""
+        if len(name) > NAME_LONGEST:
+            raise ValueError(f"'{name}' is too long for fw_cfg")
+        key = self._files[name][0] if name in self._files else FIRST_FILE + len(self._files)
+        make: Callable[[], Content] = content if callable(content) else lambda: content
+        self._makers[key] = make
+        self._files[name] = key, lambda: len(make())
+
+    def _directory(self) -> bytes:
+        listed = [
+            struct.pack(">IHH56s", size(), key, 0, name.encode())
+            for name, (key, size) in sorted(self._files.items())
+        ]
+        return struct.pack(">I", len(listed)) + b"".join(listed)
+
+    def reset(self) -> None:
+        """Nothing is chosen."""
+        self._content, self._offset, self._dma_high = b"", 0, 0
+
+    def _select(self, key: int) -> None:
+        make = self._makers.get(key)
+        self._content = make() if make is not None else b""
+        self._offset = 0
+
+    def _take(self, size: int) -> bytes:
+        piece = self._content[self._offset : self._offset + size]
+        self._offset += size
+        return piece
+
+    def read(self, offset: int, size: int) -> int:
+        """Bytes of what is chosen; at the DMA register, its signature."""
+        if offset == DATA and size == 1:
+            return int.from_bytes(self._take(1), "little")
+        if offset in (DMA_HIGH, DMA_LOW) and size == 4:
+            at = offset - DMA_HIGH
+            return int.from_bytes(DMA_SIGNATURE[at : at + 4], "little")
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Choose a blob, or start a DMA with the lower half of its address, big endian."""
+        if offset == SELECTOR and size == 2:
+            self._select(value)
+        elif offset == DMA_HIGH and size == 4:
+            self._dma_high = _swapped(value)
+        elif offset == DMA_LOW and size == 4:
+            address = self._dma_high << 32 | _swapped(value)
+            self._dma_high = 0
+            try:
+                self._dma(address)
+            except GuestMemoryError:
+                return  # not even the answer has a place
+
+    def _dma(self, address: int) -> None:
+        control, length, target = DMA_ACCESS.unpack(self._memory.read(address, DMA_ACCESS.size))
+        if control & DMA_SELECT:
+            self._select(control >> 16)
+        result = 0
+        if control & DMA_READ:
+            result = self._dma_read(target, length)
+        elif control & DMA_SKIP:
+            self._offset += length
+        elif control & DMA_WRITE:
+            result = DMA_ERROR  # nothing here is writable
+        self._memory.write(address, struct.pack(">I", result))
+
+    def _dma_read(self, target: int, length: int) -> int:
+        """What there is, then zeros; checked first, so that a huge length costs nothing."""
+        if not self._memory.contains(target, length):
+            return DMA_ERROR if length else 0
+        piece = self._take(length)
+        self._memory.write(target, piece)
+        at, end = target + len(piece), target + length
+        while at < end:
+            step = min(end - at, 1 << 20)
+            self._memory.write(at, bytes(step))
+            at += step
+        return 0
+
+
+def _swapped(value: int) -> int:
+    return int.from_bytes(value.to_bytes(4, "little"), "big")

@@ -1,0 +1,166 @@
+"""Back ends that QMP makes while a machine runs, and the contract of what they are plugged into.
+
+Back ends (block nodes, netdevs) are made and removed on their own; while a device has one, it is
+the device's.
+"""
+
+from __future__ import annotations
+
+from stratovirt.block.image import Image
+from stratovirt.config.drive import Drive
+from stratovirt.config.hot_replace import Blockdev
+from stratovirt.errors import StratovirtError
+from stratovirt.machine.device_host import DeviceHost
+from stratovirt.net.back_end import NetBackEnd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Generic, TypeVar
+
+    from stratovirt.config.net import Tap
+    from stratovirt.runtime.io_thread import IoThread
+
+    T = TypeVar("T", Image, NetBackEnd)
+
+    class PoolOf(Generic[T]):
+        """Typing face of Pool."""
+else:
+
+    class PoolOf:
+        """Subscriptable at run time without typing's cost."""
+
+        def __class_getitem__(cls, _item: object) -> type:
+            return cls
+
+
+class HotPlugError(StratovirtError):
+    """It cannot be added or removed now; the text names the command."""
+
+
+class NotThereError(HotPlugError):
+    """Nothing has this name."""
+
+
+class Pool(PoolOf["T"]):
+    """Back ends of one kind by name: free, or some device's."""
+
+    def __init__(self, noun: str) -> None:
+        self.free: dict[str, T] = {}
+        self._users: dict[str, str] = {}
+        self._noun = noun
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.free or name in self._users
+
+    def take(self, name: str, user: str, command: str) -> T:
+        """Give the back end to a device, or to nobody; raises HotPlugError."""
+        if name in self._users:
+            raise HotPlugError(
+                f"{command}: the {self._noun} {name} is in use by {self._users[name]}"
+            )
+        if name not in self.free:
+            raise NotThereError(f"{command}: there is no {self._noun} {name}")
+        if user:
+            self._users[name] = user
+        return self.free.pop(name)
+
+    def give_back(self, name: str, back_end: T) -> None:
+        """The device does not use it any more."""
+        self._users.pop(name, None)
+        self.free[name] = back_end
+
+    def close(self) -> None:
+        """Close what no device has."""
+        for back_end in self.free.values():
+            back_end.close()
+        self.free.clear()
+
+
+class HotPlug:
+    """What can be added to a running machine and removed from it."""
+
+    def __init__(self, host: DeviceHost) -> None:
+        self.host = host
+        self.images: Pool[Image] = Pool("block node")
+        self.netdevs: Pool[NetBackEnd] = Pool("netdev")
+        self.plugged: dict[str, Any] = {}
+        """The options of what was added, by device id."""
+
+    def plug(self, options: Any) -> None:
+        """Add a device; raises StratovirtError."""
+        raise NotImplementedError
+
+    def unplug(self, name: str) -> None:
+        """Remove a device that was added, now or as soon as the guest lets go of it.
+
+        DEVICE_DELETED tells when it is gone.  Raises HotPlugError.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what no device has; the devices were closed before."""
+        self.images.close()
+        self.netdevs.close()
+
+    def add_image(self, node: Blockdev) -> None:
+        """Open a block node; raises StratovirtError."""
+        name = node.node_name
+        if name in self.images or name in self.host.config.drives:
+            raise HotPlugError(f"blockdev-add: another block node has the name {name}")
+        drive = Drive(
+            id=name,
+            file=node.file.filename,
+            readonly=node.read_only,
+            direct=node.cache.direct,
+            throttling_iops_total=node.iops_total,
+        )
+        uses_uring = node.file.aio in ("io_uring", "native")
+        self.images.free[name] = Image(
+            drive, f"blockdev-add node-name={name}", uses_uring=uses_uring
+        )
+
+    def remove_image(self, name: str) -> None:
+        """Close a block node that no device has; raises HotPlugError."""
+        self.images.take(name, "", "blockdev-del").close()
+
+    def add_back_end(self, netdev: Tap) -> None:
+        """Open a tap; raises StratovirtError."""
+        name = netdev.id
+        if name in self.netdevs or name in self.host.config.netdevs:
+            raise HotPlugError(f"netdev_add: another netdev has the id {name}")
+        self.netdevs.free[name] = self.open_back_end(netdev)
+
+    def open_back_end(self, netdev: Tap) -> NetBackEnd:
+        """Open what the kind of machine can use; raises StratovirtError."""
+        return NetBackEnd(netdev)
+
+    def remove_back_end(self, name: str) -> None:
+        """Close a tap that no device has; raises HotPlugError."""
+        self.netdevs.take(name, "", "netdev_del").close()
+
+    def check_new(self, name: str) -> None:
+        """Raise HotPlugError when a device has this id."""
+        if name in self.plugged or any(d.id == name for d in self.host.config.devices):
+            raise HotPlugError(f"device_add: another device has the id {name}")
+
+    def find(self, name: str) -> Any:
+        """The options of a device that was added; raises HotPlugError."""
+        if name in self.plugged:
+            return self.plugged[name]
+        if any(device.id == name for device in self.host.config.devices):
+            raise HotPlugError(f"device_del: {name} is there from the start and cannot be removed")
+        raise NotThereError(f"Device '{name}' not found")
+
+    def removed(self, name: str) -> None:
+        """Forget a device that is gone, and tell managers."""
+        del self.plugged[name]
+        self.host.send_event(
+            "DEVICE_DELETED", {"device": name, "path": f"/machine/peripheral/{name}"}
+        )
+
+    def iothread(self, name: str | None) -> IoThread | None:
+        """The thread with this id; raises NotThereError."""
+        try:
+            return self.host.iothread(name)
+        except KeyError:
+            raise NotThereError(f"device_add: no -object iothread has the id {name}") from None

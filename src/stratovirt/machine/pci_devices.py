@@ -1,0 +1,110 @@
+"""Devices on the PCI buses of a board, from their options: there from the start or added later."""
+
+from __future__ import annotations
+
+from stratovirt.config.errors import ConfigError
+from stratovirt.pci.bus import PciBus, PlaceError
+from stratovirt.virtio.makers import make_device
+from stratovirt.virtio.pci import PciTransport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.pci.function import PciFunction
+    from stratovirt.pci.host_bridge import PciHost
+    from stratovirt.virtio.device import VirtioDevice
+
+BUS_ALIASES = {"pci.0": "pcie.0"}
+"""The guidebook's examples use both."""
+
+
+class PciDevices:
+    """Makes devices and puts them on buses; raises StratovirtError naming the option."""
+
+    def __init__(self, pci: PciHost, host: DeviceHost, accelerator: Accelerator) -> None:
+        self._pci = pci
+        self._host = host
+        self._accelerator = accelerator
+        self.transports: dict[PciFunction, PciTransport] = {}
+
+    @property
+    def virtio_devices(self) -> list[VirtioDevice]:
+        """All virtio devices."""
+        return [transport.device for transport in self.transports.values()]
+
+    def bus(self, options: Any) -> PciBus:
+        """The bus that the options name."""
+        name = BUS_ALIASES.get(options.bus, options.bus)
+        for bus in self._pci.buses():
+            if bus.name == name:
+                return bus
+        raise ConfigError(f"{options.flag},bus={options.bus}: there is no bus of this name")
+
+    def add(self, options: Any) -> PciFunction:
+        """Make the device of `options` and put it where they say."""
+        bus = self.bus(options)
+        source = f"{options.flag},bus={options.bus}"
+        try:
+            bus.check_place(options.addr, multifunction=options.multifunction)
+        except PlaceError as error:
+            raise ConfigError(f"{source},{error}") from error
+        function = self._make(options, bus)
+        bus.attach(function, options.addr, multifunction=options.multifunction)
+        return function
+
+    def _make(self, options: Any, bus: PciBus) -> PciFunction:
+        if options.flag == "-device pcie-root-port":
+            return self._make_root_port(options, bus)
+        device = make_device(options, self._host)
+        return self.carry(device, bus)
+
+    def carry(self, device: VirtioDevice, bus: PciBus) -> PciFunction:
+        """Give a virtio device its function, for this bus."""
+        is_integrated = bus is self._pci.root
+        transport = PciTransport(device, self._host, self._accelerator, is_integrated=is_integrated)
+        self.transports[transport.function] = transport
+        return transport.function
+
+    def _make_root_port(self, options: Any, bus: PciBus) -> PciFunction:
+        from stratovirt.pci.root_port import RootPort
+
+        if bus is not self._pci.root:
+            raise ConfigError(f"{options.flag},bus={options.bus}: root ports are on pcie.0 only")
+        if options.id in (known.name for known in self._pci.buses()):
+            raise ConfigError(f"{options.flag},id={options.id}: another bus has this name")
+        fast = any(given.fast_unplug for given in self._host.config.globals)
+        port = RootPort(
+            options.id, self._pci, self._accelerator, port=options.port, fast_unplug=fast
+        )
+        self._pci.root_ports.append(port)
+        return port
+
+    def release(self, function: PciFunction) -> VirtioDevice | None:
+        """Take a function off its bus for good; its virtio device, stopped, is the caller's."""
+        transport = self.transports.pop(function, None)
+        if transport is not None:
+            transport.reset()
+        function.reset()
+        if function.bus is not None:
+            function.bus.detach(function)
+        function.close()
+        if transport is None:
+            return None
+        transport.close()
+        return transport.device
+
+    def reset(self) -> None:
+        """All virtio devices as after power-on."""
+        for transport in self.transports.values():
+            transport.reset()
+
+    def close(self) -> None:
+        """Take everything off the buses and give back what it holds."""
+        for bus in reversed(self._pci.buses()):
+            for function in list(bus.functions.values()):
+                device = self.release(function)
+                if device is not None:
+                    device.close()

@@ -1,0 +1,130 @@
+"""Hotplug behind root ports: native PCI Express, with the guest's consent or without."""
+
+from __future__ import annotations
+
+from stratovirt.config.errors import ConfigError
+from stratovirt.config.hotplug import HotPciBlk, HotPciNet
+from stratovirt.machine.device_host import DeviceHost
+from stratovirt.machine.hot_plug import HotPlug, HotPlugError
+from stratovirt.machine.pci_devices import PciDevices
+from stratovirt.pci.bus import PciBus, PlaceError
+from stratovirt.virtio.blk import Blk
+from stratovirt.virtio.net import Net
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stratovirt.pci.host_bridge import PciHost
+    from stratovirt.pci.root_port import RootPort
+    from stratovirt.virtio.device import VirtioDevice
+
+PATIENCE_NS = 5_000_000_000
+"""How long a guest has to let go before it may be asked again, as in QEMU."""
+
+
+class PciHotPlug(HotPlug):
+    """Devices in the slots of root ports."""
+
+    def __init__(self, host: DeviceHost, pci: PciHost, devices: PciDevices) -> None:
+        super().__init__(host)
+        self._pci = pci
+        self._devices = devices
+        self._asked_ns: dict[str, int] = {}
+        for port in pci.root_ports:
+            port.released = lambda port=port: self._released(port)  # type: ignore[misc]
+
+    def plug(self, options: Any) -> None:
+        """Make a device and put it into an empty slot; raises StratovirtError."""
+        self.check_new(options.id)
+        try:
+            bus = self._devices.bus(options)
+            if bus is self._pci.root:
+                raise HotPlugError(
+                    f"device_add: bus={options.bus} takes nothing while the machine runs; "
+                    "name a pcie-root-port"
+                )
+            bus.check_place(options.addr, multifunction=False)
+        except (ConfigError, PlaceError) as error:
+            raise HotPlugError(f"device_add: {error}") from error
+        port = self._port_of(bus)
+        function = self._devices.carry(self._make(options), bus)
+        bus.attach(function, options.addr)
+        self.plugged[options.id] = options
+        port.plugged()
+
+    def _port_of(self, bus: PciBus) -> RootPort:
+        return next(port for port in self._pci.root_ports if port.secondary is bus)
+
+    def _make(self, options: Any) -> VirtioDevice:
+        if isinstance(options, HotPciBlk):
+            return self._make_disk(options)
+        if isinstance(options, HotPciNet):
+            return self._make_card(options)
+        raise HotPlugError(f"{options.flag}: this board has no hot-replace slots")
+
+    def _make_disk(self, options: HotPciBlk) -> Blk:
+        iothread = self.iothread(options.iothread)
+        image = self.images.take(options.drive or options.id, options.id, "device_add")
+        disk = Blk(options.id, options.num_queues, self.host)
+        disk.insert(image, options.serial, iothread)
+        return disk
+
+    def _make_card(self, options: HotPciNet) -> Net:
+        iothread = self.iothread(options.iothread)
+        back_end = self.netdevs.take(options.netdev or options.id, options.id, "device_add")
+        card = Net(options.id, back_end.pairs if options.mq else 1, options.mac, self.host)
+        card.uses_kernel_interrupts = bool(back_end.vhosts)
+        card.connect(back_end, None, iothread)
+        return card
+
+    def unplug(self, name: str) -> None:
+        """Ask the guest to let go of a device; raises HotPlugError."""
+        options = self._find(name)
+        port = self._port_of(self._devices.bus(options))
+        now_ns = self.host.clock.now_ns()
+        if port.is_unplugging and now_ns - self._asked_ns.get(name, 0) < PATIENCE_NS:
+            raise HotPlugError(f"device_del: {name} is in the process of being unplugged")
+        self._asked_ns[name] = now_ns
+        port.request_unplug()
+
+    def _find(self, name: str) -> Any:
+        """What was added, or was there from the start behind a port."""
+        for options in self.host.config.devices:
+            if options.id == name and self._is_removable(options):
+                return options
+        return self.find(name)
+
+    def _is_removable(self, options: Any) -> bool:
+        if "bus" not in options.fields or options.flag == "-device pcie-root-port":
+            return False
+        return self._devices.bus(options) is not self._pci.root
+
+    def _released(self, port: RootPort) -> None:
+        """The guest has let go, or was not asked."""
+        function = port.device
+        if function is None:
+            return
+        device = self._devices.release(function)
+        port.unplugged()
+        if device is not None:
+            self._take_back(device)
+            self._forget(device.name)
+
+    def _take_back(self, device: VirtioDevice) -> None:
+        """Back ends that QMP made stay open, as QEMU's do; others are closed with the device."""
+        if device.name in self.plugged and isinstance(device, Blk):
+            image = device.eject()
+            self.images.give_back(image.drive.id, image)
+        elif device.name in self.plugged and isinstance(device, Net):
+            back_end = device.disconnect()
+            self.netdevs.give_back(back_end.netdev.id, back_end)
+        device.close()
+
+    def _forget(self, name: str) -> None:
+        self._asked_ns.pop(name, None)
+        if name not in self.plugged:
+            config = self.host.config
+            config.devices = [options for options in config.devices if options.id != name]
+            self.plugged[name] = None
+        self.removed(name)

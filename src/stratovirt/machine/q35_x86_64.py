@@ -1,0 +1,170 @@
+"""q35: PCI Express, firmware in flash or a kernel booted directly, and a PC's old devices."""
+
+from __future__ import annotations
+
+from stratovirt.boot import x86_64_linux
+from stratovirt.config.vm_config import VmConfig
+from stratovirt.devices.i8042 import PORTS as KEYBOARD_PORTS
+from stratovirt.devices.i8042 import ResetController
+from stratovirt.devices.ich9 import LpcBridge, Mch, PowerManagement
+from stratovirt.devices.rtc import PORTS as RTC_PORTS
+from stratovirt.devices.rtc import Rtc
+from stratovirt.machine import q35_x86_64_layout as layout
+from stratovirt.machine.pci_devices import PciDevices
+from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
+from stratovirt.machine.x86_64_board import Board
+from stratovirt.pci.host_bridge import PORTS as CONFIG_PORTS
+from stratovirt.pci.host_bridge import ConfigPorts, Ecam, PciHost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.chardev.backend import Chardev
+    from stratovirt.cpu.x86_64_boot import EntryPoint
+    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.machine.q35_x86_64_firmware import Firmware
+    from stratovirt.virtio.device import VirtioDevice
+
+SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
+"""Where Linux looks for them when there is no firmware; the ACPI tables end before."""
+
+
+class Q35(Board):
+    """The board, built from its configuration; `guest_reset` and `guest_power_off` report up."""
+
+    restarts_on_reset = True
+
+    def __init__(
+        self,
+        config: VmConfig,
+        accelerator: Accelerator,
+        host: DeviceHost,
+        serial: Chardev | None,
+        guest_reset: Callable[[], None],
+        guest_power_off: Callable[[], None],
+    ) -> None:
+        super().__init__(config, accelerator, host, serial, layout.ram_pieces(config.memory.size))
+        self.address_bits = accelerator.physical_address_bits
+        self.pci = PciHost(
+            self.memory_space, self.port_space, layout.INTX_FIRST_GSI, accelerator.set_irq_level
+        )
+        self.pci_devices = PciDevices(self.pci, host, accelerator)
+        self._config_ports = ConfigPorts(self.pci, guest_reset)
+        self.add_ports("pci-config", layout.CONFIG_PORTS, CONFIG_PORTS, self._config_ports)
+        self.add_ports("i8042", layout.KEYBOARD_PORT, KEYBOARD_PORTS, ResetController(guest_reset))
+        self.mch = Mch(self.memory_space, Ecam(self.pci))
+        self.power = PowerManagement(accelerator.clock, self._set_sci, guest_power_off)
+        self._lpc = LpcBridge(self.port_space, self.power)
+        self.pci.root.attach(self.mch, layout.HOST_BRIDGE_PLACE)
+        self.pci.root.attach(self._lpc, layout.LPC_PLACE)
+        self._rtc = Rtc(accelerator.clock, host.loop, self._set_rtc, self.ram)
+        self._rtc.set_last_cpu(config.smp.cpus - 1)
+        self.add_ports("rtc", layout.RTC_PORT, RTC_PORTS, self._rtc)
+        self._firmware: Firmware | None = None
+        try:
+            if config.flashes:
+                from stratovirt.machine.q35_x86_64_firmware import Firmware
+
+                self._firmware = Firmware(self)
+            self._add_devices()
+        except Exception:
+            self.close()
+            raise
+        self.memory_space.commit()
+        self.port_space.commit()
+
+    def _add_devices(self) -> None:
+        # Ports first: a device may name a bus that stands behind it on the command line.
+        for options in self.config.devices:
+            if options.flag == "-device pcie-root-port":
+                self.pci_devices.add(options)
+        for options in self.config.devices:
+            if options.flag == "-device virtconsole":
+                self.add_console_port(options)
+            elif options.flag != "-device pcie-root-port":
+                self.pci_devices.add(options)
+        for port in self.pci.root_ports:
+            port.reset()
+        if self.config.monitors:
+            from stratovirt.machine.pci_hotplug import PciHotPlug
+
+            self.hot_plug = PciHotPlug(self.host, self.pci, self.pci_devices)
+
+    @property
+    def devices(self) -> list[VirtioDevice]:
+        """All virtio devices."""
+        return self.pci_devices.virtio_devices
+
+    def _set_sci(self, level: bool) -> None:
+        self.accelerator.set_irq_level(layout.SCI_GSI, level)
+
+    def _set_rtc(self, level: bool) -> None:
+        self.accelerator.set_irq_level(layout.RTC_GSI, level)
+
+    def load(self) -> EntryPoint | None:
+        """Hand things to the firmware, or be the firmware of the kernel that is given."""
+        if self._firmware is not None:
+            self._firmware.load()
+            return None
+        self.mch.set_ecam(layout.ECAM)
+        self._lpc.set_block(layout.PM_PORTS)
+        self._number_buses()
+        for address, content in acpi_tables(self, x86_64_linux.ACPI_TABLES, SMBIOS_ENTRY):
+            self.guest_memory.write(address, content)
+        self._write_smbios()
+        if self.config.kernel is None:
+            return None
+        return x86_64_linux.load_linux(
+            kernel=self.config.kernel,
+            initrd=self.config.initrd,
+            command_line=self.config.append,
+            memory=self.guest_memory,
+            ram=self.ram,
+            reserved=[(layout.ECAM, layout.ECAM_BYTES)],
+        )
+
+    def _number_buses(self) -> None:
+        """What firmware would do, so that a kernel finds the hierarchy in order."""
+        for number, port in enumerate(self.pci.root_ports, start=1):
+            port.set_numbers(number)
+
+    def _write_smbios(self) -> None:
+        from stratovirt.machine.smbios import entry_point
+
+        tables = smbios(self)
+        if SMBIOS_TABLES + len(tables) < x86_64_linux.RESET_VECTOR:
+            self.guest_memory.write(SMBIOS_ENTRY, entry_point(tables, SMBIOS_TABLES))
+            self.guest_memory.write(SMBIOS_TABLES, tables)
+
+    def reset(self) -> EntryPoint | None:
+        """All devices as after power-on and what is booted loaded anew; vCPUs must be paused."""
+        self.pci_devices.reset()
+        self.pci.reset()
+        self._config_ports.power_on()
+        self.power.reset()
+        self._rtc.reset()
+        if self.uart is not None:
+            self.uart.reset()
+        if self._firmware is not None:
+            self._firmware.reset()
+        return self.load()
+
+    def obstacle(self) -> str:
+        """Why the machine cannot be saved."""
+        return "-machine q35: only microvm can be saved yet"
+
+    def press_power_button(self) -> None:
+        """Tell the guest that somebody wants it to power off."""
+        self.power.press_power_button()
+
+    def close(self) -> None:
+        """Stop the devices and give back their files; requests in flight are completed."""
+        self.pci_devices.close()
+        if self.hot_plug is not None:
+            self.hot_plug.close()
+        if self._firmware is not None:
+            self._firmware.close()
+        if self.serial is not None:
+            self.serial.drain()

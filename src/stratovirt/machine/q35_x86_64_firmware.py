@@ -1,0 +1,152 @@
+"""q35's firmware: flash that holds it, and fw_cfg, through which it learns of the machine."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+from stratovirt.boot.boot_params import E820_RAM
+from stratovirt.boot.image import open_file
+from stratovirt.devices import fw_cfg
+from stratovirt.devices.fw_cfg import FwCfg
+from stratovirt.devices.pflash import Pflash, PflashError
+from stratovirt.machine import q35_x86_64_layout as layout
+from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.machine.q35_x86_64 import Q35
+
+TABLES_MOST = 1 << 20
+SETUP_SECTS, SECTOR, DEFAULT_SETUP_SECTS = 0x1F1, 512, 4
+
+
+class Firmware:
+    """Two chips below 4 GiB, unit 0 at the top, and what fw_cfg says."""
+
+    def __init__(self, board: Q35) -> None:
+        self._board = board
+        self.fw_cfg = FwCfg(board.guest_memory)
+        self._flashes: list[Pflash] = []
+        self._blobs: list[mmap.mmap] = []
+        try:
+            self._add_flashes()
+        except Exception:
+            self.close()
+            raise
+        board.add_ports("fw_cfg", layout.FW_CFG_PORT, fw_cfg.PORTS, self.fw_cfg)
+
+    def _add_flashes(self) -> None:
+        end = layout.FLASH_END
+        for options in sorted(self._board.config.flashes, key=lambda flash: flash.unit):
+            flash = Pflash(options)
+            self._flashes.append(flash)
+            if sum(chip.size for chip in self._flashes) > layout.FLASH_MOST:
+                raise PflashError(
+                    f"{flash.source}: flash memory is larger than {layout.FLASH_MOST >> 20} MiB "
+                    "with this file"
+                )
+            end -= flash.size
+            flash.place(self._board.memory_space, end)
+
+    def load(self) -> None:
+        """Say what the machine is; what firmware asks for later is made then."""
+        board, device = self._board, self.fw_cfg
+        count = board.config.smp.cpus
+        device.add(fw_cfg.CPU_COUNT, struct.pack("<H", count))
+        device.add(fw_cfg.MAX_CPUS, struct.pack("<H", max(board.apic_ids) + 1))
+        device.add(fw_cfg.BOOT_MENU, struct.pack("<H", 0))
+        device.add_file(
+            "etc/e820",
+            b"".join(struct.pack("<QQI", gpa, size, E820_RAM) for gpa, size in board.ram),
+        )
+        from stratovirt.acpi import loader
+
+        def part(index: int) -> Callable[[], bytes]:
+            # Made when firmware asks: by then it has said where ECAM is.
+            return lambda: loader.script(acpi_tables(board, 0, TABLES_MOST))[index]
+
+        for index, name in enumerate((loader.TABLES_FILE, loader.RSDP_FILE, loader.SCRIPT_FILE)):
+            device.add_file(name, part(index))
+        self._add_smbios()
+        order = boot_order(board)
+        if order:
+            device.add_file("bootorder", order)
+        if not self._blobs:
+            self._add_kernel()
+
+    def _add_smbios(self) -> None:
+        from stratovirt.machine.smbios import entry_point
+
+        tables = smbios(self._board)
+        self.fw_cfg.add_file("etc/smbios/smbios-tables", tables)
+        self.fw_cfg.add_file("etc/smbios/smbios-anchor", entry_point(tables, 0))
+
+    def _add_kernel(self) -> None:
+        """The kernel in two parts, setup code and the rest, as its boot protocol has them."""
+        config, device = self._board.config, self.fw_cfg
+        if config.kernel is None:
+            return
+        kernel = self._map("-kernel", config.kernel)
+        if kernel is None:
+            return
+        setup = min(((kernel[SETUP_SECTS] or DEFAULT_SETUP_SECTS) + 1) * SECTOR, len(kernel))
+        device.add(fw_cfg.SETUP_SIZE, struct.pack("<I", setup))
+        device.add(fw_cfg.SETUP_DATA, kernel[:setup])
+        device.add(fw_cfg.KERNEL_SIZE, struct.pack("<I", len(kernel) - setup))
+        device.add(fw_cfg.KERNEL_DATA, kernel[setup:])
+        text = config.append.encode() + b"\0"
+        device.add(fw_cfg.COMMAND_LINE_SIZE, struct.pack("<I", len(text)))
+        device.add(fw_cfg.COMMAND_LINE_DATA, text)
+        initrd = self._map("-initrd", config.initrd) if config.initrd is not None else None
+        if initrd is not None:
+            device.add(fw_cfg.INITRD_SIZE, struct.pack("<I", len(initrd)))
+            device.add(fw_cfg.INITRD_DATA, initrd)
+
+    def _map(self, flag: str, path: str) -> mmap.mmap | None:
+        fd = open_file(flag, path)
+        try:
+            if os.fstat(fd).st_size <= SETUP_SECTS:
+                raise PflashError(f"{flag} {path}: the file is too short to be booted")
+            blob = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        self._blobs.append(blob)
+        return blob
+
+    def reset(self) -> None:
+        """As after power-on."""
+        self.fw_cfg.reset()
+        for flash in self._flashes:
+            flash.reset()
+
+    def close(self) -> None:
+        """Give the files back."""
+        for flash in self._flashes:
+            flash.close()
+        for blob in self._blobs:
+            blob.close()
+
+
+def boot_order(board: Q35) -> bytes:
+    """Open Firmware paths of the bootable devices, lowest bootindex first, for firmware's menu."""
+    entries: list[tuple[int, str]] = []
+    for options in board.config.devices:
+        index = getattr(options, "bootindex", None)
+        if index is None:
+            continue
+        slot, function = options.addr
+        bus = board.pci_devices.bus(options)
+        path = "/pci@i0cf8"
+        for port in board.pci.root_ports:
+            if port.secondary is bus:
+                path += f"/pci-bridge@{port.devfn >> 3:x}"
+                path += f",{port.devfn & 7:x}" if port.devfn & 7 else ""
+        path += f"/scsi@{slot:x}" + (f",{function:x}" if function else "")
+        entries.append((index, f"{path}/disk@0,0"))
+    return b"".join(path.encode() + b"\n" for _, path in sorted(entries))[:-1] + (
+        b"\0" if entries else b""
+    )

@@ -1,0 +1,40 @@
+"""The address and interrupt map of q35."""
+
+from __future__ import annotations
+
+MIB, GIB = 1 << 20, 1 << 30
+
+LOW_RAM_END = 2 * GIB
+HIGH_RAM_START = 4 * GIB
+
+ECAM, ECAM_BYTES = 0xB000_0000, 256 * MIB
+"""Where configuration space is when there is no firmware that moves it."""
+WINDOW_END = 0xFEC0_0000
+"""32-bit PCI memory is between low RAM and here, less ECAM."""
+IOAPIC = 0xFEC0_0000
+LAPIC = 0xFEE0_0000
+IDENTITY_MAP = 0xFEF0_C000
+TSS = 0xFEF0_D000
+FLASH_END = 4 * GIB
+FLASH_MOST = 8 * MIB
+
+CONFIG_PORTS = 0xCF8
+RESET_PORT = 0xCF9
+KEYBOARD_PORT = 0x60
+RTC_PORT = 0x70
+FW_CFG_PORT = 0x510
+PM_PORTS = 0x600
+"""Where the power management block is when there is no firmware that moves it."""
+
+RTC_GSI = 8
+SCI_GSI = 9
+INTX_FIRST_GSI = 16
+
+HOST_BRIDGE_PLACE = (0x00, 0)
+LPC_PLACE = (0x1F, 0)
+
+
+def ram_pieces(size: int) -> list[tuple[int, int]]:
+    """(gpa, size) of the RAM pieces: below 2 GiB, the rest from 4 GiB."""
+    low = min(size, LOW_RAM_END)
+    return [(0, low)] if low == size else [(0, low), (HIGH_RAM_START, size - low)]

@@ -1,0 +1,101 @@
+"""What q35 tells the guest of itself: ACPI and SMBIOS, in memory or through fw_cfg."""
+
+from __future__ import annotations
+
+from stratovirt.acpi import aml, pci, tables
+from stratovirt.devices import rtc
+from stratovirt.devices.ich9 import SLEEP_TYPE_S5
+from stratovirt.machine import q35_x86_64_layout as layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.machine.q35_x86_64 import Q35
+
+FULL_RESET = 0x0E
+"""Reset control: the processor and all else, as after power-on."""
+HIGH_WINDOW_ALIGNMENT = 1 << 30
+
+
+def _windows(ecam: tuple[int, int], low_ram_end: int) -> list[tuple[int, int]]:
+    """32-bit memory for BARs: all that is neither RAM nor ECAM, below the interrupt controllers."""
+    base, size = ecam
+    pieces = [(low_ram_end, base - 1), (base + size, layout.WINDOW_END - 1)]
+    return [(first, last) for first, last in pieces if first < last]
+
+
+def _dsdt(board: Q35, ecam: tuple[int, int]) -> bytes:
+    low, high_end = board.ram[0][1], sum(board.ram[-1])
+    high = -(-max(high_end, layout.HIGH_RAM_START) // HIGH_WINDOW_ALIGNMENT) * HIGH_WINDOW_ALIGNMENT
+    clock = aml.device(
+        "RTC",
+        aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0B00")))),
+        aml.name(
+            "_CRS",
+            aml.resources(aml.io_ports(layout.RTC_PORT, 8), aml.irq(layout.RTC_GSI)),
+        ),
+    )
+    lpc = aml.device(
+        "ISA",
+        aml.name("_ADR", layout.LPC_PLACE[0] << 16 | layout.LPC_PLACE[1]),
+        clock,
+        *board.uart_aml(),
+    )
+    body = aml.scope(
+        "\\_SB_",
+        pci.host_bridge(
+            ecam=ecam,
+            windows=_windows(ecam, max(low, layout.LOW_RAM_END)),
+            high_window=(high, (1 << board.address_bits) - 1),
+            first_gsi=layout.INTX_FIRST_GSI,
+            children=[lpc],
+        ),
+    ).code
+    body += aml.name("\\_S5_", aml.package(SLEEP_TYPE_S5, 0, 0, 0)).code
+    return tables.table(b"DSDT", 6, body)
+
+
+def acpi_tables(board: Q35, address: int, limit: int) -> list[tuple[int, bytes]]:
+    """(address, bytes) of all tables, the RSDP at `address`."""
+    ecam = board.mch.ecam or (layout.ECAM, layout.ECAM_BYTES)
+    return tables.lay_out(
+        address,
+        limit,
+        _dsdt(board, ecam),
+        lambda dsdt, facs: tables.fixed_fadt(
+            facs=facs,
+            dsdt=dsdt,
+            sci=layout.SCI_GSI,
+            pm=layout.PM_PORTS,
+            reset_port=layout.RESET_PORT,
+            reset_value=FULL_RESET,
+            century=rtc.CENTURY,
+        ),
+        [
+            tables.madt(
+                lapic=layout.LAPIC,
+                apic_ids=board.apic_ids,
+                ioapic_id=board.ioapic_id,
+                ioapic=layout.IOAPIC,
+                level_irqs=(layout.SCI_GSI,),
+                has_pic=True,
+            ),
+            tables.mcfg(ecam[0], (ecam[1] >> 20) - 1),
+            *board.numa_tables(),
+        ],
+        facs=tables.facs(),
+    )
+
+
+def smbios(board: Q35) -> bytes:
+    """The SMBIOS structures."""
+    from stratovirt.machine.smbios import smbios_tables
+
+    topology = board.config.smp.topology
+    cores = topology.dies * topology.clusters * topology.cores
+    return smbios_tables(
+        uuid=board.config.uuid,
+        sockets=topology.sockets,
+        cores=cores,
+        threads=topology.threads,
+        ram=board.ram,
+    )

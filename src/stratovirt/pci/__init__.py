@@ -1,0 +1,1 @@
+"""PCI Express: configuration space, functions, buses, the host bridge, MSI-X and root ports."""

@@ -1,0 +1,84 @@
+"""A PCI bus: which function answers at which slot, and what its interrupt pins reach."""
+
+from __future__ import annotations
+
+from stratovirt.errors import StratovirtError
+from stratovirt.pci import config_space as regs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.pci.function import PciFunction
+    from stratovirt.pci.host_bridge import PciHost
+
+SLOTS = 32
+FUNCTIONS = 8
+PINS = 4
+
+
+class PlaceError(StratovirtError):
+    """A function cannot be at the place that was asked for."""
+
+
+def devfn_of(place: tuple[int, int]) -> int:
+    """Slot and function as the number that configuration cycles carry."""
+    return place[0] << 3 | place[1]
+
+
+class PciBus:
+    """One bus: pcie.0, or the one behind a root port, which has slot 0 only."""
+
+    def __init__(self, name: str, host: PciHost, *, slots: int = SLOTS) -> None:
+        self.name = name
+        self.host = host
+        self.slots = slots
+        self.functions: dict[int, PciFunction] = {}
+
+    @property
+    def number(self) -> int:
+        """What configuration cycles for this bus carry; the root's is 0."""
+        return 0
+
+    def check_place(self, place: tuple[int, int], *, multifunction: bool) -> None:
+        """Raise PlaceError when nothing can be attached there."""
+        slot, function = place
+        where = f"{slot:#x}.{function:#x}"
+        if slot >= self.slots:
+            raise PlaceError(f"addr={where}: behind a root port only slot 0 exists")
+        taken = self.functions.get(devfn_of(place))
+        if taken is not None:
+            raise PlaceError(f"addr={where}: {taken.name} is there already")
+        first = self.functions.get(devfn_of((slot, 0)))
+        if function and first is not None and not self._is_multifunction(first):
+            raise PlaceError(f"addr={where}: {first.name} in this slot is not multifunction=on")
+        others = any(devfn_of((slot, other)) in self.functions for other in range(1, FUNCTIONS))
+        if not function and others and not multifunction:
+            raise PlaceError(f"addr={where}: the slot has more functions; give multifunction=on")
+
+    def _is_multifunction(self, function: PciFunction) -> bool:
+        return bool(function.config.get(regs.HEADER_TYPE, 1) & regs.MULTIFUNCTION)
+
+    def attach(
+        self, function: PciFunction, place: tuple[int, int], *, multifunction: bool = False
+    ) -> None:
+        """Put a function on the bus; raises PlaceError."""
+        self.check_place(place, multifunction=multifunction)
+        if multifunction:
+            function.config.change(regs.HEADER_TYPE, 1, 0, regs.MULTIFUNCTION)
+            function.config.keep()
+        function.bus, function.devfn = self, devfn_of(place)
+        self.functions[function.devfn] = function
+
+    def detach(self, function: PciFunction) -> None:
+        """Take a function off the bus."""
+        function.remove_bars()
+        del self.functions[function.devfn]
+        function.bus = None
+
+    def gsi(self, devfn: int, pin: int) -> int:
+        """The GSI that interrupt pin `pin` (1 is INTA) of a function reaches."""
+        return self.host.first_gsi + ((devfn >> 3) + pin - 1) % PINS
+
+    def reset(self) -> None:
+        """All functions as after power-on."""
+        for function in self.functions.values():
+            function.reset()

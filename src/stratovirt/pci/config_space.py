@@ -1,0 +1,92 @@
+"""Configuration space (PCI Express Base 4.0, section 7.5): its bytes, and who may write them."""
+
+from __future__ import annotations
+
+BYTES = 4096
+LEGACY_BYTES = 256
+
+VENDOR_ID, DEVICE_ID, COMMAND, STATUS = 0x00, 0x02, 0x04, 0x06
+REVISION, CLASS_CODE, CACHE_LINE, HEADER_TYPE = 0x08, 0x09, 0x0C, 0x0E
+BAR0, SUBSYSTEM_VENDOR, SUBSYSTEM, ROM = 0x10, 0x2C, 0x2E, 0x30
+CAPABILITIES, INTERRUPT_LINE, INTERRUPT_PIN = 0x34, 0x3C, 0x3D
+
+COMMAND_IO, COMMAND_MEMORY, COMMAND_MASTER = 1 << 0, 1 << 1, 1 << 2
+COMMAND_INTX_DISABLE = 1 << 10
+COMMAND_WRITABLE = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | 1 << 6 | 1 << 8 | 1 << 10
+STATUS_INTX, STATUS_CAPABILITIES = 1 << 3, 1 << 4
+STATUS_WRITE_ONE_TO_CLEAR = 0xF900
+MULTIFUNCTION = 0x80
+
+CAP_MSI, CAP_VENDOR, CAP_EXPRESS, CAP_MSIX = 0x05, 0x09, 0x10, 0x11
+FIRST_CAPABILITY = 0x40
+
+
+class ConfigSpace:
+    """4096 bytes, of which the guest writes the bits that `writable` has.
+
+    Bits of `clearing` are cleared by writing ones to them.  `reset` goes back to what was there
+    at the last `keep`.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(BYTES)
+        self._writable = bytearray(BYTES)
+        self._clearing = bytearray(BYTES)
+        self._kept = bytes(BYTES)
+        self._next_capability = FIRST_CAPABILITY
+        self._last_pointer = CAPABILITIES
+
+    def get(self, offset: int, size: int) -> int:
+        """A little-endian register."""
+        return int.from_bytes(self._bytes[offset : offset + size], "little")
+
+    def set(self, offset: int, size: int, value: int) -> None:
+        """Change a register as its owner."""
+        self._bytes[offset : offset + size] = value.to_bytes(size, "little")
+
+    def change(self, offset: int, size: int, clear: int, set_: int) -> None:
+        """Clear bits, then set bits, as its owner."""
+        self.set(offset, size, self.get(offset, size) & ~clear | set_)
+
+    def allow(self, offset: int, size: int, bits: int) -> None:
+        """Let the guest write these bits of a register."""
+        self._writable[offset : offset + size] = bits.to_bytes(size, "little")
+
+    def allow_clearing(self, offset: int, size: int, bits: int) -> None:
+        """Let the guest clear these bits by writing ones."""
+        self._clearing[offset : offset + size] = bits.to_bytes(size, "little")
+
+    def write(self, offset: int, content: bytes) -> None:
+        """The guest's write, as far as it may."""
+        for at, byte in enumerate(content, start=offset):
+            mask = self._writable[at]
+            kept = self._bytes[at] & ~mask | byte & mask
+            self._bytes[at] = kept & ~(byte & self._clearing[at])
+
+    def read(self, offset: int, size: int) -> int:
+        """What the guest sees."""
+        return self.get(offset, size)
+
+    def add_capability(self, kind: int, body: bytes) -> int:
+        """Append a capability (section 7.5.3.1) of `body` after its two-byte head; its offset.
+
+        Raises ValueError when the 192 bytes there are do not suffice.
+        """
+        offset = self._next_capability
+        size = 2 + len(body)
+        if offset + size > LEGACY_BYTES:
+            raise ValueError("no room for another capability")
+        self._bytes[offset : offset + size] = bytes([kind, 0]) + body
+        self._bytes[self._last_pointer] = offset
+        self._last_pointer = offset + 1
+        self._next_capability = (offset + size + 3) & ~3
+        self.change(STATUS, 2, 0, STATUS_CAPABILITIES)
+        return offset
+
+    def keep(self) -> None:
+        """What is there now is the state after power-on."""
+        self._kept = bytes(self._bytes)
+
+    def reset(self) -> None:
+        """As after power-on."""
+        self._bytes[:] = self._kept

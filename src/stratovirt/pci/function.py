@@ -1,0 +1,204 @@
+"""A PCI function: its BARs are in the map where the guest has put them."""
+
+from __future__ import annotations
+
+from stratovirt.memory.address_space import AddressSpace, Region
+from stratovirt.pci import config_space as regs
+from stratovirt.pci.config_space import ConfigSpace
+from stratovirt.runtime.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.pci.bus import PciBus
+    from stratovirt.pci.msix import Msix
+
+log = Log(__name__)
+
+BAR_64, BAR_PREFETCHABLE, BAR_IO = 4, 8, 1
+ROM_ENABLE = 1
+ROM_INDEX = 6
+"""The expansion ROM's number in the table of BARs."""
+BAR_PRIORITY = -1000
+"""RAM and the board's own registers answer before any BAR, wherever the guest has put it."""
+
+
+class Bar:
+    """A range of `size` bytes, a power of two, that the guest places; `regions` by offset."""
+
+    __slots__ = ("base", "flags", "index", "moved", "regions", "size")
+
+    def __init__(
+        self,
+        index: int,
+        size: int,
+        flags: int,
+        regions: list[tuple[int, Region]],
+        moved: Callable[[int | None], None],
+    ) -> None:
+        self.index, self.size, self.flags, self.regions = index, size, flags, regions
+        self.moved = moved
+        self.base: int | None = None
+        """Where it is in the map now; None while it is not."""
+
+
+class PciFunction:
+    """One function. Subclasses add BARs and capabilities, then call `config.keep()`."""
+
+    bars_count = 6
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        vendor: int,
+        device: int,
+        class_code: int,
+        revision: int = 0,
+        subsystem: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.name = name
+        self.config = ConfigSpace()
+        self.bars: dict[int, Bar] = {}
+        self.msix: Msix | None = None
+        self.bus: PciBus | None = None
+        self.devfn = 0
+        config = self.config
+        config.set(regs.VENDOR_ID, 2, vendor)
+        config.set(regs.DEVICE_ID, 2, device)
+        config.set(regs.REVISION, 1, revision)
+        config.set(regs.CLASS_CODE, 3, class_code)
+        config.set(regs.SUBSYSTEM_VENDOR, 2, subsystem[0])
+        config.set(regs.SUBSYSTEM, 2, subsystem[1])
+        config.allow(regs.COMMAND, 2, regs.COMMAND_WRITABLE)
+        config.allow_clearing(regs.STATUS, 2, regs.STATUS_WRITE_ONE_TO_CLEAR)
+        config.allow(regs.CACHE_LINE, 1, 0xFF)
+        config.allow(regs.INTERRUPT_LINE, 1, 0xFF)
+
+    @property
+    def address(self) -> str:
+        """Bus, slot and function in the usual spelling."""
+        bus = self.bus.number if self.bus is not None else 0
+        return f"{bus:02x}:{self.devfn >> 3:02x}.{self.devfn & 7}"
+
+    def add_bar(
+        self,
+        index: int,
+        size: int,
+        regions: list[tuple[int, Region]],
+        *,
+        flags: int = 0,
+        moved: Callable[[int | None], None] = lambda _base: None,
+    ) -> Bar:
+        """A BAR (section 7.5.1.2.1); a 64-bit one takes the next register as well.
+
+        `moved` hears where the BAR is after each change, None while it is nowhere.
+        """
+        if size & size - 1 or size < 4:
+            raise ValueError("the size of a BAR is a power of two")
+        bar = self.bars[index] = Bar(index, size, flags, regions, moved)
+        offset = self._offset(bar)
+        width = 8 if flags & BAR_64 else 4
+        attributes = 3 if flags & BAR_IO else (ROM_ENABLE if index == ROM_INDEX else 15)
+        writable = -size & (1 << 8 * width) - 1 & ~attributes
+        if index == ROM_INDEX:
+            # The lowest eleven bits but the enable are reserved.
+            writable = writable & ~0x7FF | ROM_ENABLE
+        self.config.set(offset, width, 0 if index == ROM_INDEX else flags)
+        self.config.allow(offset, width, writable)
+        return bar
+
+    def _offset(self, bar: Bar) -> int:
+        return regs.ROM if bar.index == ROM_INDEX else regs.BAR0 + 4 * bar.index
+
+    def read_config(self, offset: int, size: int) -> int:
+        """The guest reads 1, 2 or 4 bytes within a double word."""
+        return self.config.read(offset, size)
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """The guest writes 1, 2 or 4 bytes within a double word."""
+        self.config.write(offset, value.to_bytes(size, "little"))
+        if offset < regs.INTERRUPT_LINE:
+            self.place_bars()
+        elif self.msix is not None:
+            self.msix.config_written()
+
+    def place_bars(self) -> None:
+        """Let the map follow the BARs and the command register."""
+        changed = [bar for bar in self.bars.values() if self._wanted(bar) != bar.base]
+        if not changed or self.bus is None:
+            return
+        for bar in changed:
+            self._take_out(bar)
+        for bar in changed:
+            self._put_in(bar)
+        for is_port in {bool(bar.flags & BAR_IO) for bar in changed}:
+            self._space(is_port).commit()
+        for bar in changed:
+            bar.moved(bar.base)
+
+    def remove_bars(self) -> None:
+        """Take all BARs out of the map: the function goes."""
+        for bar in self.bars.values():
+            if bar.base is not None:
+                self._take_out(bar)
+                self._space(bool(bar.flags & BAR_IO)).commit()
+                bar.moved(None)
+
+    def _space(self, is_port: bool) -> AddressSpace:
+        assert self.bus is not None
+        return self.bus.host.ports if is_port else self.bus.host.memory
+
+    def _wanted(self, bar: Bar) -> int | None:
+        command = self.config.get(regs.COMMAND, 2)
+        is_port = bool(bar.flags & BAR_IO)
+        if not command & (regs.COMMAND_IO if is_port else regs.COMMAND_MEMORY):
+            return None
+        value = self.config.get(self._offset(bar), 8 if bar.flags & BAR_64 else 4)
+        if bar.index == ROM_INDEX and not value & ROM_ENABLE:
+            return None
+        base = value & -bar.size
+        # A BAR of zero is one that nobody has placed; one beyond the bus is one being sized.
+        if base == 0 or base + bar.size > (1 << 16 if is_port else self.bus_limit(bar)):
+            return None
+        return base
+
+    def bus_limit(self, bar: Bar) -> int:
+        """The first address a memory BAR cannot reach."""
+        if not bar.flags & BAR_64:
+            # The top of it all is where an all-ones probe of the size would lie.
+            return (1 << 32) - 1
+        assert self.bus is not None
+        return self.bus.host.memory.limit
+
+    def _take_out(self, bar: Bar) -> None:
+        if bar.base is None:
+            return
+        for _, region in bar.regions:
+            self._space(bool(bar.flags & BAR_IO)).remove(region)
+        bar.base = None
+
+    def _put_in(self, bar: Bar) -> None:
+        bar.base = self._wanted(bar)
+        if bar.base is None:
+            return
+        assert self.bus is not None
+        for offset, region in bar.regions:
+            space = self._space(bool(bar.flags & BAR_IO))
+            space.add(bar.base + offset, region, priority=self.bus.host.next_priority())
+
+    @property
+    def is_bus_master(self) -> bool:
+        """Whether the function may reach memory and send messages."""
+        return bool(self.config.get(regs.COMMAND, 2) & regs.COMMAND_MASTER)
+
+    def reset(self) -> None:
+        """As after power-on: BARs are nowhere, nothing is enabled."""
+        self.config.reset()
+        self.place_bars()
+        if self.msix is not None:
+            self.msix.reset()
+
+    def close(self) -> None:
+        """Give back what the function holds of the host."""

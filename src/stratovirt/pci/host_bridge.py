@@ -1,0 +1,158 @@
+"""The way to configuration space: ports 0xCF8 and 0xCFC, and ECAM, to buses and functions."""
+
+from __future__ import annotations
+
+from stratovirt.pci.bus import PINS, PciBus
+from stratovirt.pci.function import BAR_PRIORITY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.pci.function import PciFunction
+    from stratovirt.pci.root_port import RootPort
+
+CONFIG_ADDRESS, CONFIG_DATA = 0, 4
+"""Offsets from port 0xCF8."""
+PORTS = 8
+CONFIG_ENABLE = 1 << 31
+RESET_CONTROL = 1
+"""Port 0xCF9, within the address register but only as a byte (ICH9, section 13.7.5)."""
+RESET_CPU, RESET_FULL = 1 << 2, 1 << 1
+
+
+class InterruptLine:
+    """One level-triggered line that several functions share: up while any of them holds it."""
+
+    def __init__(self, set_level: Callable[[bool], None]) -> None:
+        self._set_level = set_level
+        self._holders: set[object] = set()
+
+    def set(self, holder: object, level: bool) -> None:
+        """`holder` raises or lowers it."""
+        before = bool(self._holders)
+        if level:
+            self._holders.add(holder)
+        else:
+            self._holders.discard(holder)
+        if bool(self._holders) != before:
+            self._set_level(not before)
+
+
+class PciHost:
+    """The root of the hierarchy; `first_gsi` is where the four lines of INTx begin."""
+
+    def __init__(
+        self,
+        memory: AddressSpace,
+        ports: AddressSpace,
+        first_gsi: int,
+        set_irq_level: Callable[[int, bool], None],
+    ) -> None:
+        self.memory, self.ports = memory, ports
+        self.root = PciBus("pcie.0", self)
+        self.root_ports: list[RootPort] = []
+        self.first_gsi = first_gsi
+        self._lines = [
+            InterruptLine(lambda level, gsi=first_gsi + pin: set_irq_level(gsi, level))  # type: ignore[misc]
+            for pin in range(PINS)
+        ]
+        self._priority = BAR_PRIORITY
+
+    def next_priority(self) -> int:
+        """A priority that no other region has: what was placed first answers first."""
+        self._priority -= 1
+        return self._priority
+
+    def set_intx(self, function: PciFunction, pin: int, level: bool) -> None:
+        """Drive an interrupt pin of a function."""
+        assert function.bus is not None
+        gsi = function.bus.gsi(function.devfn, pin)
+        self._lines[gsi - self.first_gsi].set(function, level)
+
+    def buses(self) -> list[PciBus]:
+        """The root and what is behind its ports."""
+        return [self.root, *(port.secondary for port in self.root_ports)]
+
+    def find(self, bus_number: int, devfn: int) -> PciFunction | None:
+        """Who answers a configuration cycle."""
+        if bus_number == 0:
+            return self.root.functions.get(devfn)
+        for port in self.root_ports:
+            if port.secondary.number == bus_number:
+                return port.secondary.functions.get(devfn)
+        return None
+
+    def read_config(self, bus_number: int, devfn: int, offset: int, size: int) -> int:
+        """A configuration read; all ones where nobody is."""
+        function = self.find(bus_number, devfn)
+        if function is None or offset % 4 + size > 4:
+            return (1 << 8 * size) - 1
+        return function.read_config(offset, size)
+
+    def write_config(self, bus_number: int, devfn: int, offset: int, size: int, value: int) -> None:
+        """A configuration write; lost where nobody is."""
+        function = self.find(bus_number, devfn)
+        if function is not None and offset % 4 + size <= 4:
+            function.write_config(offset, size, value)
+
+    def reset(self) -> None:
+        """All functions of all buses as after power-on."""
+        for bus in reversed(self.buses()):
+            bus.reset()
+
+
+class ConfigPorts:
+    """Ports 0xCF8 to 0xCFF, and the reset control register among them."""
+
+    def __init__(self, host: PciHost, reset: Callable[[], None]) -> None:
+        self._host = host
+        self._reset = reset
+        self._address = 0
+        self._reset_control = 0
+
+    def power_on(self) -> None:
+        """As after power-on."""
+        self._address = self._reset_control = 0
+
+    def read(self, offset: int, size: int) -> int:
+        """The address register as a whole, reset control as a byte, or data."""
+        if offset == RESET_CONTROL and size == 1:
+            return self._reset_control
+        if offset < CONFIG_DATA:
+            return self._address if size == 4 else (1 << 8 * size) - 1
+        if not self._address & CONFIG_ENABLE:
+            return (1 << 8 * size) - 1
+        return self._host.read_config(*self._target(offset), size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Choose a register, write to it, or reset the machine."""
+        if offset == RESET_CONTROL and size == 1:
+            self._reset_control = value & RESET_FULL
+            if value & RESET_CPU:
+                self._reset()
+        elif offset < CONFIG_DATA:
+            if size == 4:
+                self._address = value & ~0x7F00_0003
+        elif self._address & CONFIG_ENABLE:
+            self._host.write_config(*self._target(offset), size, value)
+
+    def _target(self, offset: int) -> tuple[int, int, int]:
+        register = self._address & 0xFC | offset - CONFIG_DATA
+        return self._address >> 16 & 0xFF, self._address >> 8 & 0xFF, register
+
+
+class Ecam:
+    """Configuration space as memory (PCI Express Base 4.0, section 7.2.2): 1 MiB for each bus."""
+
+    def __init__(self, host: PciHost) -> None:
+        self._host = host
+
+    def read(self, offset: int, size: int) -> int:
+        """A register of any function; at most 32 bits at a time."""
+        return self._host.read_config(offset >> 20, offset >> 12 & 0xFF, offset & 0xFFF, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A register of any function; at most 32 bits at a time."""
+        self._host.write_config(offset >> 20, offset >> 12 & 0xFF, offset & 0xFFF, size, value)

@@ -1,0 +1,215 @@
+"""MSI-X (PCI Express Base 4.0, section 7.7.2): a table of messages that eventfds send.
+
+An eventfd belongs to whoever has something to say, a queue for instance, and is attached to a
+vector.  While the vector may speak the eventfd is KVM's irqfd and no message costs an exit; while
+it is masked the eventfd itself keeps the message, and is the vector's pending bit.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+
+from stratovirt.accel.base import AccelError
+from stratovirt.memory.address_space import IoRegion
+from stratovirt.pci import config_space as regs
+from stratovirt.runtime.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.pci.function import PciFunction
+
+log = Log(__name__)
+
+CONTROL = 2
+ENABLE, FUNCTION_MASK = 1 << 15, 1 << 14
+ENTRY = struct.Struct("<QII")
+"""Message address, message data, vector control."""
+VECTOR_MASKED = 1
+NO_VECTOR = 0xFFFF
+TABLE_MOST = 2048
+BAR_BYTES = 0x1000
+
+
+class Vector:
+    """One entry of the table, and the eventfds that speak through it."""
+
+    __slots__ = ("address", "control", "data", "fds", "gsi")
+
+    def __init__(self) -> None:
+        self.fds: set[int] = set()
+        self.gsi: int | None = None
+        """Set while the vector may speak."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Masked and without a message, as after power-on."""
+        self.address = self.data = 0
+        self.control = VECTOR_MASKED
+
+
+class Msix:
+    """The capability, its table and its pending bits, in a BAR of their own."""
+
+    def __init__(
+        self, function: PciFunction, accelerator: Accelerator, count: int, bar: int
+    ) -> None:
+        table_bytes = count * ENTRY.size
+        pba_bytes = (count + 63) // 64 * 8
+        pba = max(BAR_BYTES // 2, table_bytes)
+        size = 1 << (pba + pba_bytes - 1).bit_length()
+        self._function = function
+        self._accelerator = accelerator
+        self.vectors = [Vector() for _ in range(count)]
+        self._vector_of: dict[int, int] = {}
+        self.switched: Callable[[], None] = lambda: None
+        """Called when MSI-X as a whole was switched on or off."""
+        self._was_enabled = False
+        function.add_bar(
+            bar,
+            max(size, BAR_BYTES),
+            [
+                (0, IoRegion(f"{function.name}-msix", table_bytes, self)),
+                (pba, IoRegion(f"{function.name}-pba", pba_bytes, PendingBits(self))),
+            ],
+        )
+        self._capability = function.config.add_capability(
+            regs.CAP_MSIX, struct.pack("<HII", count - 1, bar, pba | bar)
+        )
+        function.config.allow(self._capability + CONTROL, 2, ENABLE | FUNCTION_MASK)
+        function.msix = self
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the function speaks through MSI-X and not through its pin."""
+        return bool(self._control & ENABLE)
+
+    @property
+    def _control(self) -> int:
+        return self._function.config.get(self._capability + CONTROL, 2)
+
+    def attach(self, fd: int, vector: int) -> None:
+        """Let eventfd `fd` speak through `vector` only; through none if that does not exist."""
+        if self._vector_of.get(fd) == vector:
+            return
+        self.detach(fd)
+        if vector < len(self.vectors):
+            self._vector_of[fd] = vector
+            self.vectors[vector].fds.add(fd)
+            gsi = self.vectors[vector].gsi
+            if gsi is not None:
+                self._accelerator.attach_irqfd(fd, gsi)
+            else:
+                self._update(self.vectors[vector])
+
+    def detach(self, fd: int) -> None:
+        """Let eventfd `fd` be silent."""
+        number = self._vector_of.pop(fd, None)
+        if number is None:
+            return
+        vector = self.vectors[number]
+        vector.fds.discard(fd)
+        if vector.gsi is not None:
+            self._accelerator.detach_irqfd(fd, vector.gsi)
+        self._update(vector)
+
+    def config_written(self) -> None:
+        """The control register may have changed."""
+        for vector in self.vectors:
+            self._update(vector)
+        if self.is_enabled != self._was_enabled:
+            self._was_enabled = self.is_enabled
+            self.switched()
+
+    def _update(self, vector: Vector) -> None:
+        may_speak = (
+            self._control & (ENABLE | FUNCTION_MASK) == ENABLE
+            and not vector.control & VECTOR_MASKED
+            and bool(vector.fds)
+        )
+        if not may_speak:
+            self._silence(vector)
+            return
+        if vector.gsi is not None:
+            self._accelerator.change_msi_route(vector.gsi, vector.address, vector.data)
+            return
+        try:
+            vector.gsi = self._accelerator.add_msi_route(vector.address, vector.data)
+        except AccelError as error:
+            log.warn(f"{self._function.name}: {error}")
+            return
+        for fd in vector.fds:
+            self._accelerator.attach_irqfd(fd, vector.gsi)
+
+    def _silence(self, vector: Vector) -> None:
+        if vector.gsi is not None:
+            for fd in vector.fds:
+                self._accelerator.detach_irqfd(fd, vector.gsi)
+            self._accelerator.remove_msi_route(vector.gsi)
+            vector.gsi = None
+
+    def reset(self) -> None:
+        """As after power-on; what is attached stays so and is silent."""
+        for vector in self.vectors:
+            vector.reset()
+        self.config_written()
+        for fd in self._vector_of:
+            _forget(fd)
+
+    def is_pending(self, number: int) -> bool:
+        """Whether a vector has something to say and may not."""
+        vector = self.vectors[number]
+        if vector.gsi is not None or not vector.fds:
+            return False
+        poll = select.poll()
+        for fd in vector.fds:
+            poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def read(self, offset: int, size: int) -> int:
+        """A field of the table: 4 bytes, or 8 at once."""
+        if offset % size or size not in (4, 8):
+            return 0
+        vector = self.vectors[offset // ENTRY.size]
+        entry = ENTRY.pack(vector.address, vector.data, vector.control)
+        at = offset % ENTRY.size
+        return int.from_bytes(entry[at : at + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A field of the table: 4 bytes, or 8 at once."""
+        if offset % size or size not in (4, 8):
+            return
+        vector = self.vectors[offset // ENTRY.size]
+        entry = bytearray(ENTRY.pack(vector.address, vector.data, vector.control))
+        at = offset % ENTRY.size
+        entry[at : at + size] = value.to_bytes(size, "little")
+        vector.address, vector.data, control = ENTRY.unpack(entry)
+        vector.control = control & VECTOR_MASKED
+        self._update(vector)
+
+
+class PendingBits:
+    """The pending bit array, read-only."""
+
+    def __init__(self, msix: Msix) -> None:
+        self._msix = msix
+
+    def read(self, offset: int, size: int) -> int:
+        """The bits of 8 vectors in each byte."""
+        first = 8 * offset
+        last = min(first + 8 * size, len(self._msix.vectors))
+        return sum(self._msix.is_pending(n) << n - first for n in range(first, last))
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Nothing is writable."""
+
+
+def _forget(fd: int) -> None:
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return

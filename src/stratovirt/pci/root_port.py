@@ -1,0 +1,226 @@
+"""A PCI Express root port with one slot that can be plugged and unplugged (section 6.7)."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt.pci import config_space as regs
+from stratovirt.pci import express
+from stratovirt.pci.bus import PciBus
+from stratovirt.pci.function import PciFunction
+from stratovirt.pci.msix import Msix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.pci.host_bridge import PciHost
+
+VENDOR, DEVICE = 0x1B36, 0x000C
+CLASS_PCI_BRIDGE = 0x060400
+HEADER_BRIDGE = 1
+
+PRIMARY, SECONDARY, SUBORDINATE = 0x18, 0x19, 0x1A
+IO_BASE, IO_LIMIT, SECONDARY_STATUS = 0x1C, 0x1D, 0x1E
+MEMORY_BASE, MEMORY_LIMIT = 0x20, 0x22
+PREFETCHABLE_BASE, PREFETCHABLE_LIMIT = 0x24, 0x26
+PREFETCHABLE_BASE_HIGH, PREFETCHABLE_LIMIT_HIGH = 0x28, 0x2C
+BRIDGE_CONTROL = 0x3E
+WINDOW_64_BIT = 1
+BUS_RESET = 1 << 6
+
+ATTENTION_BUTTON, POWER_CONTROLLER = 1 << 0, 1 << 1
+ATTENTION_INDICATOR, POWER_INDICATOR = 1 << 3, 1 << 4
+SURPRISE, HOTPLUG, NO_COMMAND_COMPLETED = 1 << 5, 1 << 6, 1 << 18
+SLOT_NUMBER_SHIFT = 19
+
+CONTROL_WRITABLE = 0x1FFF
+INTERRUPT_ENABLE = 1 << 5
+POWER_INDICATOR_MASK, POWER_INDICATOR_ON, POWER_INDICATOR_OFF = 3 << 8, 1 << 8, 3 << 8
+ATTENTION_INDICATOR_OFF = 3 << 6
+POWER_OFF = 1 << 10
+LINK_CHANGE_ENABLE = 1 << 12
+
+BUTTON_PRESSED, PRESENCE_CHANGED, LINK_CHANGED = 1 << 0, 1 << 3, 1 << 8
+PRESENT = 1 << 6
+STATUS_EVENTS = 0x11F
+
+
+class SecondaryBus(PciBus):
+    """The bus behind a port; the guest numbers it."""
+
+    def __init__(self, name: str, host: PciHost, port: RootPort) -> None:
+        super().__init__(name, host, slots=1)
+        self._port = port
+
+    @property
+    def number(self) -> int:
+        """What configuration cycles for this bus carry; 0 while it has no number."""
+        return self._port.config.get(SECONDARY, 1)
+
+    def gsi(self, devfn: int, pin: int) -> int:
+        """Pins pass through the port, turned by the slot (PCI-to-PCI bridge, section 9.1)."""
+        assert self._port.bus is not None
+        turned = ((devfn >> 3) + pin - 1) % 4 + 1
+        return self._port.bus.gsi(self._port.devfn, turned)
+
+
+class RootPort(PciFunction):
+    """The port; `released` hears when the guest has let go of what is to be unplugged.
+
+    With `fast_unplug` nobody asks the guest: the device is gone and the guest is told.
+    """
+
+    bars_count = 2
+
+    def __init__(
+        self,
+        name: str,
+        host: PciHost,
+        accelerator: Accelerator,
+        *,
+        port: int,
+        fast_unplug: bool,
+    ) -> None:
+        super().__init__(name, vendor=VENDOR, device=DEVICE, class_code=CLASS_PCI_BRIDGE)
+        self.secondary = SecondaryBus(name, host, self)
+        self.fast_unplug = fast_unplug
+        self.released: Callable[[], None] = lambda: None
+        self.is_unplugging = False
+        """Whether the guest was asked to let go and has not yet."""
+        self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._set_up_bridge()
+        self._express = express.add_express(self, express.ROOT_PORT, port=port)
+        self._set_up_slot(port)
+        Msix(self, accelerator, 1, 0).attach(self._event_fd, 0)
+        self.config.keep()
+
+    def _set_up_bridge(self) -> None:
+        config = self.config
+        config.set(regs.HEADER_TYPE, 1, HEADER_BRIDGE)
+        for register in (PRIMARY, SECONDARY, SUBORDINATE):
+            config.allow(register, 1, 0xFF)
+        for register in (IO_BASE, IO_LIMIT):
+            config.allow(register, 1, 0xF0)
+        for register in (MEMORY_BASE, MEMORY_LIMIT, PREFETCHABLE_BASE, PREFETCHABLE_LIMIT):
+            config.allow(register, 2, 0xFFF0)
+        for register in (PREFETCHABLE_BASE, PREFETCHABLE_LIMIT):
+            config.set(register, 2, WINDOW_64_BIT)
+        for register in (PREFETCHABLE_BASE_HIGH, PREFETCHABLE_LIMIT_HIGH):
+            config.allow(register, 4, 0xFFFF_FFFF)
+        config.allow_clearing(SECONDARY_STATUS, 2, regs.STATUS_WRITE_ONE_TO_CLEAR)
+        config.allow(BRIDGE_CONTROL, 2, 0x5F)
+        # Subsystem ids of a bridge are in a capability of their own, which this one lacks.
+        config.set(regs.SUBSYSTEM_VENDOR, 4, 0)
+        config.allow(PREFETCHABLE_LIMIT_HIGH, 4, 0xFFFF_FFFF)
+
+    def _set_up_slot(self, port: int) -> None:
+        config, at = self.config, self._express
+        config.set(
+            at + express.SLOT_CAPABILITIES,
+            4,
+            ATTENTION_BUTTON | POWER_CONTROLLER | ATTENTION_INDICATOR | POWER_INDICATOR
+            | SURPRISE | HOTPLUG | NO_COMMAND_COMPLETED | port << SLOT_NUMBER_SHIFT,
+        )  # fmt: skip
+        config.allow(at + express.SLOT_CONTROL, 2, CONTROL_WRITABLE)
+        config.allow_clearing(at + express.SLOT_STATUS, 2, STATUS_EVENTS)
+        config.allow(at + express.ROOT_CONTROL, 2, 0x1F)
+        self._show_slot()
+
+    def set_numbers(self, bus_number: int) -> None:
+        """Number the bus behind the port as firmware would; more than one is not there."""
+        self.config.set(SECONDARY, 1, bus_number)
+        self.config.set(SUBORDINATE, 1, bus_number)
+
+    @property
+    def device(self) -> PciFunction | None:
+        """What is in the slot."""
+        return self.secondary.functions.get(0)
+
+    def _show_slot(self) -> None:
+        """Presence, link, power and indicators as the slot is now."""
+        config, at = self.config, self._express
+        is_present = self.device is not None
+        config.change(at + express.SLOT_STATUS, 2, PRESENT, PRESENT if is_present else 0)
+        config.change(
+            at + express.LINK_STATUS,
+            2,
+            express.LINK_ACTIVE,
+            express.LINK_ACTIVE if is_present else 0,
+        )
+        power = POWER_INDICATOR_ON if is_present else POWER_INDICATOR_OFF | POWER_OFF
+        config.set(at + express.SLOT_CONTROL, 2, ATTENTION_INDICATOR_OFF | power)
+
+    def plugged(self) -> None:
+        """Tell the guest that the slot is not empty any more."""
+        config, at = self.config, self._express
+        config.change(at + express.SLOT_STATUS, 2, 0, PRESENT)
+        config.change(at + express.LINK_STATUS, 2, 0, express.LINK_ACTIVE)
+        self._raise(PRESENCE_CHANGED | LINK_CHANGED)
+
+    def request_unplug(self) -> None:
+        """Have the slot emptied: `released` is called now, or when the guest has let go."""
+        if self.fast_unplug or self._is_off:
+            self.released()
+            return
+        self.is_unplugging = True
+        self._raise(BUTTON_PRESSED)
+
+    def unplugged(self) -> None:
+        """Tell the guest that the slot is empty."""
+        config, at = self.config, self._express
+        self.is_unplugging = False
+        config.change(at + express.SLOT_STATUS, 2, PRESENT, 0)
+        config.change(at + express.LINK_STATUS, 2, express.LINK_ACTIVE, 0)
+        self._raise(PRESENCE_CHANGED | LINK_CHANGED)
+
+    @property
+    def _is_off(self) -> bool:
+        control = self.config.get(self._express + express.SLOT_CONTROL, 2)
+        indicator = control & POWER_INDICATOR_MASK
+        return bool(control & POWER_OFF) and indicator == POWER_INDICATOR_OFF
+
+    def _raise(self, events: int) -> None:
+        before = self._wanted_events
+        self.config.change(self._express + express.SLOT_STATUS, 2, 0, events)
+        self._interrupt(before)
+
+    @property
+    def _wanted_events(self) -> int:
+        """Events that are there and that the guest wants to be interrupted for."""
+        control = self.config.get(self._express + express.SLOT_CONTROL, 2)
+        if not control & INTERRUPT_ENABLE:
+            return 0
+        enabled = control & STATUS_EVENTS & ~LINK_CHANGED
+        if control & LINK_CHANGE_ENABLE:
+            enabled |= LINK_CHANGED
+        return self.config.get(self._express + express.SLOT_STATUS, 2) & enabled
+
+    def _interrupt(self, before: int) -> None:
+        if self._wanted_events & ~before:
+            os.eventfd_write(self._event_fd, 1)
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Registers of the bridge, and of the slot: power off is how the guest lets go."""
+        was_off, before = self._is_off, self._wanted_events
+        was_reset = self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET
+        super().write_config(offset, size, value)
+        if was_reset and not self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET:
+            self.secondary.reset()
+        if self._is_off and not was_off and self.device is not None and self.is_unplugging:
+            self.released()
+        self._interrupt(before)
+
+    def reset(self) -> None:
+        """As after power-on; an unplug that the guest has not answered is done now."""
+        if self.is_unplugging:
+            self.released()
+        super().reset()
+        self._show_slot()
+
+    def close(self) -> None:
+        """Give back the eventfd."""
+        if self.msix is not None:
+            self.msix.detach(self._event_fd)
+        os.close(self._event_fd)

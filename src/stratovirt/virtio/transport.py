@@ -1,0 +1,193 @@
+"""What every virtio transport does: feature negotiation, status, queues (virtio 1.2, chapter 3)."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
+from stratovirt.runtime.log import Log
+from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
+from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt._native.interrupt import Notifier
+    from stratovirt.virtio.device import VirtioDevice
+
+log = Log(__name__)
+
+ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
+DEVICE_NEEDS_RESET, FAILED = 64, 128
+
+INTERRUPT_USED, INTERRUPT_CONFIG = 1, 2
+"""Bits of the interrupt status: a queue was used, the configuration changed."""
+
+
+class QueueSetup:
+    """What the driver has written about one queue so far."""
+
+    __slots__ = ("desc", "device", "driver", "kick_fd", "ready", "size", "size_max")
+
+    def __init__(self, size_max: int) -> None:
+        self.size_max = size_max
+        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.reset()
+
+    def reset(self) -> None:
+        """As after power-on."""
+        self.size = self.size_max
+        self.ready = False
+        self.desc = self.driver = self.device = 0
+
+
+class VirtioTransport:
+    """The part of a transport that does not depend on where its registers are.
+
+    A subclass decodes registers and says how interrupts reach the guest; it sets up what
+    `notifier` needs before it calls this class's `__init__`.
+    """
+
+    def __init__(self, device: VirtioDevice, memory: GuestMemory) -> None:
+        self.device = device
+        self.memory = memory
+        self.queues = [QueueSetup(size) for size in device.queue_sizes]
+        self.rings: dict[int, Virtqueue] = {}
+        self.is_active = False
+        device.broken = self._broken
+        device.config_changed = self._config_changed
+        self._reset_registers()
+
+    def notifier(self, queue: int) -> Notifier:
+        """What interrupts the guest for a queue."""
+        raise NotImplementedError
+
+    def notify_config(self) -> None:
+        """Interrupt the guest because the configuration changed."""
+        raise NotImplementedError
+
+    def _reset_registers(self) -> None:
+        self.status = 0
+        self.device_features_sel = self.driver_features_sel = self.queue_sel = 0
+        self.driver_features = 0
+        self.config_generation = 0
+        for queue in self.queues:
+            queue.reset()
+
+    @property
+    def features(self) -> int:
+        """All feature bits that are offered."""
+        return self.device.features | self.device.transport_features
+
+    @property
+    def feature_word(self) -> int:
+        """The 32 feature bits that the driver has selected."""
+        if self.device_features_sel > 1:
+            return 0
+        return self.features >> 32 * self.device_features_sel & 0xFFFF_FFFF
+
+    @property
+    def selected(self) -> QueueSetup | None:
+        """The queue the driver has selected, if there is such a one."""
+        return self.queues[self.queue_sel] if self.queue_sel < len(self.queues) else None
+
+    @property
+    def writable_queue(self) -> QueueSetup | None:
+        """The selected queue while the driver may still set it up."""
+        return None if self.status & DRIVER_OK else self.selected
+
+    def write_features(self, value: int) -> None:
+        """The driver accepts these of the 32 bits it has selected."""
+        if self.driver_features_sel > 1 or self.status & FEATURES_OK:
+            return
+        shift = 32 * self.driver_features_sel
+        self.driver_features &= ~(0xFFFF_FFFF << shift)
+        self.driver_features |= value << shift
+
+    def kick(self, index: int) -> None:
+        """Ring a queue's doorbell: only one that the accelerator could not take over comes here."""
+        if index < len(self.queues):
+            os.eventfd_write(self.queues[index].kick_fd, 1)
+
+    def write_status(self, value: int) -> None:
+        """The driver moves on, or resets the device with 0."""
+        VIRTIO_STATUS(self.device.name, value)
+        if value == 0:
+            self.reset()
+            return
+        value &= 0xFF
+        if self.status & ~value & ~DEVICE_NEEDS_RESET:
+            log.warn(f"{self.device.name}: the driver cleared status bits without a reset")
+            return
+        fresh = value & ~self.status
+        if fresh & FEATURES_OK:
+            unknown = self.driver_features & ~self.features
+            if unknown or not self.driver_features & VERSION_1:
+                log.warn(
+                    f"{self.device.name}: the driver's features are refused: "
+                    f"0x{self.driver_features:x}"
+                )
+                value &= ~FEATURES_OK
+        needs_reset = self.status & DEVICE_NEEDS_RESET
+        self.status = value & ~DEVICE_NEEDS_RESET | needs_reset
+        if fresh & DRIVER_OK and not needs_reset:
+            if self.status & FEATURES_OK:
+                self.activate()
+            else:
+                self._broken("DRIVER_OK without FEATURES_OK")
+
+    def activate(self, positions: Mapping[int, tuple[int, int]] | None = None) -> None:
+        """Hand the queues to the device, its rings at `positions` or at their start."""
+        event_idx = bool(self.driver_features & RING_EVENT_IDX)
+        queues: list[ActiveQueue] = []
+        for index, queue in enumerate(self.queues):
+            if not queue.ready:
+                continue
+            try:
+                if queue.size > queue.size_max:
+                    raise VirtqueueError(f"queue size {queue.size} is over {queue.size_max}")
+                ring = Virtqueue(
+                    self.memory, queue.size, queue.desc, queue.driver, queue.device, event_idx
+                )
+            except VirtqueueError as error:
+                self._broken(f"queue {index}: {error}")
+                return
+            if positions is not None:
+                ring.position = positions[index]
+            queues.append(ActiveQueue(index, ring, queue.kick_fd, self.notifier(index)))
+        self.is_active = True
+        self.rings = {queue.index: queue.ring for queue in queues}
+        VIRTIO_FEATURES(self.device.name, self.driver_features)
+        self.device.activate(queues, self.driver_features)
+
+    def _config_changed(self) -> None:
+        self.config_generation = self.config_generation + 1 & 0xFFFF_FFFF
+        if self.status & DRIVER_OK:
+            self.notify_config()
+
+    def _broken(self, reason: str) -> None:
+        VIRTIO_BROKEN(self.device.name)
+        log.warn(f"{self.device.name}: the device needs a reset: {reason}")
+        self.status |= DEVICE_NEEDS_RESET
+        if self.status & DRIVER_OK:
+            self.notify_config()
+
+    def reset(self) -> None:
+        """The device as after power-on; returns when no request is in flight."""
+        if self.is_active:
+            self.is_active = False
+            self.device.deactivate()
+            self.rings = {}
+        self._reset_registers()
+
+
+def low_half(address: int, value: int) -> int:
+    """`address` with its lower 32 bits replaced."""
+    return address & ~0xFFFF_FFFF | value
+
+
+def high_half(address: int, value: int) -> int:
+    """`address` with its upper 32 bits replaced."""
+    return address & 0xFFFF_FFFF | value << 32
