@@ -4,7 +4,6 @@ import contextlib
 import os
 import selectors
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import tty
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stratovirt_lab import images
+from stratovirt_lab import images, qemu
 from stratovirt_lab.diagnosis import where_the_cpus_are
 from stratovirt_lab.errors import LabError
 
@@ -48,9 +47,6 @@ def run(
     folders in `writable`.  A scratch ext4 disk is at ``/scratch``.  When standard input and
     output are terminals, the command gets one of its own.
     """
-    qemu = shutil.which("qemu-system-x86_64")
-    if qemu is None:
-        raise LabError("qemu-system-x86_64 is missing; run 'make setup'")
     kernel, initramfs = images.lab_host()
     interactive = os.isatty(0) and os.isatty(1)
     with tempfile.TemporaryDirectory(prefix="stratovirt-lab-") as folder:
@@ -61,7 +57,7 @@ def run(
             size = os.get_terminal_size()
             (job / "tty").write_text(f"rows {size.lines} cols {size.columns}")
         images.scratch_disk(job / "scratch.img", SCRATCH_SIZE)
-        command = _qemu_command(qemu, kernel, initramfs, job, cpus, memory_mib, writable)
+        command = _qemu_command(qemu.program(), kernel, initramfs, job, cpus, memory_mib, writable)
         names = ("tty", "status") if interactive else ("in", "out", "err", "status")
         return _relay(command, names, job, interactive)
 
@@ -76,7 +72,7 @@ def _script(argv: Sequence[str], extra: dict[str, str]) -> str:
 
 
 def _qemu_command(
-    qemu: str,
+    program: str,
     kernel: Path,
     initramfs: Path,
     job: Path,
@@ -86,7 +82,7 @@ def _qemu_command(
 ) -> list[str]:
     append = f"console=ttyS0 quiet panic=-1 nokaslr mitigations=off lab.job={job}"
     command = [
-        qemu,
+        program,
         "-M",
         "q35",
         "-accel",
@@ -166,6 +162,7 @@ def _relay(command: list[str], names: Sequence[str], job: Path, interactive: boo
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=os.environ | qemu.environment(),
         )
     for far in theirs:
         far.close()
