@@ -53,6 +53,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         )
     if arguments.command == "images":
         from stratovirt_lab import images
+        from stratovirt_lab.debian_disk import debian_disk
 
         for make in (
             images.lab_host,
@@ -62,6 +63,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             images.guest_initramfs,
             images.guest_root,
             images.guest_tools,
+            debian_disk,
         ):
             make()
         return 0

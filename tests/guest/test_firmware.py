@@ -1,14 +1,17 @@
 """The standard machine with firmware: Debian's OVMF in flash."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Boot, GuestFiles
-from tests.machine_process import MachineProcess
+from stratovirt_lab.debian_disk import debian_disk
+from tests.guest.conftest import Boot
+from tests.machine_process import MachineProcess, QmpClient
 
 OVMF = Path("/usr/share/OVMF")
+BOOT_PATIENCE = 240
 
 
 @pytest.fixture
@@ -21,21 +24,56 @@ def flashes(tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_firmware_boots_a_kernel(
-    boot: Boot, flashes: list[str], root_image: Path
-) -> None:
-    guest = boot(
-        "-m", "512M", "-smp", "2", *flashes,
-        "-drive", f"id=d,file={root_image},direct=off",
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A Debian of its own."""
+    path = tmp_path / "debian.img"
+    subprocess.run(["cp", "--sparse=always", debian_disk(), path], check=True)
+    return path
+
+
+def start(flashes: list[str], disk: Path, qmp: Path) -> MachineProcess:
+    """Debian on a q35 with firmware, its console on ttyS0."""
+    return MachineProcess(
+        "-machine", "q35", "-m", "768M", "-smp", "2", *flashes,
+        "-uuid", "12345678-9abc-def0-1234-56789abcdef0",
+        "-drive", f"id=d,file={disk},direct=off",
         "-device", "pcie-root-port,id=p1,bus=pcie.0,addr=0x2,port=1",
-        "-device", "virtio-blk-pci,drive=d,bus=p1,addr=0x0",
-        board="q35",
+        "-device", "virtio-blk-pci,drive=d,bus=p1,addr=0x0,bootindex=1",
+        "-serial", "stdio", "-qmp", f"unix:{qmp},server,nowait",
     )  # fmt: skip
-    try:
-        guest.expect("guest: ready in the initramfs", 200)
-    finally:
-        print(guest.console.decode(errors="replace")[-3000:])
-        print(guest.errors)
-        print(guest._threads())
-    guest.expect("# ")
-    print(guest.command("dmesg"))
+
+
+def log_in(guest: MachineProcess) -> None:
+    """Wait for the login prompt and become root, with a prompt that is not in the echo."""
+    guest.expect("debian login: ", BOOT_PATIENCE)
+    guest.type("root\n")
+    guest.expect("root@debian", BOOT_PATIENCE)
+    guest.command("stty -echo; dmesg -n 1", BOOT_PATIENCE)
+
+
+def test_debian_boots_reboots_powers_off_and_keeps_its_boot_entry(
+    flashes: list[str], disk: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "qmp"
+    with start(flashes, disk, path) as guest:
+        log_in(guest)
+        assert guest.command("cat /sys/class/dmi/id/product_uuid").strip() == (
+            "12345678-9abc-def0-1234-56789abcdef0"
+        )
+        guest.command(
+            "efibootmgr -q -c -d /dev/vda -p 1 -L 'Entry of the guest' "
+            "-l '\\EFI\\BOOT\\BOOTX64.EFI'"
+        )
+        with QmpClient(path) as qmp:
+            guest.type("reboot\n")
+            log_in(guest)
+            assert qmp.wait_event("RESET")["data"] == {"guest": True, "reason": "guest-reset"}
+            assert "Entry of the guest" in guest.command("efibootmgr")
+            qmp.cmd("system_powerdown")
+        assert guest.wait(BOOT_PATIENCE) == 0
+    with start(flashes, disk, path) as guest:
+        log_in(guest)
+        assert "Entry of the guest" in guest.command("efibootmgr")
+        guest.type("systemctl poweroff\n")
+        assert guest.wait(BOOT_PATIENCE) == 0
