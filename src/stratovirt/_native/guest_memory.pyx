@@ -233,6 +233,29 @@ cdef class GuestMemory:
         """Whether [gpa, gpa+size) lies in one block of RAM."""
         return self.translate(gpa, size) != NULL
 
+    def files(self):
+        """(gpa, size, hva, fd, file offset, whether it is shared) of each part of RAM.
+
+        The descriptors stay the mapping's; memory without a file has -1.
+        """
+        cdef int i, k
+        cdef uint64_t start, end, low, high
+        cdef RamMapping mapping
+        found = []
+        for i in range(self._count):
+            mapping = <RamMapping>self._blocks[i].mapping
+            start = self._blocks[i].hva - mapping._base
+            end = start + self._blocks[i].size
+            for k in range(mapping._count):
+                low, high = max(start, mapping._parts[k].start), min(end, mapping._parts[k].end)
+                if low < high:
+                    found.append((
+                        self._blocks[i].gpa + low - start, high - low, <uint64_t>mapping._base + low,
+                        mapping._parts[k].fd,
+                        mapping._parts[k].file_offset + low - mapping._parts[k].start,
+                        bool(mapping._parts[k].shared)))
+        return found
+
     def read(self, uint64_t gpa, uint64_t size):
         """`size` bytes at `gpa`; raises GuestMemoryError outside RAM."""
         if size == 0:

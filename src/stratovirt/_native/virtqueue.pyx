@@ -65,6 +65,16 @@ cdef class Virtqueue:
         self._last_avail, self._used_idx = value
         self._signalled_valid = False
 
+    @property
+    def host_addresses(self):
+        """Host virtual addresses of the descriptor table, available ring and used ring."""
+        return <uint64_t>self._desc, <uint64_t>self._avail, <uint64_t>self._used
+
+    @property
+    def used_index(self):
+        """The used index as the guest sees it, whoever has written it."""
+        return load_acquire16(&self._used[1])
+
     def pop_chain(self):
         """The next chain as a DescriptorChain, or None when the driver offers nothing.
 

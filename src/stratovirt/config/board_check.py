@@ -30,14 +30,16 @@ def check_board(config: VmConfig) -> None:
     for device in config.devices:
         if device.flag == "-device vfio-pci":
             raise ConfigError(f"{_source(device)}: this driver is not built yet")
-    for netdev in config.netdevs.values():
-        if netdev.flag != "-netdev tap":
-            raise ConfigError(f"{netdev.flag},id={netdev.id}: this back end is not built yet")
 
 
 def _check_microvm(config: VmConfig) -> None:
     for flash in config.flashes:
         raise ConfigError(f"-drive if=pflash,unit={flash.unit}: microvm has no flash memory")
+    for netdev in config.netdevs.values():
+        if netdev.flag != "-netdev tap":
+            raise ConfigError(
+                f"{netdev.flag},id={netdev.id}: microvm has no virtio-net-pci, which it needs"
+            )
     if config.globals:
         raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
 

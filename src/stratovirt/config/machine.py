@@ -174,5 +174,5 @@ class Global(Options, flag="-global"):
     fast_unplug: bool = opt(
         ZeroOne(),
         key="pcie-root-port.fast-unplug",
-        help="unplug without waiting for the guest (Kata)",
+        help="have the guest let go at once, without five seconds of blinking (Kata)",
     )

@@ -11,7 +11,7 @@ from stratovirt.config.drive import Drive
 from stratovirt.config.hot_replace import Blockdev
 from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.net.back_end import NetBackEnd
+from stratovirt.net.back_end import BackEnd, TapBackEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stratovirt.config.net import Tap
     from stratovirt.runtime.io_thread import IoThread
 
-    T = TypeVar("T", Image, NetBackEnd)
+    T = TypeVar("T", Image, BackEnd)
 
     class PoolOf(Generic[T]):
         """Typing face of Pool."""
@@ -82,7 +82,7 @@ class HotPlug:
     def __init__(self, host: DeviceHost) -> None:
         self.host = host
         self.images: Pool[Image] = Pool("block node")
-        self.netdevs: Pool[NetBackEnd] = Pool("netdev")
+        self.netdevs: Pool[BackEnd] = Pool("netdev")
         self.plugged: dict[str, Any] = {}
         """The options of what was added, by device id."""
 
@@ -130,9 +130,9 @@ class HotPlug:
             raise HotPlugError(f"netdev_add: another netdev has the id {name}")
         self.netdevs.free[name] = self.open_back_end(netdev)
 
-    def open_back_end(self, netdev: Tap) -> NetBackEnd:
+    def open_back_end(self, netdev: Tap) -> BackEnd:
         """Open what the kind of machine can use; raises StratovirtError."""
-        return NetBackEnd(netdev)
+        return TapBackEnd(netdev)
 
     def remove_back_end(self, name: str) -> None:
         """Close a tap that no device has; raises HotPlugError."""

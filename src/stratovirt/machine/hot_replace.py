@@ -9,7 +9,7 @@ from __future__ import annotations
 from stratovirt.config.hot_replace import BLOCK_SLOTS, NET_SLOTS, HotBlk, HotNet
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError
-from stratovirt.net.back_end import NetBackEnd
+from stratovirt.net.back_end import BackEnd, TapBackEnd
 from stratovirt.runtime.io_thread import IoThread
 from stratovirt.virtio.blk import Blk
 from stratovirt.virtio.device import VirtioDevice
@@ -46,9 +46,9 @@ class HotReplace(HotPlug):
         self._idle_thread.close()
         super().close()
 
-    def open_back_end(self, netdev: Tap) -> NetBackEnd:
+    def open_back_end(self, netdev: Tap) -> BackEnd:
         """Open a tap of one queue pair; raises StratovirtError."""
-        back_end = NetBackEnd(netdev)
+        back_end = TapBackEnd(netdev)
         if back_end.pairs > 1:
             back_end.close()
             raise HotPlugError(f"netdev_add: {netdev.id}: a hot-replace slot has one queue pair")

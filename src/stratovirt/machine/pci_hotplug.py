@@ -74,7 +74,7 @@ class PciHotPlug(HotPlug):
         iothread = self.iothread(options.iothread)
         back_end = self.netdevs.take(options.netdev or options.id, options.id, "device_add")
         card = Net(options.id, back_end.pairs if options.mq else 1, options.mac, self.host)
-        card.uses_kernel_interrupts = bool(back_end.vhosts)
+        card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
         card.connect(back_end, None, iothread)
         return card
 

@@ -1,27 +1,183 @@
-"""The host's end of a network card: a tap, and the kernel's vhost-net where it is wanted."""
+"""What a network card is plugged into: the contract, and the tap with or without vhost-net."""
 
 from __future__ import annotations
 
 import errno
 import os
 
+from stratovirt._native import tap as tun
+from stratovirt._native.net_engine import NetEngine
 from stratovirt._native.vhost import VhostDevice
 from stratovirt.config import net as config
 from stratovirt.errors import StratovirtError
 from stratovirt.net.tap import Tap
 from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
+from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue
+from stratovirt.virtio.engine_thread import EngineThread
+from stratovirt.virtio.net_features import (
+    F_CTRL_RX,
+    F_GUEST_CSUM,
+    F_GUEST_ECN,
+    F_GUEST_TSO4,
+    F_GUEST_TSO6,
+    F_GUEST_UFO,
+    F_HOST_UFO,
+    F_MRG_RXBUF,
+    FILTERS,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.runtime.io_thread import IoThread
+    from stratovirt.virtio.net_control import NetControl
+
+    class Pair(Protocol):
+        """A queue pair that is served while the driver wants it."""
+
+        @property
+        def is_gone(self) -> bool:
+            """Whether the back end was taken away under it."""
+
+        def start(self) -> None:
+            """Serve; raises OSError."""
+
+        def stop(self) -> None:
+            """Stop; when this returns nothing moves."""
+
 
 VHOST_NET = "/dev/vhost-net"
+TAP_OFFLOADS = {
+    F_GUEST_CSUM: tun.OFFLOAD_CSUM,
+    F_GUEST_TSO4: tun.OFFLOAD_TSO4,
+    F_GUEST_TSO6: tun.OFFLOAD_TSO6,
+    F_GUEST_ECN: tun.OFFLOAD_ECN,
+    F_GUEST_UFO: tun.OFFLOAD_UFO,
+}
+"""What the tap may leave unfinished, by what the guest agreed to take so."""
 
 
-class NetBackEnd:
+class PairSetup:
+    """What a back end has to know to serve queue pair `index`."""
+
+    def __init__(
+        self,
+        index: int,
+        receive: ActiveQueue,
+        transmit: ActiveQueue,
+        *,
+        agreed: int,
+        memory: GuestMemory,
+        iothread: IoThread | None,
+        control: NetControl,
+        failure_fd: int,
+    ) -> None:
+        self.index, self.receive, self.transmit = index, receive, transmit
+        self.agreed, self.memory, self.iothread = agreed, memory, iothread
+        self.control, self.failure_fd = control, failure_fd
+
+
+class BackEnd:
+    """The contract: what any back end offers a card.
+
+    `link_changed` hears, in the loop, when what is behind comes or goes.
+    """
+
+    uses_kernel_interrupts = False
+    """Whether somebody outside this process raises the queues' interrupts."""
+    obstacle: str | None = None
+    """Why a machine with it cannot be saved; None when it can."""
+
+    def __init__(self, netdev: Any) -> None:
+        self.netdev = netdev
+        self.source = f"{netdev.flag},id={netdev.id}"
+        self.link_changed: Callable[[], None] = lambda: None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is anybody behind it."""
+        return True
+
+    @property
+    def pairs(self) -> int:
+        """Queue pairs it can serve."""
+        raise NotImplementedError
+
+    def features(self, card: int) -> int:
+        """The card's features with what this back end adds and lacks."""
+        raise NotImplementedError
+
+    @property
+    def ring_features(self) -> int:
+        """Ring features it can serve."""
+        return TRANSPORT_FEATURES
+
+    def prepare(self, agreed: int, pairs: int) -> None:
+        """The driver agreed to these features and uses so many pairs."""
+
+    def make_pair(self, setup: PairSetup) -> Pair:
+        """What will serve a pair; raises OSError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what it holds of the host."""
+
+
+class EnginePair:
+    """One queue pair served by our engine."""
+
+    def __init__(self, engine: NetEngine, iothread: IoThread | None) -> None:
+        self._engine = engine
+        self._iothread = iothread
+        self._thread: EngineThread | None = None
+
+    def start(self) -> None:
+        """Serve; raises OSError."""
+        self._thread = EngineThread(self._engine, self._iothread)
+
+    def stop(self) -> None:
+        """Stop; when this returns nothing moves."""
+        if self._thread is not None:
+            self._thread.stop()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody deleted the tap."""
+        return self._engine.tap_is_gone
+
+
+class VhostPair:
+    """One queue pair served by the kernel's vhost-net."""
+
+    is_gone = False
+
+    def __init__(self, vhost: VhostDevice, queues: tuple[ActiveQueue, ActiveQueue], tap: int):
+        self._vhost, self._queues, self._tap = vhost, queues, tap
+
+    def start(self) -> None:
+        """Hand the rings over; raises OSError."""
+        for index, queue in enumerate(self._queues):
+            self._vhost.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
+        for index in (0, 1):
+            self._vhost.set_net_backend(index, self._tap)
+
+    def stop(self) -> None:
+        """Take the rings back, with how far the kernel came."""
+        for index, queue in enumerate(self._queues):
+            self._vhost.set_net_backend(index, -1)
+            self._vhost.take_back(index, queue.ring)
+
+
+class TapBackEnd(BackEnd):
     """An open tap; `vhosts` has a vhost-net device for each of its queues, or is empty."""
 
     def __init__(
         self, netdev: config.Tap, *, vhost: bool = False, vhostfds: tuple[str, ...] = ()
     ) -> None:
-        self.netdev = netdev
-        self._source = f"{netdev.flag},id={netdev.id}"
+        super().__init__(netdev)
         given = netdev.vhostfds or netdev.vhostfd or vhostfds
         # Descriptors are taken before anything is checked: then they are closed whatever is wrong.
         self.vhosts = self._take_vhosts(given)
@@ -40,9 +196,66 @@ class NetBackEnd:
             raise
 
     @property
+    def uses_kernel_interrupts(self) -> bool:  # type: ignore[override]
+        """vhost-net raises them itself."""
+        return bool(self.vhosts)
+
+    @property
+    def obstacle(self) -> str | None:  # type: ignore[override]
+        """What vhost-net has in flight is the kernel's."""
+        return "vhost=on: the kernel's vhost-net cannot be saved" if self.vhosts else None
+
+    @property
     def pairs(self) -> int:
-        """Queue pairs it can serve."""
+        """One for each queue of the tap."""
         return len(self.tap.fds)
+
+    def features(self, card: int) -> int:
+        """UFO where the tap has it; filters where our own engine serves."""
+        if self.tap.has_ufo:
+            card |= F_GUEST_UFO | F_HOST_UFO
+        if not self.vhosts:
+            card |= FILTERS
+        elif not self.vhosts[0].get_features() & F_MRG_RXBUF:
+            card &= ~F_MRG_RXBUF
+        return card
+
+    @property
+    def ring_features(self) -> int:
+        """As far as the kernel knows them when it serves the rings."""
+        if not self.vhosts:
+            return TRANSPORT_FEATURES
+        return TRANSPORT_FEATURES & self.vhosts[0].get_features()
+
+    def prepare(self, agreed: int, pairs: int) -> None:
+        """Tell the tap what it may leave unfinished, and over how many queues to spread."""
+        self.tap.set_offload(
+            sum(flag for feature, flag in TAP_OFFLOADS.items() if agreed & feature)
+        )
+        self.tap.enable(pairs)
+
+    def make_pair(self, setup: PairSetup) -> Pair:
+        """Our engine, or the kernel's."""
+        receive, transmit = setup.receive, setup.transmit
+        tap = self.tap.fds[setup.index]
+        if self.vhosts:
+            vhost = self.vhosts[setup.index]
+            vhost.set_features(setup.agreed & vhost.get_features())
+            vhost.set_memory(setup.memory)
+            return VhostPair(vhost, (receive, transmit), tap)
+        engine = NetEngine(
+            receive.ring,
+            receive.kick_fd,
+            transmit.ring,
+            transmit.kick_fd,
+            receive.notifier,
+            tap,
+            mergeable=bool(setup.agreed & F_MRG_RXBUF),
+            failure_fd=setup.failure_fd,
+        )
+        if setup.agreed & F_CTRL_RX:
+            setup.control.apply(engine)
+        return EnginePair(engine, setup.iothread)
 
     def close(self) -> None:
         """Give tap and vhost devices back."""
@@ -58,14 +271,14 @@ class NetBackEnd:
         try:
             return [VhostDevice(take_descriptor(name)) for name in names]
         except DescriptorError as error:
-            raise StratovirtError(f"{self._source},vhostfd={':'.join(names)}: {error}") from error
+            raise StratovirtError(f"{self.source},vhostfd={':'.join(names)}: {error}") from error
 
     def _check_given(self, is_wanted: bool) -> None:
         if not is_wanted:
-            raise StratovirtError(f"{self._source}: vhost descriptors need vhost=on")
+            raise StratovirtError(f"{self.source}: vhost descriptors need vhost=on")
         count = len(self.tap.fds)
         if len(self.vhosts) != count:
-            raise StratovirtError(f"{self._source}: {count} queues need as many vhost descriptors")
+            raise StratovirtError(f"{self.source}: {count} queues need as many vhost descriptors")
 
     def _own_vhosts(self) -> None:
         try:
@@ -76,7 +289,7 @@ class NetBackEnd:
         except OSError as error:
             hint = "; load the module vhost_net" if error.errno == errno.ENOENT else ""
             raise StratovirtError(
-                f"{self._source}: cannot use vhost-net: {error.strerror}{hint}"
+                f"{self.source}: cannot use vhost-net: {error.strerror}{hint}"
             ) from error
 
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 import os
 import struct
 
-from stratovirt._native import tap as tun
-from stratovirt._native.net_engine import NetEngine
-from stratovirt._native.vhost import VhostDevice
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config import net as config
 from stratovirt.config.devices import VirtioNet
 from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.net.back_end import NetBackEnd
+from stratovirt.net.back_end import BackEnd, PairSetup, TapBackEnd
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.snapshot.state import FLAG, Bytes, SnapshotError, State, Struct
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
-from stratovirt.virtio.engine_thread import EngineThread
 from stratovirt.virtio.net_control import NetControl, NetControlState
+from stratovirt.virtio.net_features import (
+    CARD,
+    F_CTRL_VLAN,
+    F_CTRL_VQ,
+    F_GUEST_ANNOUNCE,
+    F_MQ,
+    FILTERS,
+)
 from stratovirt.virtio.served_queue import ServedQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stratovirt.net.back_end import Pair
     from stratovirt.runtime.io_thread import IoThread
 
 log = Log(__name__)
@@ -35,72 +40,6 @@ LINK_UP, ANNOUNCE = 1, 2
 """Bits of status."""
 OWN_PREFIX = bytes.fromhex("525400")
 """Locally administered, as QEMU's cards have it; the other half of an address is random."""
-
-F_CSUM, F_GUEST_CSUM, F_MAC = 1 << 0, 1 << 1, 1 << 5
-F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_ECN, F_GUEST_UFO = 1 << 7, 1 << 8, 1 << 9, 1 << 10
-F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN, F_HOST_UFO = 1 << 11, 1 << 12, 1 << 13, 1 << 14
-F_MRG_RXBUF, F_STATUS, F_CTRL_VQ, F_CTRL_RX = 1 << 15, 1 << 16, 1 << 17, 1 << 18
-F_CTRL_VLAN, F_CTRL_RX_EXTRA, F_GUEST_ANNOUNCE = 1 << 19, 1 << 20, 1 << 21
-F_MQ, F_CTRL_MAC_ADDR = 1 << 22, 1 << 23
-OFFLOADS = (
-    F_CSUM | F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN
-    | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN
-)  # fmt: skip
-FILTERS = F_CTRL_RX | F_CTRL_VLAN | F_CTRL_RX_EXTRA
-"""Only our own engine filters; the kernel's vhost delivers all that the tap has."""
-TAP_OFFLOADS = {
-    F_GUEST_CSUM: tun.OFFLOAD_CSUM,
-    F_GUEST_TSO4: tun.OFFLOAD_TSO4,
-    F_GUEST_TSO6: tun.OFFLOAD_TSO6,
-    F_GUEST_ECN: tun.OFFLOAD_ECN,
-    F_GUEST_UFO: tun.OFFLOAD_UFO,
-}
-"""What the tap may leave unfinished, by what the guest agreed to take so."""
-
-
-class EnginePair:
-    """One queue pair served by our engine."""
-
-    def __init__(self, engine: NetEngine, iothread: IoThread | None) -> None:
-        self._engine = engine
-        self._iothread = iothread
-        self._thread: EngineThread | None = None
-
-    def start(self) -> None:
-        """Serve; raises OSError."""
-        self._thread = EngineThread(self._engine, self._iothread)
-
-    def stop(self) -> None:
-        """Stop; when this returns nothing moves."""
-        if self._thread is not None:
-            self._thread.stop()
-
-    @property
-    def tap_is_gone(self) -> bool:
-        """Whether somebody deleted the tap."""
-        return self._engine.tap_is_gone
-
-
-class VhostPair:
-    """One queue pair served by the kernel."""
-
-    tap_is_gone = False
-
-    def __init__(self, vhost: VhostDevice, queues: tuple[ActiveQueue, ActiveQueue], tap: int):
-        self._vhost, self._queues, self._tap = vhost, queues, tap
-
-    def start(self) -> None:
-        """Hand the rings over; raises OSError."""
-        for index, queue in enumerate(self._queues):
-            self._vhost.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
-        for index in (0, 1):
-            self._vhost.set_net_backend(index, self._tap)
-
-    def stop(self) -> None:
-        """Take the rings back, with how far the kernel came."""
-        for index, queue in enumerate(self._queues):
-            self._vhost.set_net_backend(index, -1)
-            self._vhost.take_back(index, queue.ring)
 
 
 class NetState(State):
@@ -123,7 +62,7 @@ class Net(VirtioDevice):
         self.name = name
         self._loop: Loop = host.loop
         self._memory = host.memory
-        self.back_end: NetBackEnd | None = None
+        self.back_end: BackEnd | None = None
         self._iothread: IoThread | None = None
         self._pairs_most = pairs
         self._first_mac = mac or OWN_PREFIX + os.urandom(3)
@@ -133,7 +72,7 @@ class Net(VirtioDevice):
         self._queues: dict[int, ActiveQueue] = {}
         self._agreed = 0
         self._control_queue: ServedQueue | None = None
-        self._running: list[EnginePair | VhostPair] = []
+        self._running: list[Pair] = []
         self._control = NetControl(self._first_mac, pairs, self._control_changed, self._announced)
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._loop.watch(self._failure_fd, READABLE, self._failed)
@@ -144,30 +83,15 @@ class Net(VirtioDevice):
         return (QUEUE_SIZE,) * (2 * self._pairs_most + 1)
 
     @property
-    def _vhosts(self) -> list[VhostDevice]:
-        return self.back_end.vhosts if self.back_end is not None else []
-
-    @property
     def features(self) -> int:
         """Offloads of the tap, control, filters of our engine, several pairs when asked for."""
-        features = OFFLOADS | F_MAC | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_MAC_ADDR
-        features |= F_GUEST_ANNOUNCE
-        if self.back_end is not None and self.back_end.tap.has_ufo:
-            features |= F_GUEST_UFO | F_HOST_UFO
-        if self._pairs_most > 1:
-            features |= F_MQ
-        if not self._vhosts:
-            features |= FILTERS
-        elif not self._vhosts[0].get_features() & F_MRG_RXBUF:
-            features &= ~F_MRG_RXBUF
-        return features
+        features = CARD | (F_MQ if self._pairs_most > 1 else 0)
+        return features | FILTERS if self.back_end is None else self.back_end.features(features)
 
     @property
     def transport_features(self) -> int:
-        """Ring features, as far as the kernel knows them when it serves the rings."""
-        if not self._vhosts:
-            return TRANSPORT_FEATURES
-        return TRANSPORT_FEATURES & self._vhosts[0].get_features()
+        """Ring features, as far as the back end knows them."""
+        return TRANSPORT_FEATURES if self.back_end is None else self.back_end.ring_features
 
     def config_space(self) -> bytes:
         """struct virtio_net_config up to mtu (section 5.1.4)."""
@@ -176,27 +100,40 @@ class Net(VirtioDevice):
         mac = self._control.mac if self._queues else self._first_mac
         return CONFIG.pack(mac, status, self._pairs_most, 0)
 
-    def connect(self, back_end: NetBackEnd, mac: bytes | None, iothread: IoThread | None) -> None:
+    def connect(self, back_end: BackEnd, mac: bytes | None, iothread: IoThread | None) -> None:
         """Plug the cable in; the back end is the device's from now on."""
         self.back_end, self._iothread = back_end, iothread
         self._first_mac = mac or self._first_mac
-        self._link_up = True
+        self._link_up = back_end.is_up
+        back_end.link_changed = self._link_changed
         if self._queues:
-            self._prepare_tap()
+            self._prepare_back_end()
             self.announce()
             if not self.is_resting:
                 self._start_pairs()
         self.config_changed()
 
-    def disconnect(self) -> NetBackEnd:
+    def disconnect(self) -> BackEnd:
         """Pull the cable out; the back end is the caller's again."""
         assert self.back_end is not None
         self._stop_pairs()
         back_end, self.back_end = self.back_end, None
+        back_end.link_changed = lambda: None
         self._iothread = None
         self._link_up = False
         self.config_changed()
         return back_end
+
+    def _link_changed(self) -> None:
+        """What is behind the back end came or went."""
+        assert self.back_end is not None
+        self._link_up = self.back_end.is_up
+        if not self._link_up:
+            self._stop_pairs()
+        elif self._queues and not self.is_resting:
+            self._prepare_back_end()
+            self._start_pairs()
+        self.config_changed()
 
     def announce(self) -> None:
         """Have the guest tell the network where it is (section 5.1.6.5.4)."""
@@ -207,19 +144,16 @@ class Net(VirtioDevice):
     def _announced(self) -> None:
         self._must_announce = False
 
-    def _prepare_tap(self) -> None:
+    def _prepare_back_end(self) -> None:
         if self.back_end is not None:
-            self.back_end.tap.set_offload(
-                sum(flag for feature, flag in TAP_OFFLOADS.items() if self._agreed & feature)
-            )
-            self.back_end.tap.enable(self._control.pairs)
+            self.back_end.prepare(self._agreed, self._control.pairs)
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start with one pair; the driver asks for more over the control queue."""
         self._queues = {queue.index: queue for queue in queues}
         self._agreed = features
         self._control.reset(self._first_mac, filters_vlans=bool(features & F_CTRL_VLAN))
-        self._prepare_tap()
+        self._prepare_back_end()
         control = self._queues.get(2 * self._pairs_most if features & F_MQ else 2)
         if features & F_CTRL_VQ and control is not None:
             self._control_queue = ServedQueue(
@@ -247,8 +181,8 @@ class Net(VirtioDevice):
 
     @property
     def obstacle(self) -> str | None:
-        """What vhost-net has in flight is the kernel's."""
-        return "vhost=on: the kernel's vhost-net cannot be saved" if self._vhosts else None
+        """Why the back end's part cannot be saved."""
+        return self.back_end.obstacle if self.back_end is not None else None
 
     def save(self) -> NetState:
         """The link, and what the driver has asked for over the control queue."""
@@ -264,7 +198,7 @@ class Net(VirtioDevice):
                 f"{self.name}: mac={self._first_mac.hex(':')} is given and the snapshot's card "
                 f"has {state.first_mac.hex(':')}"
             )
-        if self._vhosts:
+        if self.obstacle is not None:
             raise SnapshotError(f"{self.name}: {self.obstacle}, nor restored")
         if len(state.first_mac) != 6:
             raise SnapshotError(f"{self.name}: the snapshot's MAC address is damaged")
@@ -272,7 +206,7 @@ class Net(VirtioDevice):
         self._must_announce = state.must_announce
         self._control.restore(state.control)
         if self._queues:
-            self._prepare_tap()
+            self._prepare_back_end()
             self.announce()
         if self._link_up != state.link_up:
             self.config_changed()
@@ -303,33 +237,16 @@ class Net(VirtioDevice):
             for index in range(self._control.pairs):
                 receive, transmit = self._queues.get(2 * index), self._queues.get(2 * index + 1)
                 if receive is not None and transmit is not None:
-                    pair = self._make_pair(index, self.back_end.tap.fds[index], receive, transmit)
+                    setup = PairSetup(
+                        index, receive, transmit, agreed=self._agreed, memory=self._memory,
+                        iothread=self._iothread, control=self._control,
+                        failure_fd=self._failure_fd,
+                    )  # fmt: skip
+                    pair = self.back_end.make_pair(setup)
                     pair.start()
                     self._running.append(pair)
         except OSError as error:
             self._queue_broken(str(error))
-
-    def _make_pair(
-        self, index: int, tap: int, receive: ActiveQueue, transmit: ActiveQueue
-    ) -> EnginePair | VhostPair:
-        if self._vhosts:
-            vhost = self._vhosts[index]
-            vhost.set_features(self._agreed & vhost.get_features())
-            vhost.set_memory(self._memory)
-            return VhostPair(vhost, (receive, transmit), tap)
-        engine = NetEngine(
-            receive.ring,
-            receive.kick_fd,
-            transmit.ring,
-            transmit.kick_fd,
-            receive.notifier,
-            tap,
-            mergeable=bool(self._agreed & F_MRG_RXBUF),
-            failure_fd=self._failure_fd,
-        )
-        if self._agreed & F_CTRL_RX:
-            self._control.apply(engine)
-        return EnginePair(engine, self._iothread)
 
     def _stop_pairs(self) -> None:
         for pair in self._running:
@@ -344,8 +261,7 @@ class Net(VirtioDevice):
         """What the driver wants to receive, or over how many pairs, is different now."""
         if not self.is_resting:
             self._stop_pairs()
-            if self.back_end is not None:
-                self.back_end.tap.enable(self._control.pairs)
+            self._prepare_back_end()
             self._start_pairs()
 
     def _queue_broken(self, reason: str) -> None:
@@ -354,7 +270,7 @@ class Net(VirtioDevice):
 
     def _failed(self, _events: int) -> None:
         os.eventfd_read(self._failure_fd)
-        gone = any(pair.tap_is_gone for pair in self._running)
+        gone = any(pair.is_gone for pair in self._running)
         reasons = [queue.ring.failure for queue in self._queues.values() if queue.ring.failure]
         self._stop_pairs()
         if reasons:
@@ -367,11 +283,19 @@ class Net(VirtioDevice):
 
 def make(options: VirtioNet, host: DeviceHost) -> Net:
     """The device for `options`."""
-    netdev = host.config.netdevs[options.netdev]
-    assert isinstance(netdev, config.Tap)
-    back_end = NetBackEnd(netdev, vhost=options.vhost, vhostfds=options.vhostfds or options.vhostfd)
-    pairs = len(back_end.tap.fds) if options.mq else 1
+    back_end = open_back_end(options, host)
+    pairs = back_end.pairs if options.mq else 1
     card = Net(options.id or f"virtio-net({options.netdev})", pairs, options.mac, host)
-    card.uses_kernel_interrupts = bool(back_end.vhosts)
+    card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
     card.connect(back_end, None, host.iothread(options.iothread))
     return card
+
+
+def open_back_end(options: VirtioNet, host: DeviceHost) -> BackEnd:
+    """What the card's -netdev names; raises StratovirtError."""
+    netdev = host.config.netdevs[options.netdev]
+    if isinstance(netdev, config.VhostUser):
+        from stratovirt.net.vhost_user import VhostUserBackEnd
+
+        return VhostUserBackEnd(netdev, host)
+    return TapBackEnd(netdev, vhost=options.vhost, vhostfds=options.vhostfds or options.vhostfd)

@@ -1,0 +1,228 @@
+"""A network back end in another process, which reads and writes guest RAM itself (vhost-user)."""
+
+from __future__ import annotations
+
+from stratovirt.config.chardev import SocketChardev
+from stratovirt.config.net import VhostUser as VhostUserOptions
+from stratovirt.errors import StratovirtError
+from stratovirt.machine.device_host import DeviceHost
+from stratovirt.net.back_end import BackEnd, PairSetup
+from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import HANGUP, READABLE
+from stratovirt.runtime.sockets import connect_unix
+from stratovirt.vhost.user import Inflight, MemoryRegion, VhostUser, VhostUserError
+from stratovirt.virtio.device import TRANSPORT_FEATURES, VERSION_1, ActiveQueue
+from stratovirt.virtio.net_features import OF_THE_CARD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.net.back_end import Pair
+
+log = Log(__name__)
+
+
+class VhostUserPair:
+    """One queue pair served by the peer."""
+
+    is_gone = False
+
+    def __init__(self, back_end: VhostUserBackEnd, setup: PairSetup) -> None:
+        self._back_end = back_end
+        self._queues = {
+            2 * setup.index: setup.receive,
+            2 * setup.index + 1: setup.transmit,
+        }
+
+    def start(self) -> None:
+        """Hand the rings over; raises OSError."""
+        self._back_end.hand_over(self._queues)
+
+    def stop(self) -> None:
+        """Take the rings back, from a peer that is there or is not."""
+        self._back_end.take_back(self._queues)
+
+
+class VhostUserBackEnd(BackEnd):
+    """A connection to a peer, made anew when it is lost and `reconnect` says so.
+
+    While there is no peer the card's link is down.  What a lost peer had in flight is found again
+    by the next: in the file that the first one kept, else from what it had given back.
+    """
+
+    uses_kernel_interrupts = True
+    obstacle = "vhost-user: what the back end has in flight cannot be saved"
+
+    def __init__(self, netdev: VhostUserOptions, host: DeviceHost) -> None:
+        super().__init__(netdev)
+        chardev = host.config.chardevs[netdev.chardev]
+        if not isinstance(chardev, SocketChardev) or chardev.path is None or chardev.server:
+            raise StratovirtError(
+                f"{self.source},chardev={netdev.chardev}: must be a -chardev socket with a path, "
+                "and not a server"
+            )
+        self._path, self._reconnect_s = chardev.path, chardev.reconnect
+        self._loop = host.loop
+        self._clock = host.clock
+        self._regions = _shared_regions(host.memory, self.source)
+        self._agreed = 0
+        self._inflight: Inflight | None = None
+        self._peer: VhostUser | None = None
+        try:
+            peer = self._connect()
+        except OSError as error:
+            raise StratovirtError(
+                f"{self.source}: cannot use the back end at {self._path}: {error.strerror}"
+            ) from error
+        self._offered = peer.features
+        if not self._offered & VERSION_1:
+            peer.close()
+            raise StratovirtError(f"{self.source}: the back end has no VIRTIO_F_VERSION_1")
+        if netdev.queues > peer.queues:
+            peer.close()
+            raise StratovirtError(
+                f"{self.source},queues={netdev.queues}: the back end has {peer.queues}"
+            )
+        self._use(peer)
+
+    def _connect(self) -> VhostUser:
+        connection = connect_unix(self._path)
+        try:
+            return VhostUser(connection)
+        except VhostUserError:
+            connection.close()
+            raise
+
+    def _use(self, peer: VhostUser) -> None:
+        self._peer = peer
+        self._loop.watch(peer.fd, READABLE, self._heard)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a peer."""
+        return self._peer is not None
+
+    @property
+    def pairs(self) -> int:
+        """As many as the -netdev asks for."""
+        queues: int = self.netdev.queues
+        return queues
+
+    def features(self, card: int) -> int:
+        """What the card does by itself, and of the rest what the peer can."""
+        return card & (OF_THE_CARD | self._offered)
+
+    @property
+    def ring_features(self) -> int:
+        """As far as the peer knows them."""
+        return TRANSPORT_FEATURES & self._offered
+
+    def prepare(self, agreed: int, _pairs: int) -> None:
+        """Tell the peer what the driver agreed to and where memory is."""
+        self._agreed = agreed
+        if self._peer is None:
+            return
+        try:
+            self._peer.set_features(agreed & self._offered)
+            self._peer.set_memory(self._regions)
+        except VhostUserError as error:
+            self._lost(str(error.strerror))
+
+    def make_pair(self, setup: PairSetup) -> Pair:
+        """The peer serves it."""
+        return VhostUserPair(self, setup)
+
+    def hand_over(self, queues: dict[int, ActiveQueue]) -> None:
+        """Let the peer serve these rings."""
+        if self._peer is None:
+            return
+        try:
+            self._share_inflight(self._peer, max(queue.ring.size for queue in queues.values()))
+            for index, queue in queues.items():
+                self._peer.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
+            for index in queues:
+                self._peer.enable_ring(index, True)
+        except VhostUserError as error:
+            self._lost(str(error.strerror))
+
+    def _share_inflight(self, peer: VhostUser, ring_size: int) -> None:
+        count = 2 * self.pairs
+        if self._inflight is None:
+            self._inflight = peer.ask_inflight(count, ring_size)
+        if self._inflight is not None:
+            peer.set_inflight(self._inflight, count, ring_size)
+
+    def take_back(self, queues: dict[int, ActiveQueue]) -> None:
+        """Have the peer stop; of one that is gone, the used ring says how far it came."""
+        for index, queue in queues.items():
+            used = queue.ring.used_index
+            position = used
+            if self._peer is not None:
+                try:
+                    position = self._peer.take_back(index)
+                    used = queue.ring.used_index
+                except VhostUserError as error:
+                    self._lost(str(error.strerror))
+            queue.ring.position = (position, used)
+        if self._peer is not None and self._inflight is not None:
+            # All was given back: the next start begins with a clean file.
+            self._inflight.close()
+            self._inflight = None
+
+    def _heard(self, events: int) -> None:
+        """The peer says nothing by itself, so it has hung up."""
+        self._lost("it hung up" if events & HANGUP else "it spoke out of turn or hung up")
+
+    def _lost(self, reason: str) -> None:
+        if self._peer is None:
+            return
+        log.warn(f"{self.source}: the back end is lost: {reason}; the link is down")
+        self._loop.unwatch(self._peer.fd)
+        self._peer.close()
+        self._peer = None
+        # Not at once: whoever noticed is in the middle of something.
+        self._loop.call_soon(self.link_changed)
+        self._reconnect_later()
+
+    def _reconnect_later(self) -> None:
+        if self._reconnect_s:
+            due_ns = self._clock.now_ns() + self._reconnect_s * 1_000_000_000
+            self._clock.call_at(due_ns, self._reconnect)
+
+    def _reconnect(self) -> None:
+        try:
+            peer = self._connect()
+        except OSError as error:
+            log.debug(f"{self.source}: still no back end: {error.strerror}")
+            self._reconnect_later()
+            return
+        lacking = self._agreed & self._offered & ~peer.features
+        if lacking or peer.queues < self.pairs:
+            log.warn(f"{self.source}: this back end cannot take over: it lacks 0x{lacking:x}")
+            peer.close()
+            self._reconnect_later()
+            return
+        self._use(peer)
+        self.link_changed()
+
+    def close(self) -> None:
+        """Leave the peer."""
+        self._reconnect_s = 0
+        if self._peer is not None:
+            self._loop.unwatch(self._peer.fd)
+            self._peer.close()
+            self._peer = None
+        if self._inflight is not None:
+            self._inflight.close()
+
+
+def _shared_regions(memory: GuestMemory, source: str) -> list[MemoryRegion]:
+    """All guest RAM as files; raises StratovirtError when some of it is not shared."""
+    regions = []
+    for gpa, size, hva, fd, file_offset, is_shared in memory.files():
+        if not is_shared or fd < 0:
+            raise StratovirtError(
+                f"{source}: the back end cannot see guest memory; give -machine mem-share=on"
+            )
+        regions.append(MemoryRegion(gpa, size, hva, fd, file_offset))
+    return regions

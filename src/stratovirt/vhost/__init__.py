@@ -1,0 +1,1 @@
+"""Back ends outside this process: the front end's half of vhost-user."""

@@ -1,0 +1,219 @@
+"""The front end's half of the vhost-user protocol (QEMU's docs/interop/vhost-user).
+
+Every answer has a deadline and a bound: a peer that is silent, talks nonsense or goes away is a
+VhostUserError, after which the connection is of no use.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt._native.virtqueue import Virtqueue
+
+GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
+SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
+SET_VRING_KICK, SET_VRING_CALL = 12, 13
+GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
+GET_INFLIGHT_FD, SET_INFLIGHT_FD = 31, 32
+
+F_PROTOCOL_FEATURES = 1 << 30
+PROTOCOL_MQ, PROTOCOL_REPLY_ACK, PROTOCOL_INFLIGHT = 1 << 0, 1 << 3, 1 << 12
+PROTOCOL_WANTED = PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_INFLIGHT
+
+HEADER = struct.Struct("<III")
+VERSION, REPLY, NEED_REPLY = 1, 1 << 2, 1 << 3
+VERSION_MASK = 3
+LONGEST_ANSWER = 4096
+MOST_REGIONS = 8
+PATIENCE_S = 5.0
+INFLIGHT = struct.Struct("<QQHH4x")
+
+
+class VhostUserError(OSError):
+    """The peer is gone or does not follow the protocol."""
+
+
+class MemoryRegion:
+    """Guest RAM that the peer maps: part of an open file."""
+
+    __slots__ = ("fd", "file_offset", "gpa", "hva", "size")
+
+    def __init__(self, gpa: int, size: int, hva: int, fd: int, file_offset: int) -> None:
+        self.gpa, self.size, self.hva = gpa, size, hva
+        self.fd, self.file_offset = fd, file_offset
+
+
+class Inflight:
+    """The file in which a back end notes what it has taken; it outlives the back end."""
+
+    def __init__(self, fd: int, size: int, offset: int) -> None:
+        self.fd, self.size, self.offset = fd, size, offset
+
+    def close(self) -> None:
+        """Forget it."""
+        os.close(self.fd)
+
+
+class VhostUser:
+    """One connection, negotiated when it is made; raises VhostUserError."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        connection.settimeout(PATIENCE_S)
+        self.protocol = 0
+        self.queues = 1
+        self._send(SET_OWNER)
+        self.features = self._ask_number(GET_FEATURES)
+        """Virtio features the peer can serve."""
+        if self.features & F_PROTOCOL_FEATURES:
+            self.protocol = self._ask_number(GET_PROTOCOL_FEATURES) & PROTOCOL_WANTED
+            self._send(SET_PROTOCOL_FEATURES, struct.pack("<Q", self.protocol))
+        if self.protocol & PROTOCOL_MQ:
+            self.queues = self._ask_number(GET_QUEUE_NUM)
+
+    @property
+    def fd(self) -> int:
+        """The socket, to hear of the peer's going."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Leave the peer."""
+        self._socket.close()
+
+    def set_features(self, features: int) -> None:
+        """What the driver agreed to."""
+        features |= self.features & F_PROTOCOL_FEATURES
+        self._command(SET_FEATURES, struct.pack("<Q", features))
+
+    def set_memory(self, regions: list[MemoryRegion]) -> None:
+        """Let the peer map guest RAM."""
+        if len(regions) > MOST_REGIONS:
+            raise VhostUserError(0, f"guest RAM is in more than {MOST_REGIONS} pieces")
+        table = struct.pack("<II", len(regions), 0) + b"".join(
+            struct.pack("<QQQQ", region.gpa, region.size, region.hva, region.file_offset)
+            for region in regions
+        )
+        self._command(SET_MEM_TABLE, table, [region.fd for region in regions])
+
+    def set_ring(self, index: int, ring: Virtqueue, kick_fd: int, call_fd: int) -> None:
+        """Hand ring `index` over: its place, its position, its doorbell and its interrupt."""
+        desc, avail, used = ring.host_addresses
+        self._command(SET_VRING_NUM, struct.pack("<II", index, ring.size))
+        self._command(SET_VRING_BASE, struct.pack("<II", index, ring.position[0]))
+        self._command(SET_VRING_ADDR, struct.pack("<IIQQQQ", index, 0, desc, used, avail, 0))
+        self._command(SET_VRING_CALL, struct.pack("<Q", index), [call_fd])
+        self._command(SET_VRING_KICK, struct.pack("<Q", index), [kick_fd])
+
+    def enable_ring(self, index: int, is_enabled: bool) -> None:
+        """Let a ring be served, or rest."""
+        if self.features & F_PROTOCOL_FEATURES:
+            self._command(SET_VRING_ENABLE, struct.pack("<II", index, int(is_enabled)))
+
+    def take_back(self, index: int) -> int:
+        """Stop a ring for good; the next available index to take."""
+        answer = self._ask(GET_VRING_BASE, struct.pack("<II", index, 0), size=8)
+        number, base = struct.unpack("<II", answer[0])
+        if number != index or base > 0xFFFF:
+            raise VhostUserError(0, "the peer's answer names another ring")
+        return int(base)
+
+    def ask_inflight(self, queues: int, ring_size: int) -> Inflight | None:
+        """A new file for requests in flight; None where the peer keeps none."""
+        if not self.protocol & PROTOCOL_INFLIGHT:
+            return None
+        payload = INFLIGHT.pack(0, 0, queues, ring_size)
+        answer, fds = self._ask(GET_INFLIGHT_FD, payload, size=INFLIGHT.size)
+        size, offset, *_ = INFLIGHT.unpack(answer)
+        if len(fds) != 1:
+            _close(fds)
+            if size == 0:
+                return None
+            raise VhostUserError(0, "the peer sent no file for requests in flight")
+        return Inflight(fds[0], size, offset)
+
+    def set_inflight(self, inflight: Inflight, queues: int, ring_size: int) -> None:
+        """Give the peer the file of the one before it."""
+        payload = INFLIGHT.pack(inflight.size, inflight.offset, queues, ring_size)
+        self._command(SET_INFLIGHT_FD, payload, [inflight.fd])
+
+    def _command(self, request: int, payload: bytes, fds: list[int] | None = None) -> None:
+        """A request without an answer of its own, acknowledged where the peer can."""
+        if not self.protocol & PROTOCOL_REPLY_ACK:
+            self._send(request, payload, fds)
+            return
+        self._send(request, payload, fds, NEED_REPLY)
+        answer, _ = self._receive(request, 8)
+        if any(answer):
+            raise VhostUserError(0, f"the peer refuses request {request}")
+
+    def _ask_number(self, request: int) -> int:
+        self._send(request)
+        answer, _ = self._receive(request, 8)
+        return int.from_bytes(answer, "little")
+
+    def _ask(self, request: int, payload: bytes, *, size: int) -> tuple[bytes, list[int]]:
+        self._send(request, payload)
+        return self._receive(request, size)
+
+    def _send(
+        self, request: int, payload: bytes = b"", fds: list[int] | None = None, flags: int = 0
+    ) -> None:
+        rights = []
+        if fds:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        message = HEADER.pack(request, VERSION | flags, len(payload)) + payload
+        try:
+            sent = self._socket.sendmsg([message], rights, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise _broken(error) from error
+        if sent != len(message):
+            raise VhostUserError(0, "the peer does not read")
+
+    def _receive(self, request: int, size: int) -> tuple[bytes, list[int]]:
+        head, fds = self._take(HEADER.size)
+        try:
+            kind, flags, length = HEADER.unpack(head)
+            if kind != request or flags & VERSION_MASK != VERSION or not flags & REPLY:
+                raise VhostUserError(0, f"the peer's answer to request {request} is another's")
+            if length != size or length > LONGEST_ANSWER:
+                raise VhostUserError(
+                    0, f"the peer's answer to request {request} has {length} bytes, not {size}"
+                )
+            body, more = self._take(length)
+            fds += more
+        except VhostUserError:
+            _close(fds)
+            raise
+        return body, fds
+
+    def _take(self, size: int) -> tuple[bytes, list[int]]:
+        content = b""
+        fds: list[int] = []
+        while len(content) < size:
+            try:
+                piece, received, _, _ = socket.recv_fds(self._socket, size - len(content), 1)
+            except OSError as error:
+                _close(fds)
+                raise _broken(error) from error
+            fds += received
+            if not piece:
+                _close(fds)
+                raise VhostUserError(0, "the peer hung up")
+            content += piece
+        return content, fds
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _broken(error: OSError) -> VhostUserError:
+    if isinstance(error, TimeoutError):
+        return VhostUserError(0, f"the peer did not answer in {PATIENCE_S:.0f} seconds")
+    return VhostUserError(error.errno, f"the peer is gone: {error.strerror}")

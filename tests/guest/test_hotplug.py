@@ -1,0 +1,125 @@
+"""Hotplug behind root ports under Linux's own pciehp, with the guest's consent and without."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot, Tools
+from tests.guest.test_net import HOST, MakeTap, make_tap, send_to_guest
+from tests.machine_process import MachineProcess, QmpClient
+
+__all__ = ["make_tap"]
+
+MIB = 1 << 20
+GUEST = "192.168.77.4"
+FIO = (
+    "chroot /tools fio --name=s --filename=/dev/vda --direct=1 --rw=randwrite --bs=4k "
+    "--size=4M --iodepth=2 --rate_iops=150 --ioengine=libaio --verify=crc32c --verify_fatal=1 "
+)
+
+
+def wait_for(guest: MachineProcess, condition: str) -> None:
+    """Have the guest wait until a shell condition holds."""
+    guest.command(
+        f"n=0; while ! {condition}; do sleep 0.1; n=$((n+1)); [ $n = 600 ] && break; done; true"
+    )
+    guest.command(condition)
+
+
+def open_files(guest: MachineProcess) -> int:
+    return len(os.listdir(f"/proc/{guest.process.pid}/fd"))
+
+
+def plug(client: QmpClient, disk: Path, tap: str, turn: int) -> None:
+    client.cmd("blockdev-add", **{"node-name": "node", "file": {"filename": str(disk)}})
+    client.cmd("device_add", id="disk", driver="virtio-blk-pci", bus="p1", addr="0x0",
+               drive="node", serial=f"turn{turn}")  # fmt: skip
+    client.cmd("netdev_add", id="net", type="tap", ifname=tap)
+    client.cmd("device_add", id="card", driver="virtio-net-pci", bus="p2", netdev="net")
+
+
+def unplug(client: QmpClient) -> None:
+    for name in ("disk", "card"):
+        client.cmd("device_del", id=name)
+    gone = {client.wait_event("DEVICE_DELETED")["data"]["device"] for _ in range(2)}
+    assert gone == {"disk", "card"}
+    client.cmd("blockdev-del", **{"node-name": "node"})
+    client.cmd("netdev_del", id="net")
+
+
+@pytest.mark.parametrize(("fast", "rounds"), [("0", 6), ("1", 14)])
+def test_devices_come_and_go_under_load(
+    ready: Boot, make_tap: MakeTap, tools: type[Tools], root_image: Path, tmp_path: Path,
+    fast: str, rounds: int,
+) -> None:  # fmt: skip
+    path, disk, tap = tmp_path / "qmp", tmp_path / "disk", make_tap()
+    guest = ready(
+        "-m", "384M", "-smp", "2", "-qmp", f"unix:{path},server,nowait",
+        "-global", f"pcie-root-port.fast-unplug={fast}",
+        "-drive", f"id=d,file={root_image},direct=off",
+        "-device", "virtio-blk-pci,drive=d,bus=pcie.0,addr=0x3",
+        "-drive", tools.drive,
+        "-device", "virtio-blk-pci,drive=tools,serial=guest-tools,bus=pcie.0,addr=0x4",
+        "-device", "pcie-root-port,id=p1,bus=pcie.0,addr=0x5.0x0,port=1,multifunction=on",
+        "-device", "pcie-root-port,id=p2,bus=pcie.0,addr=0x5.0x1,port=2",
+        board="q35",
+    )  # fmt: skip
+    tools.mount(guest)
+    # A neighbour writes and verifies all the time; what it says at the end is kept.
+    guest.command(
+        f"(n=0; while [ ! -e /stop ]; do {FIO} >/tmp/fio 2>&1 || echo bad >>/bad; n=$((n+1)); "
+        "done; echo $n >/ended) & sleep 0"
+    )
+    fds = 0
+    with QmpClient(path) as client:
+        for turn in range(rounds):
+            disk.write_bytes(os.urandom(4 * MIB))
+            plug(client, disk, tap, turn)
+            wait_for(guest, f"grep -q turn{turn} /sys/block/vd*/serial")
+            wait_for(guest, "[ -e /sys/class/net/eth0 ]")
+            device = guest.command(f"grep -l turn{turn} /sys/block/vd*/serial").split("/")[3]
+            read = guest.command(f"md5sum /dev/{device}").split()[0]
+            assert read == hashlib.md5(disk.read_bytes()).hexdigest()
+            guest.command(
+                f"dd if=/dev/urandom of=/dev/{device} bs=64k count=64 conv=fsync 2>/dev/null"
+            )
+            written = guest.command(f"md5sum /dev/{device}").split()[0]
+            guest.command(f"ip link set eth0 up; ip addr add {GUEST}/24 dev eth0")
+            assert "0% packet loss" in guest.command(f"ping -c 2 -i 0.2 {HOST}")
+            content = os.urandom(MIB)
+            assert send_to_guest(guest, content) == hashlib.md5(content).hexdigest()
+            unplug(client)
+            assert hashlib.md5(disk.read_bytes()).hexdigest() == written
+            wait_for(guest, f"[ ! -e /sys/block/{device} -a ! -e /sys/class/net/eth0 ]")
+            fds = fds or open_files(guest)
+            assert open_files(guest) == fds
+    guest.command("touch /stop; while [ ! -e /ended ]; do sleep 0.2; done")
+    assert int(guest.command("cat /ended")) > 0
+    assert guest.command("ls /bad 2>/dev/null || true") == ""
+
+
+def test_a_guest_that_does_not_let_go_may_be_asked_again(
+    ready: Boot, tmp_path: Path, root_image: Path
+) -> None:
+    path = tmp_path / "qmp"
+    # pcie_ports=compat: nobody in the guest listens to the slot.
+    guest = ready(
+        "-qmp", f"unix:{path},server,nowait",
+        "-device", "pcie-root-port,id=p1,bus=pcie.0,addr=0x5,port=1",
+        "-drive", f"id=d,file={root_image},direct=off",
+        "-device", "virtio-blk-pci,id=disk,drive=d,bus=p1,addr=0x0",
+        board="q35", append="pcie_ports=compat",
+    )  # fmt: skip
+    with QmpClient(path) as client:
+        client.cmd("device_del", id="disk")
+        with pytest.raises(Exception, match="disk is in the process of being unplugged"):
+            client.cmd("device_del", id="disk")
+        assert guest.command("cat /sys/block/vda/size").strip() == "131072"
+        # A reset takes it away for good, as it would on real hardware with the button pressed.
+        client.cmd("system_reset")
+        assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "disk"
+        guest.expect("guest: ready in the initramfs")
+        guest.expect("# ")
+        assert guest.command("ls /sys/block") == ""
