@@ -81,10 +81,12 @@ def _qemu_command(
     writable: Sequence[Path],
 ) -> list[str]:
     append = f"console=ttyS0 quiet panic=-1 nokaslr mitigations=off lab.job={job}"
+    append += " intel_iommu=on iommu=pt"
     command = [
         program,
         "-M",
-        "q35",
+        "q35,kernel-irqchip=split",
+        *_two_cards(),
         "-accel",
         "tcg,thread=multi",
         "-cpu",
@@ -128,6 +130,18 @@ def _qemu_command(
         ]
         append += f" lab.rw={path}"
     return [*command, "-append", append]
+
+
+def _two_cards() -> list[str]:
+    """Network cards on one cable, behind an IOMMU: one may be given to a guest (VFIO)."""
+    options = ["-device", "intel-iommu,intremap=off,device-iotlb=on"]
+    for number in range(2):
+        options += [
+            "-netdev", f"hubport,id=card{number},hubid=0",
+            "-device", f"virtio-net-pci,netdev=card{number},mac=52:54:00:0c:a8:d{number},"
+            "disable-legacy=on,iommu_platform=on,ats=on,romfile=",
+        ]  # fmt: skip
+    return options
 
 
 def _two_nodes(cpus: int, memory_mib: int) -> list[str]:

@@ -76,7 +76,7 @@ def boot(files: type[GuestFiles]) -> Iterator[Boot]:
         pass_fds: tuple[int, ...] = (),
     ) -> MachineProcess:
         machine = MachineProcess(
-            "-machine", board, "-kernel", kernel, "-initrd", files.initramfs,
+            *(("-machine", board) if board else ()), "-kernel", kernel, "-initrd", files.initramfs,
             "-append", f"{APPEND} {append}".strip(), "-serial", serial, *argv, pass_fds=pass_fds,
         )  # fmt: skip
         running.append(machine)
