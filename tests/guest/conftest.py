@@ -26,7 +26,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         lost = any(
             report.failed
             and "MachineEndedError" in report.longreprtext
-            and "triple fault" in report.longreprtext
+            and "triple fault; " in report.longreprtext
             for report in reports
         )
         if not lost or not left:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from stratovirt_lab.debian_disk import debian_disk
-from tests.guest.conftest import Boot
 from tests.machine_process import MachineProcess, QmpClient
 
 OVMF = Path("/usr/share/OVMF")

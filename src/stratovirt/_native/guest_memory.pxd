@@ -25,6 +25,7 @@ cdef class RamMapping:
     cdef long _mbind(self, uint64_t offset, uint64_t size, int mode, unsigned long *mask)
 
 cdef class GuestMemory:
+    cdef public bint is_pinned
     cdef Block _blocks[MAX_BLOCKS]
     cdef int _count
     cdef list _mappings

@@ -275,7 +275,8 @@ cdef class GuestMemory:
     def discard_pages(self, bytes page_numbers not None):
         """Give 4 KiB pages, named by little-endian 32-bit numbers, back to the host.
 
-        Their content is lost.  Returns how many of them were not RAM and were left alone.
+        Their content is lost.  Returns how many of them were not RAM and were left alone.  Pages
+        stay while `is_pinned` says that a host device reaches them by their host address.
         """
         cdef const uint32_t *pages = <const uint32_t *><const char *>page_numbers
         cdef Py_ssize_t count = len(page_numbers) // 4, i
@@ -283,6 +284,8 @@ cdef class GuestMemory:
         cdef uint8_t *page
         cdef uint8_t *start = NULL
         cdef uint64_t length = 0
+        if self.is_pinned:
+            return 0
         with nogil:
             for i in range(count):
                 page = self.translate(<uint64_t>pages[i] << 12, 4096)

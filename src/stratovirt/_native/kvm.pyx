@@ -180,13 +180,20 @@ cdef class KvmVm:
         if ioctl(self.fd, KVM_IRQ_LINE, &line) < 0:
             raise _failed("KVM_IRQ_LINE")
 
-    def set_irqfd(self, int fd, uint32_t gsi, bint assign=True):
-        """Let writes to eventfd `fd` pulse a GSI."""
+    def set_irqfd(self, int fd, uint32_t gsi, bint assign=True, int resample_fd=-1):
+        """Let writes to eventfd `fd` pulse a GSI.
+
+        With `resample_fd` they raise its line, which falls when the guest has handled the
+        interrupt, and that eventfd is signalled then.
+        """
         cdef kvm_irqfd request
         memset(&request, 0, sizeof(request))
         request.fd = fd
         request.gsi = gsi
         request.flags = 0 if assign else KVM_IRQFD_FLAG_DEASSIGN
+        if resample_fd >= 0:
+            request.flags |= KVM_IRQFD_FLAG_RESAMPLE
+            request.resamplefd = resample_fd
         if ioctl(self.fd, KVM_IRQFD, &request) < 0:
             raise _failed("KVM_IRQFD")
 
@@ -245,6 +252,26 @@ cdef class KvmVm:
             request.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN
         if ioctl(self.fd, KVM_IOEVENTFD, &request) < 0:
             raise _failed("KVM_IOEVENTFD")
+
+    def create_vfio_device(self):
+        """KVM's side of VFIO, as a descriptor; it is told of each group."""
+        cdef kvm_create_device request
+        memset(&request, 0, sizeof(request))
+        request.type = KVM_DEV_TYPE_VFIO
+        if ioctl(self.fd, KVM_CREATE_DEVICE, &request) < 0:
+            raise _failed("KVM_CREATE_DEVICE")
+        return request.fd
+
+    def set_vfio_group(self, int device_fd, int group_fd, bint added):
+        """Tell KVM's side of VFIO that a group came or goes."""
+        cdef kvm_device_attr request
+        cdef int32_t fd = group_fd
+        memset(&request, 0, sizeof(request))
+        request.group = KVM_DEV_VFIO_GROUP
+        request.attr = KVM_DEV_VFIO_GROUP_ADD if added else KVM_DEV_VFIO_GROUP_DEL
+        request.addr = <uint64_t><uintptr_t>&fd
+        if ioctl(device_fd, KVM_SET_DEVICE_ATTR, &request) < 0:
+            raise _failed("KVM_SET_DEVICE_ATTR")
 
     def create_vcpu(self, int index, Dispatcher dispatcher not None):
         """Create vCPU `index`; its exits are routed by `dispatcher`."""

@@ -17,7 +17,10 @@ cdef extern from "linux/kvm.h" nogil:
     int KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_IRQ_ROUTING, KVM_CAP_READONLY_MEM
     int KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES
     int KVM_PIT_SPEAKER_DUMMY
-    int KVM_IRQFD_FLAG_DEASSIGN
+    int KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE
+    unsigned long KVM_CREATE_DEVICE, KVM_SET_DEVICE_ATTR
+    uint32_t KVM_DEV_TYPE_VFIO, KVM_DEV_VFIO_GROUP
+    uint64_t KVM_DEV_VFIO_GROUP_ADD, KVM_DEV_VFIO_GROUP_DEL
     int KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO, KVM_IOEVENTFD_FLAG_DEASSIGN
     int KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 
@@ -34,7 +37,12 @@ cdef extern from "linux/kvm.h" nogil:
     struct kvm_irq_level:
         uint32_t irq, level
     struct kvm_irqfd:
-        uint32_t fd, gsi, flags
+        uint32_t fd, gsi, flags, resamplefd
+    struct kvm_create_device:
+        uint32_t type, fd, flags
+    struct kvm_device_attr:
+        uint32_t flags, group
+        uint64_t attr, addr
     struct kvm_irq_routing_irqchip "":
         uint32_t irqchip, pin
     struct kvm_irq_routing_msi "":

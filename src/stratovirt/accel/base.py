@@ -40,6 +40,15 @@ if TYPE_CHECKING:
         def detach_irqfd(self, fd: int, gsi: int) -> None:
             """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
 
+        def attach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
+            """Let writes to `fd` raise a level-triggered GSI; `resample_fd` hears that it fell."""
+
+        def detach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
+            """Undo `attach_line`."""
+
+        def set_vfio_group(self, group_fd: int, *, added: bool) -> None:
+            """A VFIO group came to the machine, or goes; raises OSError."""
+
         def add_msi_route(self, address: int, data: int) -> int:
             """A new GSI that sends the message; raises AccelError when there are no more."""
 

@@ -113,6 +113,17 @@ class TestAccelerator:
         self._collect_irqfds()
         del self._irqfds[fd]
 
+    def attach_line(self, fd: int, gsi: int, _resample_fd: int) -> None:
+        """Let writes to `fd` raise a level-triggered GSI, which a client lowers."""
+        self.attach_irqfd(fd, gsi)
+
+    def detach_line(self, fd: int, gsi: int, _resample_fd: int) -> None:
+        """Undo `attach_line`."""
+        self.detach_irqfd(fd, gsi)
+
+    def set_vfio_group(self, group_fd: int, *, added: bool) -> None:
+        """Nothing runs that could use the group."""
+
     def add_msi_route(self, address: int, data: int) -> int:
         """A new GSI that sends the message."""
         gsi = max(self._routes, default=FIRST_MSI_GSI - 1) + 1

@@ -27,9 +27,6 @@ def check_board(config: VmConfig) -> None:
         _check_microvm(config)
     elif config.incoming is not None:
         raise ConfigError(f"-incoming {config.incoming}: only microvm can be restored yet")
-    for device in config.devices:
-        if device.flag == "-device vfio-pci":
-            raise ConfigError(f"{_source(device)}: this driver is not built yet")
 
 
 def _check_microvm(config: VmConfig) -> None:

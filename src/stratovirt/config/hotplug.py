@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.config.devices import BLOCK_QUEUES_MOST, SERIAL_LONGEST
 from stratovirt.config.hot_replace import HotBlk, HotNet
 from stratovirt.config.kinds import (
+    HostPciAddress,
     Identifier,
     Integer,
     MacAddress,
@@ -22,12 +23,17 @@ class HotPciPlace(Options):
     id: str = opt(Identifier(), help="device name")
     bus: str = opt(Identifier(), help="id of a pcie-root-port")
     addr: tuple[int, int] = opt(PciAddress(), default=(0, 0), help="SLOT.FUNCTION, always 0")
+
+
+class HotVirtio(HotPciPlace):
+    """A virtio device behind a root port."""
+
     iothread: str | None = opt(
         Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
     )
 
 
-class HotPciBlk(HotPciPlace, flag="device_add virtio-blk-pci"):
+class HotPciBlk(HotVirtio, flag="device_add virtio-blk-pci"):
     """A disk behind a root port."""
 
     drive: str | None = opt(
@@ -39,7 +45,7 @@ class HotPciBlk(HotPciPlace, flag="device_add virtio-blk-pci"):
     num_queues: int = opt(Integer(1, BLOCK_QUEUES_MOST), default=1, help="request queues")
 
 
-class HotPciNet(HotPciPlace, flag="device_add virtio-net-pci"):
+class HotPciNet(HotVirtio, flag="device_add virtio-net-pci"):
     """A network card behind a root port."""
 
     netdev: str | None = opt(
@@ -47,6 +53,12 @@ class HotPciNet(HotPciPlace, flag="device_add virtio-net-pci"):
     )
     mac: bytes | None = opt(MacAddress(), default=None, help="address of the card")
     mq: bool = opt(OnOff(), default=False, help="offer all queue pairs of the netdev")
+
+
+class HotVfio(HotPciPlace, flag="device_add vfio-pci"):
+    """A PCI function of the host behind a root port."""
+
+    host: str = opt(HostPciAddress(), help="the function on the host")
 
 
 HOT_DRIVERS = Family(
@@ -60,6 +72,7 @@ HOT_DRIVERS = Family(
         "virtio-net-device": HotNet,
         "virtio-blk-pci": HotPciBlk,
         "virtio-net-pci": HotPciNet,
+        "vfio-pci": HotVfio,
     },
 )
 """device_add's drivers: hot-replace slots of microvm, root ports of q35."""

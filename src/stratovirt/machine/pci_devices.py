@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.pci.function import PciFunction
     from stratovirt.pci.host_bridge import PciHost
+    from stratovirt.vfio.container import VfioContainer
+    from stratovirt.vfio.function import VfioFunction
     from stratovirt.virtio.device import VirtioDevice
 
 BUS_ALIASES = {"pci.0": "pcie.0"}
@@ -29,6 +31,8 @@ class PciDevices:
         self._host = host
         self._accelerator = accelerator
         self.transports: dict[PciFunction, PciTransport] = {}
+        self._passed_through: dict[PciFunction, VfioFunction] = {}
+        self._vfio: VfioContainer | None = None
 
     @property
     def virtio_devices(self) -> list[VirtioDevice]:
@@ -52,12 +56,46 @@ class PciDevices:
         except PlaceError as error:
             raise ConfigError(f"{source},{error}") from error
         function = self._make(options, bus)
-        bus.attach(function, options.addr, multifunction=options.multifunction)
+        self.attach(function, bus, options.addr, multifunction=options.multifunction)
+        return function
+
+    def attach(
+        self, function: PciFunction, bus: PciBus, place: tuple[int, int], *, multifunction: bool
+    ) -> None:
+        """Put a function on a bus; raises PlaceError."""
+        bus.attach(function, place, multifunction=multifunction)
+        if function in self._passed_through:
+            self._passed_through[function].attached()
+
+    def pass_through(self, address: str, name: str | None, source: str) -> PciFunction:
+        """A function of the host; raises VfioError."""
+        from stratovirt.vfio.container import VfioContainer, VfioError
+        from stratovirt.vfio.function import VfioFunction
+
+        if self._vfio is None:
+            self._vfio = VfioContainer(self._pci.memory, self._accelerator)
+            # What the device may reach is pinned: the balloon can give nothing back.
+            self._host.memory.is_pinned = True
+        device, group = self._vfio.open_device(address, source)
+        try:
+            function = VfioFunction(
+                name or f"vfio({address})", device, group, self._vfio, self._accelerator,
+                self._host.loop,
+            )  # fmt: skip
+        except OSError as error:
+            device.close()
+            self._vfio.leave(group)
+            raise VfioError(f"{source}: {error.strerror}") from error
+        self._passed_through[function] = function
         return function
 
     def _make(self, options: Any, bus: PciBus) -> PciFunction:
         if options.flag == "-device pcie-root-port":
             return self._make_root_port(options, bus)
+        if options.flag.endswith(" vfio-pci"):
+            return self.pass_through(
+                options.host, options.id, f"{options.flag},host={options.host}"
+            )
         device = make_device(options, self._host)
         return self.carry(device, bus)
 
@@ -87,6 +125,7 @@ class PciDevices:
         transport = self.transports.pop(function, None)
         if transport is not None:
             transport.reset()
+        self._passed_through.pop(function, None)
         function.reset()
         if function.bus is not None:
             function.bus.detach(function)

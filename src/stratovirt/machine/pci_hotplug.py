@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.hotplug import HotPciBlk, HotPciNet
+from stratovirt.config.hotplug import HotPciBlk, HotPciNet, HotVfio
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError
 from stratovirt.machine.pci_devices import PciDevices
@@ -48,8 +48,12 @@ class PciHotPlug(HotPlug):
         except (ConfigError, PlaceError) as error:
             raise HotPlugError(f"device_add: {error}") from error
         port = self._port_of(bus)
-        function = self._devices.carry(self._make(options), bus)
-        bus.attach(function, options.addr)
+        if isinstance(options, HotVfio):
+            source = f"device_add: vfio-pci,host={options.host}"
+            function = self._devices.pass_through(options.host, options.id, source)
+        else:
+            function = self._devices.carry(self._make(options), bus)
+        self._devices.attach(function, bus, options.addr, multifunction=False)
         self.plugged[options.id] = options
         port.plugged()
 
@@ -109,7 +113,7 @@ class PciHotPlug(HotPlug):
         port.unplugged()
         if device is not None:
             self._take_back(device)
-            self._forget(device.name)
+        self._forget(function.name)
 
     def _take_back(self, device: VirtioDevice) -> None:
         """Back ends that QMP made stay open, as QEMU's do; others are closed with the device."""

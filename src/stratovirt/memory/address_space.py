@@ -58,6 +58,10 @@ class RamRegion(Region):
         self.offset = offset
 
 
+class DeviceRegion(RamRegion):
+    """A host device's memory that the guest reaches without an exit; no RAM for others' DMA."""
+
+
 class RomRegion(RamRegion):
     """Memory that the guest reads and executes, and a handler for what it writes."""
 
@@ -130,6 +134,10 @@ class AddressSpace:
         """Tell `listener` of the map as it is and of every change."""
         self._listeners.append(listener)
         listener.changed([], list(self.view), list(self.view))
+
+    def forget(self, listener: Listener) -> None:
+        """Do not tell `listener` any more; what it has mapped is its own affair."""
+        self._listeners.remove(listener)
 
     def commit(self) -> None:
         """Make the additions and removals since the last commit real."""

@@ -53,35 +53,30 @@ class Vector:
 
 
 class Msix:
-    """The capability, its table and its pending bits, in a BAR of their own."""
+    """The table and its pending bits, by the control register of the capability at `capability`."""
 
     def __init__(
-        self, function: PciFunction, accelerator: Accelerator, count: int, bar: int
+        self, function: PciFunction, accelerator: Accelerator, count: int, capability: int
     ) -> None:
-        table_bytes = count * ENTRY.size
-        pba_bytes = (count + 63) // 64 * 8
-        pba = max(BAR_BYTES // 2, table_bytes)
-        size = 1 << (pba + pba_bytes - 1).bit_length()
         self._function = function
         self._accelerator = accelerator
+        self._capability = capability
         self.vectors = [Vector() for _ in range(count)]
         self._vector_of: dict[int, int] = {}
         self.switched: Callable[[], None] = lambda: None
         """Called when MSI-X as a whole was switched on or off."""
         self._was_enabled = False
-        function.add_bar(
-            bar,
-            max(size, BAR_BYTES),
-            [
-                (0, IoRegion(f"{function.name}-msix", table_bytes, self)),
-                (pba, IoRegion(f"{function.name}-pba", pba_bytes, PendingBits(self))),
-            ],
-        )
-        self._capability = function.config.add_capability(
-            regs.CAP_MSIX, struct.pack("<HII", count - 1, bar, pba | bar)
-        )
-        function.config.allow(self._capability + CONTROL, 2, ENABLE | FUNCTION_MASK)
+        function.config.allow(capability + CONTROL, 2, ENABLE | FUNCTION_MASK)
         function.msix = self
+
+    def table_region(self) -> IoRegion:
+        """The registers of the table."""
+        return IoRegion(f"{self._function.name}-msix", len(self.vectors) * ENTRY.size, self)
+
+    def pending_region(self) -> IoRegion:
+        """The registers of the pending bits."""
+        size = (len(self.vectors) + 63) // 64 * 8
+        return IoRegion(f"{self._function.name}-pba", size, PendingBits(self))
 
     @property
     def is_enabled(self) -> bool:
@@ -190,6 +185,19 @@ class Msix:
         vector.address, vector.data, control = ENTRY.unpack(entry)
         vector.control = control & VECTOR_MASKED
         self._update(vector)
+
+
+def add_msix(function: PciFunction, accelerator: Accelerator, count: int, bar: int) -> Msix:
+    """Give a function the capability, and a BAR for table and pending bits."""
+    pba = max(BAR_BYTES // 2, count * ENTRY.size)
+    capability = function.config.add_capability(
+        regs.CAP_MSIX, struct.pack("<HII", count - 1, bar, pba | bar)
+    )
+    msix = Msix(function, accelerator, count, capability)
+    table, pending = msix.table_region(), msix.pending_region()
+    size = 1 << (pba + pending.size - 1).bit_length()
+    function.add_bar(bar, max(size, BAR_BYTES), [(0, table), (pba, pending)])
+    return msix
 
 
 class PendingBits:

@@ -8,7 +8,7 @@ from stratovirt.pci import config_space as regs
 from stratovirt.pci import express
 from stratovirt.pci.bus import PciBus
 from stratovirt.pci.function import PciFunction
-from stratovirt.pci.msix import Msix
+from stratovirt.pci.msix import add_msix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class RootPort(PciFunction):
         self._set_up_bridge()
         self._express = express.add_express(self, express.ROOT_PORT, port=port)
         self._set_up_slot(port)
-        Msix(self, accelerator, 1, 0).attach(self._event_fd, 0)
+        add_msix(self, accelerator, 1, 0).attach(self._event_fd, 0)
         self.config.keep()
 
     def _set_up_bridge(self) -> None:

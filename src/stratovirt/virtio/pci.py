@@ -10,7 +10,7 @@ from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci import config_space as regs
 from stratovirt.pci import express
 from stratovirt.pci.function import BAR_64, BAR_PREFETCHABLE, PciFunction
-from stratovirt.pci.msix import NO_VECTOR, Msix
+from stratovirt.pci.msix import NO_VECTOR, add_msix
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.transport import (
@@ -148,7 +148,7 @@ class PciTransport(VirtioTransport):
         super().__init__(device, host.memory)
         self.function = VirtioFunction(device, is_integrated=is_integrated)
         registers = IoRegion(f"{device.name}-registers", BAR_BYTES, self)
-        self._msix = Msix(self.function, accelerator, count + 1, MSIX_BAR)
+        self._msix = add_msix(self.function, accelerator, count + 1, MSIX_BAR)
         self._msix.switched = self._route_all
         self.function.add_bar(
             REGISTERS_BAR,

@@ -92,6 +92,7 @@ class KvmAccelerator:
         self.dispatcher = Dispatcher(vm_lock)
         self.vcpus: list[VcpuThread] = []
         self._loop = loop
+        self._vfio_fd = -1
         self._messages: dict[int, tuple[int, int]] = {}
         self.exited: Callable[[ExitReport], None] = lambda _report: None
         prepare_vcpu_signals()
@@ -132,6 +133,20 @@ class KvmAccelerator:
     def detach_irqfd(self, fd: int, gsi: int) -> None:
         """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
         self.vm.set_irqfd(fd, gsi, assign=False)
+
+    def attach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
+        """Let writes to `fd` raise a level-triggered GSI; `resample_fd` hears that it fell."""
+        self.vm.set_irqfd(fd, gsi, resample_fd=resample_fd)
+
+    def detach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
+        """Undo `attach_line`."""
+        self.vm.set_irqfd(fd, gsi, assign=False, resample_fd=resample_fd)
+
+    def set_vfio_group(self, group_fd: int, *, added: bool) -> None:
+        """A VFIO group came to the machine, or goes; raises OSError."""
+        if self._vfio_fd < 0:
+            self._vfio_fd = self.vm.create_vfio_device()
+        self.vm.set_vfio_group(self._vfio_fd, group_fd, added)
 
     def add_msi_route(self, address: int, data: int) -> int:
         """A new GSI that sends the message; raises AccelError when there are no more."""

@@ -1,0 +1,1 @@
+"""Host PCI functions passed through to the guest."""

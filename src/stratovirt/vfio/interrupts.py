@@ -1,0 +1,165 @@
+"""Interrupts of a passed-through function: from the device's eventfds to KVM's irqfds."""
+
+from __future__ import annotations
+
+import os
+
+from stratovirt._native import vfio
+from stratovirt._native.vfio import Device
+from stratovirt.accel.base import AccelError
+from stratovirt.pci import config_space as regs
+from stratovirt.runtime.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.pci.function import PciFunction
+    from stratovirt.pci.msix import Msix
+
+log = Log(__name__)
+
+MSI_CONTROL, MSI_ADDRESS = 2, 4
+MSI_ENABLE, MSI_64_BIT, MSI_PER_VECTOR_MASK = 1 << 0, 1 << 7, 1 << 8
+MSI_CAPABLE_SHIFT, MSI_ENABLED_SHIFT = 1, 4
+
+
+def new_eventfd() -> int:
+    """An eventfd that nobody waits for."""
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+
+class MsixEvents:
+    """A device's MSI-X vectors, each with an eventfd that speaks through the emulated table."""
+
+    def __init__(self, device: Device, msix: Msix) -> None:
+        self._device, self._msix = device, msix
+        self._fds: list[int] = []
+        msix.switched = self._switched
+
+    def _switched(self) -> None:
+        if self._msix.is_enabled and not self._fds:
+            self._fds = [new_eventfd() for _ in self._msix.vectors]
+            for number, fd in enumerate(self._fds):
+                self._msix.attach(fd, number)
+            _set_irqs(self._device, vfio.MSIX, self._fds)
+        elif not self._msix.is_enabled:
+            self.close()
+
+    def close(self) -> None:
+        """Switch them off."""
+        if self._fds:
+            _set_irqs(self._device, vfio.MSIX, [])
+        for fd in self._fds:
+            self._msix.detach(fd)
+            os.close(fd)
+        self._fds = []
+
+
+class MsiEvents:
+    """A device's MSI (PCI Express Base 4.0, section 7.7.1): consecutive messages."""
+
+    def __init__(
+        self, device: Device, function: PciFunction, accelerator: Accelerator, capability: int
+    ) -> None:
+        self._device, self._function = device, function
+        self._accelerator, self._capability = accelerator, capability
+        self._routes: list[tuple[int, int]] = []
+        """(eventfd, GSI) of each vector."""
+        self._message: tuple[int, int, int] | None = None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the guest has chosen MSI."""
+        return bool(self._function.config.get(self._capability + MSI_CONTROL, 2) & MSI_ENABLE)
+
+    def _wanted(self) -> tuple[int, int, int] | None:
+        """(address, data, count) of what the guest has set up."""
+        if not self.is_enabled:
+            return None
+        config, at = self._function.config, self._capability
+        control = config.get(at + MSI_CONTROL, 2)
+        wide = bool(control & MSI_64_BIT)
+        address = config.get(at + MSI_ADDRESS, 8 if wide else 4)
+        data = config.get(at + MSI_ADDRESS + (8 if wide else 4), 2)
+        most = control >> MSI_CAPABLE_SHIFT & 7
+        return address, data, 1 << min(control >> MSI_ENABLED_SHIFT & 7, most)
+
+    def update(self) -> None:
+        """The capability may have changed."""
+        wanted = self._wanted()
+        if wanted == self._message:
+            return
+        self.close()
+        self._message = wanted
+        if wanted is None:
+            return
+        address, data, count = wanted
+        try:
+            for number in range(count):
+                fd = new_eventfd()
+                gsi = self._accelerator.add_msi_route(address, data | number)
+                self._accelerator.attach_irqfd(fd, gsi)
+                self._routes.append((fd, gsi))
+        except AccelError as error:
+            log.warn(f"{self._function.name}: {error}")
+        _set_irqs(self._device, vfio.MSI, [fd for fd, _ in self._routes])
+
+    def close(self) -> None:
+        """Switch them off."""
+        if self._routes:
+            _set_irqs(self._device, vfio.MSI, [])
+        for fd, gsi in self._routes:
+            self._accelerator.detach_irqfd(fd, gsi)
+            self._accelerator.remove_msi_route(gsi)
+            os.close(fd)
+        self._routes = []
+        self._message = None
+
+
+class PinEvents:
+    """A device's interrupt pin: KVM raises and lowers the line, the device is unmasked by it."""
+
+    def __init__(self, device: Device, function: PciFunction, accelerator: Accelerator) -> None:
+        self._device, self._function, self._accelerator = device, function, accelerator
+        self._attached: tuple[int, int, int] | None = None
+
+    def update(self, *, is_wanted: bool) -> None:
+        """The pin speaks while nothing better does and the guest lets it."""
+        config, bus = self._function.config, self._function.bus
+        pin = config.get(regs.INTERRUPT_PIN, 1)
+        disabled = config.get(regs.COMMAND, 2) & regs.COMMAND_INTX_DISABLE
+        is_wanted = is_wanted and bool(pin) and not disabled and bus is not None
+        if is_wanted == (self._attached is not None):
+            return
+        if not is_wanted:
+            self.close()
+            return
+        assert bus is not None
+        fd, resample_fd = new_eventfd(), new_eventfd()
+        gsi = bus.gsi(self._function.devfn, pin)
+        self._attached = fd, gsi, resample_fd
+        self._accelerator.attach_line(fd, gsi, resample_fd)
+        _set_irqs(self._device, vfio.INTX, [fd])
+        try:
+            self._device.set_unmask(vfio.INTX, resample_fd)
+        except OSError as error:
+            log.warn(f"{self._function.name}: {error.strerror}")
+
+    def close(self) -> None:
+        """Switch it off."""
+        if self._attached is None:
+            return
+        fd, gsi, resample_fd = self._attached
+        self._attached = None
+        _set_irqs(self._device, vfio.INTX, [])
+        self._accelerator.detach_line(fd, gsi, resample_fd)
+        os.close(fd)
+        os.close(resample_fd)
+
+
+def _set_irqs(device: Device, kind: int, fds: list[int]) -> None:
+    try:
+        device.set_irqs(kind, fds)
+    except OSError as error:
+        # A device that vanished has no interrupts left to switch off.
+        log.warn(f"VFIO interrupts: {error.strerror}")
