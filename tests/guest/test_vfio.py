@@ -63,7 +63,7 @@ def interrupts(guest: MachineProcess) -> int:
     return sum(int(word) for word in lines[-1].split()[1:2])
 
 
-def test_a_card_of_the_host_works_in_the_guest(ready: Boot, tools: type[Tools], card: str) -> None:
+def test_a_card_of_the_host_works_in_the_guest(card: str, ready: Boot, tools: type[Tools]) -> None:
     guest = ready(
         "-m", "384M", "-drive", tools.drive,
         "-device", "virtio-blk-pci,drive=tools,serial=guest-tools,bus=pcie.0,addr=0x4",
@@ -84,7 +84,7 @@ def test_a_card_of_the_host_works_in_the_guest(ready: Boot, tools: type[Tools], 
     assert guest.wait() == 0
 
 
-def test_a_card_comes_goes_and_is_the_hosts_again(ready: Boot, card: str, tmp_path: Path) -> None:
+def test_a_card_comes_goes_and_is_the_hosts_again(card: str, ready: Boot, tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     guest = ready(
         "-m", "384M", "-qmp", f"unix:{path},server,nowait",

@@ -103,7 +103,7 @@ class VfioFunction(PciFunction):
         )
         self._emulated = bytearray(regs.BYTES)
         """Which bytes of configuration space are ours; the others are the device's own."""
-        self._events: list[MsixEvents | MsiEvents | PinEvents] = []
+        self._msix_events: MsixEvents | None = None
         self._msi: MsiEvents | None = None
         self._memories: list[DeviceMemory] = []
         self._adopt(content)
@@ -141,14 +141,8 @@ class VfioFunction(PciFunction):
         self.config.set(offset + 2, 2, control & 0x7FF)
         self._emulate(offset + 2, offset + 4)
         msix = Msix(self, self._accelerator, count, offset)
-        self._events.append(MsixEvents(self._device, msix))
-        switched = msix.switched
-
-        def switched_too() -> None:
-            switched()
-            self._update_pin()
-
-        msix.switched = switched_too
+        self._msix_events = MsixEvents(self._device, msix)
+        msix.switched = self._update_interrupts
         self._table = table & 7, table & ~7, count * ENTRY.size
 
     def _adopt_msi(self, content: bytes, offset: int) -> None:
@@ -273,20 +267,23 @@ class VfioFunction(PciFunction):
         self._update_interrupts()
 
     def _update_interrupts(self) -> None:
-        if self._msi is not None:
-            self._msi.update()
-        self._update_pin()
-
-    def _update_pin(self) -> None:
+        """Follow what the guest has chosen; the device has one kind of interrupt at a time."""
         messages = (self.msix is not None and self.msix.is_enabled) or (
             self._msi is not None and self._msi.is_enabled
         )
-        self._pin.update(is_wanted=not messages)
+        if messages:
+            self._pin.update(is_wanted=False)
+        if self._msix_events is not None:
+            self._msix_events.update()
+        if self._msi is not None:
+            self._msi.update()
+        if not messages:
+            self._pin.update(is_wanted=True)
 
     def attached(self) -> None:
         """The function is on its bus: interrupts have somewhere to go."""
         self._reset_device()
-        self._update_pin()
+        self._update_interrupts()
 
     def reset(self) -> None:
         """As after power-on."""
@@ -295,7 +292,7 @@ class VfioFunction(PciFunction):
         self._physical.write(regs.COMMAND, 2, 0)
         self._reset_device()
         if self.bus is not None:
-            self._update_pin()
+            self._update_interrupts()
 
     def _reset_device(self) -> None:
         if not self._device.can_reset:
@@ -306,8 +303,8 @@ class VfioFunction(PciFunction):
             log.warn(f"{self.name}: cannot reset the device: {error.strerror}")
 
     def _silence(self) -> None:
-        for event in self._events:
-            event.close()
+        if self._msix_events is not None:
+            self._msix_events.close()
         if self._msi is not None:
             self._msi.close()
         self._pin.close()

@@ -34,9 +34,9 @@ class MsixEvents:
     def __init__(self, device: Device, msix: Msix) -> None:
         self._device, self._msix = device, msix
         self._fds: list[int] = []
-        msix.switched = self._switched
 
-    def _switched(self) -> None:
+    def update(self) -> None:
+        """The guest may have switched MSI-X on or off."""
         if self._msix.is_enabled and not self._fds:
             self._fds = [new_eventfd() for _ in self._msix.vectors]
             for number, fd in enumerate(self._fds):
