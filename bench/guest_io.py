@@ -1,4 +1,6 @@
-"""``make bench-io``, second part, in the lab: disk and network of a guest, beside QEMU's microvm.
+"""``make bench-io``, second part, in the lab: disk and network of a guest, beside QEMU's.
+
+The board is microvm with virtio-mmio, or with the argument q35 that one with virtio-pci.
 
 Both guests run side by side with the same kernel, fio and iperf3; only one is busy at a time.
 Rounds alternate; printed are medians and the ratio ours/QEMU.
@@ -39,39 +41,57 @@ DISK_CASES = [(mode, depth) for mode in ("randread", "randwrite") for depth in (
 NET_CASES = [(vhost, back) for vhost in (False, True) for back in (False, True)]
 
 
-def ours(disk: Path, taps: list[str]) -> list[str]:
+PLACED = {
+    name: f"-pci,bus=pcie.0,addr={slot}"
+    for slot, name in enumerate(("disk", "tools", "n0", "n1"), start=2)
+}
+"""Where the devices of a q35 are."""
+
+
+def ours(disk: Path, taps: list[str], board: str) -> list[str]:
     """Our command line."""
+    on = dict.fromkeys(PLACED, "-device") if board == "microvm" else PLACED
     return [
-        STRATOVIRT, "-machine", "microvm", "-m", "512M", "-smp", "1", "-serial", "stdio",
+        STRATOVIRT, "-machine", board, "-m", "512M", "-smp", "1", "-serial", "stdio",
         "-object", "iothread,id=io",
         "-drive", f"id=disk,file={disk},direct=off",
-        "-device", "virtio-blk-device,drive=disk,iothread=io",
+        "-device", f"virtio-blk{on['disk']},drive=disk,iothread=io",
         "-drive", f"id=tools,file={images.guest_tools()},direct=off,readonly=on",
-        "-device", "virtio-blk-device,drive=tools,serial=guest-tools",
+        "-device", f"virtio-blk{on['tools']},drive=tools,serial=guest-tools",
         "-netdev", f"tap,id=n0,ifname={taps[0]}",
-        "-device", "virtio-net-device,netdev=n0,mac=52:54:00:00:01:00",
+        "-device", f"virtio-net{on['n0']},netdev=n0,mac=52:54:00:00:01:00",
         "-netdev", f"tap,id=n1,ifname={taps[1]},vhost=on",
-        "-device", "virtio-net-device,netdev=n1,mac=52:54:00:00:01:01",
+        "-device", f"virtio-net{on['n1']},netdev=n1,mac=52:54:00:00:01:01",
         "-kernel", str(images.guest_kernel()), "-initrd", str(images.guest_initramfs()),
         "-append", APPEND,
     ]  # fmt: skip
 
 
-def peer(disk: Path, taps: list[str]) -> list[str]:
-    """QEMU's, with all that makes it fast: microvm, modern virtio, an iothread, io_uring."""
+PEER_BOARDS = {
+    "microvm": [
+        "-M", "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off",
+        "-global", "virtio-mmio.force-legacy=false",
+    ],
+    "q35": ["-M", "q35,accel=kvm"],
+}  # fmt: skip
+
+
+def peer(disk: Path, taps: list[str], board: str) -> list[str]:
+    """QEMU's, with all that makes it fast: modern virtio, an iothread, io_uring."""
+    on = "-device" if board == "microvm" else "-pci,disable-legacy=on"
+    no_rom = "" if board == "microvm" else ",romfile="
     return [
-        QEMU, "-M", "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off",
-        "-global", "virtio-mmio.force-legacy=false", "-cpu", "host", "-m", "512M", "-smp", "1",
+        QEMU, *PEER_BOARDS[board], "-cpu", "host", "-m", "512M", "-smp", "1",
         "-no-user-config", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
         "-object", "iothread,id=io",
         "-blockdev", f"driver=file,node-name=disk,filename={disk},aio=io_uring,cache.direct=off",
-        "-device", "virtio-blk-device,drive=disk,iothread=io",
+        "-device", f"virtio-blk{on},drive=disk,iothread=io",
         "-blockdev", f"driver=file,node-name=tools,filename={images.guest_tools()},read-only=on",
-        "-device", "virtio-blk-device,drive=tools,serial=guest-tools",
+        "-device", f"virtio-blk{on},drive=tools,serial=guest-tools",
         "-netdev", f"tap,id=n0,ifname={taps[0]},script=no,downscript=no",
-        "-device", "virtio-net-device,netdev=n0,mac=52:54:00:00:02:00",
+        "-device", f"virtio-net{on},netdev=n0,mac=52:54:00:00:02:00{no_rom}",
         "-netdev", f"tap,id=n1,ifname={taps[1]},script=no,downscript=no,vhost=on",
-        "-device", "virtio-net-device,netdev=n1,mac=52:54:00:00:02:01",
+        "-device", f"virtio-net{on},netdev=n1,mac=52:54:00:00:02:01{no_rom}",
         "-kernel", str(images.guest_kernel()), "-initrd", str(images.guest_initramfs()),
         "-append", APPEND,
     ]  # fmt: skip
@@ -147,6 +167,7 @@ def main() -> int:
     if "STRATOVIRT_IN_LAB" not in os.environ:
         print("bench: run it in the lab: make bench-io", file=sys.stderr)
         return 1
+    board = sys.argv[1] if len(sys.argv) > 1 else "microvm"
     guests: dict[str, Guest] = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         disk = Path(scratch) / "disk"
@@ -156,7 +177,7 @@ def main() -> int:
                 subprocess.run(["ip", "tuntap", "add", tap, "mode", "tap", "vnet_hdr"], check=True)
             image = disk.with_name(f"disk-{name}")
             image.write_bytes(os.urandom(1 << 20) * IMAGE_MIB)
-            argv = command(image, taps)
+            argv = command(image, taps, board)
             print("$ " + shlex.join(argv), flush=True)
             guests[name] = Guest(number, argv, taps)
             guests[name].prepare()

@@ -13,7 +13,7 @@ from stratovirt.config.reference import IGNORED, definitions
 MISTAKES = "tests/unit/test_options.py::test_a_mistake_names_option_value_and_what_is_allowed"
 REFUSALS = "tests/unit/test_refused.py"
 TRACE = "tests/kvm/test_trace.py"
-REFUSED = f"{REFUSALS}::test_what_is_not_built_is_refused_in_one_line"
+REFUSED = f"{REFUSALS}::test_what_a_board_cannot_have_is_refused_in_one_line"
 IGNORES = "tests/unit/test_options.py::test_what_libvirt_passes_and_nothing_else_is_ignored"
 PROCESS = "tests/kvm/test_process.py"
 MEMORY = "tests/kvm/test_memory.py"
@@ -47,6 +47,19 @@ BACKEND = dict.fromkeys(
     ("id", "size", "policy", "host-nodes", "share", "prealloc", "dump"),
     f"{MEMORY}::test_a_nodes_memory_is_mapped_as_its_backend_says",
 )
+
+Q35 = "tests/guest/test_q35.py::test_every_device_works_over_pci"
+RESTARTS = "tests/guest/test_q35.py::test_a_guest_that_reboots_starts_anew"
+HOTPLUG = "tests/guest/test_hotplug.py::test_devices_come_and_go_under_load"
+FIRMWARE = (
+    "tests/guest/test_firmware.py::test_debian_boots_reboots_powers_off_and_keeps_its_boot_entry"
+)
+VHOST_USER = (
+    "tests/guest/test_vhost_user.py::test_a_guest_talks_through_a_back_end_that_comes_and_goes"
+)
+VFIO = "tests/guest/test_vfio.py::test_a_card_of_the_host_works_in_the_guest"
+Q35_BOARD = "tests/board/test_q35.py"
+PLACE = dict.fromkeys(("bus", "addr", "multifunction"), Q35)
 
 WORKS: dict[str, dict[str, str]] = {
     "-machine": {
@@ -93,6 +106,30 @@ WORKS: dict[str, dict[str, str]] = {
         "num-queues": f"{BLOCK}::test_each_queue_of_a_disk_is_served",
         "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
     },
+    "-global": {"pcie-root-port.fast-unplug": f"{HOTPLUG}[1-14]"},
+    "-uuid": {"uuid": Q35},
+    "-drive if=pflash": dict.fromkeys(("file", "unit", "readonly", "if"), FIRMWARE)
+    | dict.fromkeys(("id", "format"), MISTAKES),
+    "-netdev vhost-user": dict.fromkeys(("id", "chardev", "queues"), VHOST_USER),
+    "-device virtio-blk-pci": PLACE
+    | dict.fromkeys(("drive", "id", "serial", "num-queues"), Q35)
+    | {"iothread": f"{Q35_BOARD}::test_a_disk_on_pci_uses_its_iothread", "bootindex": FIRMWARE},
+    "-device virtio-net-pci": PLACE
+    | dict.fromkeys(("netdev", "id", "mac", "mq"), Q35)
+    | {"iothread": IOTHREADS}
+    | dict.fromkeys(("vhost", "vhostfd", "vhostfds"), f"{NET}::test_vhost_by_descriptor"),
+    "-device virtio-serial-pci": PLACE | {"id": Q35},
+    "-device vhost-vsock-pci": PLACE
+    | {"guest-cid": Q35, "id": Q35, "vhostfd": f"{DEVICES}::test_vsock_by_descriptor"},
+    "-device virtio-balloon-pci": PLACE | {"id": Q35, "deflate-on-oom": Q35},
+    "-device virtio-rng-pci": PLACE | dict.fromkeys(("rng", "id", "max-bytes", "period"), Q35),
+    "-device pcie-root-port": dict.fromkeys(("bus", "addr", "multifunction"), f"{HOTPLUG}[0-6]")
+    | {
+        "id": RESTARTS,
+        "port": RESTARTS,
+        "chassis": f"{Q35_BOARD}::test_a_port_takes_libvirts_chassis",
+    },
+    "-device vfio-pci": dict.fromkeys(("bus", "addr", "multifunction", "host", "id"), VFIO),
     "-numa node": {
         "nodeid": NUMA,
         "cpus": f"{TOPOLOGIES}[the guidebook's cpu lists]",

@@ -60,14 +60,14 @@ def start_board(tmp_path: Path) -> Iterator[Callable[..., Board]]:
     running: list[MachineProcess] = []
     boards: list[Board] = []  # kept, because a processor that is collected hangs up
 
-    def start(*argv: str) -> Board:
+    def start(*argv: str, board: str = "microvm") -> Board:
         path = tmp_path / f"cpu{len(running)}"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen(1)
             listener.settimeout(PATIENCE)
             machine = MachineProcess(
-                "-machine", "microvm", "-accel", "test", "-mod-test", f"unix:{path}", *argv
+                "-machine", board, "-accel", "test", "-mod-test", f"unix:{path}", *argv
             )
             running.append(machine)
             connection, _ = listener.accept()

@@ -8,6 +8,7 @@ TARGETS = {
     "command-line": ["tests.fuzz.command_line"],
     "qmp": ["tests.fuzz.qmp"],
     "state": ["tests.fuzz.state"],
+    "pci": ["tests.fuzz.pci"],
     **{name: ["tests.fuzz.devices", name] for name in DEVICES},
 }
 LONGEST_INPUT = 512

@@ -81,14 +81,34 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         ),
         (True, ["-machine", "microvm", "-machine", "microvm"], "-machine microvm: given twice"),
         (
-            True,
+            False,
             ["-machine", "q35"],
-            "-machine q35: this version has the board microvm; q35 is not built yet",
+            "-machine q35: nothing to boot; give -kernel PATH or firmware by -drive if=pflash,unit=0,file=PATH",
+        ),
+        (
+            True,
+            ["-machine", "q35", "-device", "virtio-balloon-device,id=b"],
+            "-device virtio-balloon-device,id=b: q35 has no virtio-mmio slots; use virtio-balloon-pci",
+        ),
+        (
+            True,
+            ["-machine", "q35", "-incoming", "file:x"],
+            "-incoming file:x: only microvm can be restored yet",
+        ),
+        (
+            True,
+            ["-uuid", "12345678-9abc-def0-1234"],
+            "-uuid 12345678-9abc-def0-1234: uuid must be a UUID such as 12345678-9abc-def0-1234-56789abcdef0, not '12345678-9abc-def0-1234'",
+        ),
+        (
+            True,
+            ["-uuid", "g2345678-9abc-def0-1234-56789abcdef0"],
+            "-uuid g2345678-9abc-def0-1234-56789abcdef0: uuid must be a UUID such as 12345678-9abc-def0-1234-56789abcdef0, not 'g2345678-9abc-def0-1234-56789abcdef0'",
         ),
         (
             True,
             ["-machine", "virt"],
-            "-machine virt: this version has the board microvm; virt is not built yet",
+            "-machine virt: this version has the boards microvm and q35; virt is not built yet",
         ),
         (
             True,
@@ -743,7 +763,7 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         (
             True,
             ["-drive", "id=a,file=x", "-device", "virtio-blk-pci,drive=a,bus=pcie.0,addr=0x1.0x0"],
-            "-device virtio-blk-pci: microvm has no PCI bus; use -device virtio-blk-device",
+            "-device virtio-blk-pci: microvm has no PCI bus; use virtio-blk-device",
         ),
         (
             True,

@@ -88,7 +88,7 @@ def test_the_tables_are_found_from_the_root_pointer() -> None:
     memory = GuestMemory()
     memory.add(0xE0000, RamMapping(0x20000), 0, 0x20000)
     placed = tables.lay_out(
-        0xE0000, 0x100000, TABLES["dsdt"], lambda _at: TABLES["fadt"], [TABLES["madt"]]
+        0xE0000, 0x100000, TABLES["dsdt"], lambda _dsdt, _facs: TABLES["fadt"], [TABLES["madt"]]
     )
     for address, content in placed:
         memory.write(address, content)

@@ -109,7 +109,7 @@ def test_what_libvirt_passes_and_nothing_else_is_ignored() -> None:
     assert config.mem_prealloc
     assert set(IGNORED) == {
         "-boot", "-display", "-msg", "-no-shutdown", "-no-user-config", "-nodefaults",
-        "-nographic", "-overcommit", "-realtime", "-rtc", "-sandbox", "-usb", "-uuid",
+        "-nographic", "-overcommit", "-realtime", "-rtc", "-sandbox", "-usb",
     }  # fmt: skip
 
 
