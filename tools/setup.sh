@@ -8,6 +8,7 @@ packages=(
     python3 python3-venv python3-dev gcc libc6-dev linux-libc-dev liburing-dev binutils
     qemu-system-x86 seabios busybox-static cpio kmod lz4 xz-utils e2fsprogs acpica-tools ovmf pciutils
     mmdebstrap genext2fs mtools fdisk grub-efi-amd64-bin grub-common zstd
+    dpdk dpdk-dev librte-net-vhost23 librte-net-af-packet23 librte-mempool-ring23
     iproute2 strace fio iperf3 ethtool kexec-tools numactl
 )
 stamp=.venv/.setup-$(cat pyproject.toml tools/setup.sh | sha256sum | cut -c1-16)

@@ -1,7 +1,9 @@
 """q35 without a processor: PCI configuration, BARs, MSI-X, flash, fw_cfg, clock and power."""
 
 import os
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -314,6 +316,42 @@ def test_the_clock_keeps_time_and_tells_memory_sizes(start_board: Start) -> None
     cpu.do("outb 70 b")
     cpu.do("outb 71 26")
     wait_until(lambda: cpu.ask("clock_step") != "" and get(0xC) & 0xA0 == 0xA0, "the alarm")
+
+
+def acpi_tables(cpu: Processor) -> dict[str, bytes]:
+    """Every table, found as an operating system does."""
+    pointer = cpu.read(0xE_0000, 36)
+    assert pointer[:8] == b"RSD PTR " and sum(pointer) & 0xFF == 0
+    (xsdt,) = struct.unpack_from("<Q", pointer, 24)
+
+    def table(address: int) -> bytes:
+        return cpu.read(address, int.from_bytes(cpu.read(address + 4, 4), "little"))
+
+    entries = table(xsdt)[36:]
+    found = {"xsdt": table(xsdt)}
+    for (address,) in struct.iter_unpack("<Q", entries):
+        content = table(address)
+        found[content[:4].decode().lower()] = content
+    facs, dsdt = struct.unpack_from("<II", found["facp"], 36)
+    return found | {"dsdt": table(dsdt), "facs": table(facs)}
+
+
+def test_iasl_has_nothing_against_the_tables(start_board: Start, tmp_path: Path) -> None:
+    tables = acpi_tables(start_board("-serial", f"file,path={tmp_path}/tty", board="q35").cpu)
+    assert set(tables) == {"xsdt", "facp", "apic", "mcfg", "dsdt", "facs"}
+    iasl = shutil.which("iasl") or "/usr/bin/iasl"
+    for name, content in tables.items():
+        assert name == "facs" or sum(content) & 0xFF == 0
+        (tmp_path / f"{name}.aml").write_bytes(content)
+        done = subprocess.run(
+            [iasl, "-d", f"{name}.aml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        text = done.stdout + done.stderr
+        assert done.returncode == 0 and "Error" not in text and "Warning" not in text, text
+    done = subprocess.run(
+        [iasl, "dsdt.dsl"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "0 Errors, 0 Warnings" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_power_button_is_an_event(start_board: Start, tmp_path: Path) -> None:

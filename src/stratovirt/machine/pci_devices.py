@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
 from stratovirt.pci.bus import PciBus, PlaceError
+from stratovirt.runtime.log import Log
 from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.pci import PciTransport
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from stratovirt.vfio.container import VfioContainer
     from stratovirt.vfio.function import VfioFunction
     from stratovirt.virtio.device import VirtioDevice
+
+log = Log(__name__)
 
 BUS_ALIASES = {"pci.0": "pcie.0"}
 """The guidebook's examples use both."""
@@ -87,7 +90,15 @@ class PciDevices:
             self._vfio.leave(group)
             raise VfioError(f"{source}: {error.strerror}") from error
         self._passed_through[function] = function
+        function.gone = lambda: self._wanted_back(function)
         return function
+
+    def _wanted_back(self, function: PciFunction) -> None:
+        """The host's administrator unbinds the device."""
+        log.warn(f"{function.name}: the host wants the device back")
+        for port in self._pci.root_ports:
+            if port.secondary is function.bus:
+                port.request_unplug()
 
     def _make(self, options: Any, bus: PciBus) -> PciFunction:
         if options.flag == "-device pcie-root-port":
