@@ -6,11 +6,11 @@ import atheris
 
 with atheris.instrument_imports(include=["stratovirt.config"]):
     from stratovirt.config import (  # noqa: F401
+        board_check,
         chardev,
         devices,
         drive,
         net,
-        not_built,
         numa,
         numa_check,
         objects,

@@ -8,6 +8,7 @@ import _thread
 import os
 import sys
 import tempfile
+from typing import Any
 
 import atheris
 
@@ -46,6 +47,10 @@ VALUES = (0, 1, 2, 3, 6, 7, 0x10, 0x40, 0x50, 0x98, 0xD0, 0xE8, 0x400, 0x8000, 0
           0x7FFF_FFFF, 0xFFFF_FFFF, *BARS)  # fmt: skip
 
 
+def _no_chardev(name: str) -> Any:
+    raise KeyError(name)
+
+
 def make_board() -> Q35:
     """A board whose processor is this program."""
     log.configure(os.devnull)
@@ -62,7 +67,7 @@ def make_board() -> Q35:
         clock=accelerator.clock,
         memory=GuestMemory(),
         iothreads={},
-        open_chardev=lambda _name: None,
+        open_chardev=_no_chardev,
         send_event=lambda _name, _content: None,
     )
     return Q35(config, accelerator, host, None, lambda: None, lambda: None)
@@ -70,10 +75,11 @@ def make_board() -> Q35:
 
 board = make_board()
 board.load()
-dispatcher = board.accelerator.dispatcher
+accelerator: Any = board.accelerator
+dispatcher = accelerator.dispatcher
 
 
-def address(data: atheris.FuzzedDataProvider) -> int:
+def address(data: Any) -> Any:
     """Somewhere in configuration space, a BAR, or flash."""
     kind = data.ConsumeIntInRange(0, 3)
     if kind == 0:
