@@ -53,7 +53,7 @@ if TYPE_CHECKING:
             """A new GSI that sends the message; raises AccelError when there are no more."""
 
         def change_msi_route(self, gsi: int, address: int, data: int) -> None:
-            """Let the GSI of `add_msi_route` send another message."""
+            """Let the GSI of `add_msi_route` send another message; raises AccelError."""
 
         def remove_msi_route(self, gsi: int) -> None:
             """Undo `add_msi_route`; nothing is attached any more."""

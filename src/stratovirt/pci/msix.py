@@ -129,10 +129,10 @@ class Msix:
         if not may_speak:
             self._silence(vector)
             return
-        if vector.gsi is not None:
-            self._accelerator.change_msi_route(vector.gsi, vector.address, vector.data)
-            return
         try:
+            if vector.gsi is not None:
+                self._accelerator.change_msi_route(vector.gsi, vector.address, vector.data)
+                return
             vector.gsi = self._accelerator.add_msi_route(vector.address, vector.data)
         except AccelError as error:
             log.warn(f"{self._function.name}: {error}")

@@ -157,10 +157,19 @@ class KvmAccelerator:
         return gsi
 
     def change_msi_route(self, gsi: int, address: int, data: int) -> None:
-        """Let the GSI of `add_msi_route` send another message."""
-        if self._messages.get(gsi) != (address, data):
-            self._messages[gsi] = address, data
+        """Let the GSI of `add_msi_route` send another message; raises AccelError."""
+        before = self._messages.get(gsi)
+        if before == (address, data):
+            return
+        self._messages[gsi] = address, data
+        try:
             self.vm.set_msi_routes(self._messages)
+        except OSError as error:
+            if before is None:
+                del self._messages[gsi]
+            else:
+                self._messages[gsi] = before
+            raise AccelError(f"KVM refuses the message 0x{address:x}: {error.strerror}") from error
 
     def remove_msi_route(self, gsi: int) -> None:
         """Undo `add_msi_route`; nothing is attached any more."""

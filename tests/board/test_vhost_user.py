@@ -1,0 +1,155 @@
+"""vhost-user back ends that misbehave: a clear line at the start, a link that goes down later."""
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.board.conftest import Board
+from tests.board.pci_driver import PciDriver
+from tests.machine_process import wait_until
+
+Start = Callable[..., Board]
+GET_FEATURES, SET_FEATURES, SET_MEM_TABLE, GET_VRING_BASE = 1, 2, 5, 11
+SET_VRING_KICK, SET_VRING_CALL = 12, 13
+VERSION_1 = 1 << 32
+LINK_UP = 1
+
+
+class Peer:
+    """Listens, answers GET_FEATURES with what it is given, and keeps what it is told."""
+
+    def __init__(self, path: Path, answer: bytes | None) -> None:
+        self._answer = answer
+        self.requests: list[int] = []
+        self.fds: list[int] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self.connection: socket.socket | None = None
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connection = connection
+            self._talk(connection)
+
+    def _talk(self, connection: socket.socket) -> None:
+        while True:
+            try:
+                head, fds, _, _ = socket.recv_fds(connection, 12, 8)
+                if len(head) < 12:
+                    return
+                kind, _, size = struct.unpack("<III", head)
+                body = connection.recv(size, socket.MSG_WAITALL) if size else b""
+                self.requests.append(kind)
+                self.fds += fds
+                if kind == GET_FEATURES and self._answer is not None:
+                    connection.sendall(self._answer)
+                if kind == GET_VRING_BASE:
+                    connection.sendall(struct.pack("<III", kind, 5, 8) + body)
+            except OSError:
+                return
+
+    def hang_up(self) -> None:
+        """Leave the front end."""
+        assert self.connection is not None
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        for fd in self.fds:
+            os.close(fd)
+
+
+def number(value: int, kind: int = GET_FEATURES) -> bytes:
+    return struct.pack("<IIIQ", kind, 5, 8, value)
+
+
+@pytest.fixture
+def make_peer(tmp_path: Path) -> Iterator[Callable[[bytes | None], Peer]]:
+    made: list[Peer] = []
+
+    def make(answer: bytes | None) -> Peer:
+        made.append(Peer(tmp_path / "peer", answer))
+        return made[-1]
+
+    yield make
+    for peer in made:
+        peer.close()
+
+
+def options(tmp_path: Path, *more: str) -> list[str]:
+    return [
+        "-chardev", f"socket,id=c,path={tmp_path}/peer{''.join(more)}",
+        "-netdev", "vhost-user,id=n,chardev=c",
+        "-device", "virtio-net-pci,netdev=n,bus=pcie.0,addr=1",
+    ]  # fmt: skip
+
+
+BAD = {
+    "silent": (None, "the peer did not answer in 5 seconds"),
+    "another's answer": (number(VERSION_1, kind=7), "the peer's answer to request 1 is another's"),
+    "long": (struct.pack("<III", 1, 5, 0xFFFF_FFFF), "has 4294967295 bytes, not 8"),
+    "old": (number(1), "the back end has no VIRTIO_F_VERSION_1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_back_end_that_is_none_is_one_line(
+    start_board: Start, make_peer: Callable[[bytes | None], Peer], tmp_path: Path, name: str
+) -> None:
+    answer, complaint = BAD[name]
+    make_peer(answer)
+    machine = start_board(*options(tmp_path), board="q35,mem-share=on").machine
+    assert machine.wait() == 1
+    assert len(machine.errors.splitlines()) == 1 and complaint in machine.errors.decode()
+
+
+def test_memory_must_be_shared(
+    start_board: Start, make_peer: Callable[[bytes | None], Peer], tmp_path: Path
+) -> None:
+    make_peer(number(VERSION_1))
+    machine = start_board(*options(tmp_path), board="q35").machine
+    assert machine.wait() == 1
+    assert "the back end cannot see guest memory; give -machine mem-share=on" in (
+        machine.errors.decode()
+    )
+
+
+def test_nobody_there_is_one_line(start_board: Start, tmp_path: Path) -> None:
+    machine = start_board(*options(tmp_path), board="q35,mem-share=on").machine
+    assert machine.wait() == 1
+    assert "cannot use the back end at" in machine.errors.decode()
+
+
+def test_the_link_follows_the_back_end(
+    start_board: Start, make_peer: Callable[[bytes | None], Peer], tmp_path: Path
+) -> None:
+    peer = make_peer(number(VERSION_1))
+    board = start_board(*options(tmp_path, ",reconnect=1"), board="q35,mem-share=on")
+    driver = PciDriver(board.cpu, 1)
+
+    def link() -> int:
+        return driver.get(0x2006, 2) & LINK_UP
+
+    assert link() == LINK_UP
+    driver.bring_up(2)
+    wait_until(lambda: peer.requests.count(SET_VRING_KICK) == 2, "both rings are handed over")
+    assert peer.requests.count(SET_VRING_CALL) == 2 and SET_MEM_TABLE in peer.requests
+    peer.requests.clear()
+    peer.hang_up()
+    wait_until(lambda: link() == 0, "the link is down")
+    # Whoever comes next gets everything anew; the clock of this board moves by hand.
+    board.cpu.ask("clock_step 2000000000")
+    wait_until(lambda: link() == LINK_UP, "the link is up")
+    wait_until(lambda: peer.requests.count(SET_VRING_KICK) == 2, "both rings are handed over")
+    assert SET_FEATURES in peer.requests and SET_MEM_TABLE in peer.requests
