@@ -79,7 +79,8 @@ bench-block: build
 bench-io: build
 	@$(PY) -m bench.block_io
 	@$(LAB) images
-	@$(LAB) run --mem 6144 -- $(PY) -m bench.guest_io
+	@$(LAB) run --mem 6144 -- $(PY) -m bench.guest_io microvm
+	@$(LAB) run --mem 6144 -- $(PY) -m bench.guest_io q35
 
 bench-snapshot: build
 	@$(LAB) images

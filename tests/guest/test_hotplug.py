@@ -100,6 +100,43 @@ def test_devices_come_and_go_under_load(
     assert guest.command("ls /bad 2>/dev/null || true") == ""
 
 
+def test_a_disk_is_unplugged_under_its_own_load(
+    ready: Boot, tools: type[Tools], tmp_path: Path
+) -> None:
+    path, disk = tmp_path / "qmp", tmp_path / "disk"
+    guest = ready(
+        "-m", "384M", "-smp", "2", "-qmp", f"unix:{path},server,nowait",
+        "-drive", tools.drive,
+        "-device", "virtio-blk-pci,drive=tools,serial=guest-tools,bus=pcie.0,addr=0x4",
+        "-device", "pcie-root-port,id=p1,bus=pcie.0,addr=0x5,port=1",
+        board="q35",
+    )  # fmt: skip
+    tools.mount(guest)
+    with QmpClient(path) as client:
+        for turn in range(2):
+            disk.write_bytes(bytes(8 * MIB))
+            client.cmd("blockdev-add", **{"node-name": "node", "file": {"filename": str(disk)}})
+            client.cmd("device_add", id="disk", driver="virtio-blk-pci", bus="p1", drive="node",
+                       serial=f"turn{turn}")  # fmt: skip
+            wait_for(guest, f"grep -q turn{turn} /sys/block/vd*/serial")
+            device = guest.command(f"grep -l turn{turn} /sys/block/vd*/serial").split("/")[3]
+            # Each block says which it is; those that were flushed are on the disk, whatever came.
+            guest.command(
+                f"(exec 5>/dev/{device}; n=0; while [ $n -lt 2000 ] && printf '%4095d\\n' $n | "
+                "dd bs=4k conv=fsync >&5 2>/dev/null; do echo $n >/flushed; n=$((n+1)); done) & "
+                "sleep 1"
+            )
+            client.cmd("device_del", id="disk")
+            assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "disk"
+            client.cmd("blockdev-del", **{"node-name": "node"})
+            wait_for(guest, f"[ ! -e /sys/block/{device} ]")
+            flushed = int(guest.command("cat /flushed"))
+            content = disk.read_bytes()
+            for number in range(flushed + 1):
+                block = content[4096 * number : 4096 * (number + 1)]
+                assert int(block.decode()) == number
+
+
 def test_a_guest_that_does_not_let_go_may_be_asked_again(
     ready: Boot, tmp_path: Path, root_image: Path
 ) -> None:

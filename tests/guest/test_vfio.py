@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.guest.conftest import Boot, Tools
 from tests.guest.test_net import GUEST, HOST, ip, send_to_guest
-from tests.machine_process import MachineProcess, QmpClient
+from tests.machine_process import PATIENCE, MachineProcess, QmpClient
 
 MIB = 1 << 20
 PCI = Path("/sys/bus/pci")
@@ -103,5 +104,17 @@ def test_a_card_comes_goes_and_is_the_hosts_again(card: str, ready: Boot, tmp_pa
             bind(card, "virtio-pci")
             assert interface(GUESTS)
             bind(card, "vfio-pci")
+        client.cmd("device_add", id="card", driver="vfio-pci", bus="p1", host=card)
+        guest.command("while [ ! -e /sys/class/net/eth0 ]; do sleep 0.2; done")
+        # The host takes it away under the guest: it is unplugged, and only then gone.
+        removal = threading.Thread(
+            target=lambda: (PCI / "devices" / card / "remove").write_text("1"), daemon=True
+        )
+        removal.start()
+        assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "card"
+        guest.command("while [ -e /sys/class/net/eth0 ]; do sleep 0.2; done")
+        removal.join(PATIENCE)
+        assert not (PCI / "devices" / card).exists()
+        (PCI / "rescan").write_text("1")
         client.cmd("quit")
     assert guest.wait() == 0
