@@ -175,6 +175,8 @@ MISTAKES = {
     "port behind a port": (["pcie-root-port,id=p,bus=pcie.0,addr=2",
                             "pcie-root-port,id=q,bus=p,addr=0"],
                            "root ports are on pcie.0 only"),
+    "no such card": (["vfio-pci,host=0000:ff:1f.7,bus=pcie.0,addr=2"],
+                     "vfio-pci,host=0000:ff:1f.7: this host has no such PCI function"),
     "the host bridge": (["virtio-rng-pci,rng=r,bus=pcie.0,addr=0"],
                         "addr=0x0.0x0: mch is there already"),
 }  # fmt: skip
