@@ -71,7 +71,8 @@ def test_every_device_works_over_pci(
         wait_until(lambda: client.cmd("query-balloon")["actual"] == 400 * MIB, "the balloon")
         guest.type("\n")
         guest.command("true")
-        guest.type("head -c 24 /dev/input/event0 >/dev/null && poweroff -f\n")
+        # Who listens to the button has to be there before it is pressed.
+        guest.command("(head -c 24 /dev/input/event0 >/dev/null && poweroff -f) & sleep 1")
         client.cmd("system_powerdown")
     assert guest.wait() == 0
 
