@@ -7,13 +7,13 @@ it is masked the eventfd itself keeps the message, and is the vector's pending b
 
 from __future__ import annotations
 
-import os
 import select
 import struct
 
 from stratovirt.accel.base import AccelError
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci import config_space as regs
+from stratovirt.runtime.eventfds import forget_signal
 from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
@@ -153,7 +153,7 @@ class Msix:
             vector.reset()
         self.config_written()
         for fd in self._vector_of:
-            _forget(fd)
+            forget_signal(fd)
 
     def is_pending(self, number: int) -> bool:
         """Whether a vector has something to say and may not."""
@@ -214,10 +214,3 @@ class PendingBits:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Nothing is writable."""
-
-
-def _forget(fd: int) -> None:
-    try:
-        os.eventfd_read(fd)
-    except BlockingIOError:
-        return

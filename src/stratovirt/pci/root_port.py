@@ -9,6 +9,7 @@ from stratovirt.pci import express
 from stratovirt.pci.bus import PciBus
 from stratovirt.pci.function import PciFunction
 from stratovirt.pci.msix import add_msix
+from stratovirt.runtime.eventfds import new_eventfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class RootPort(PciFunction):
         self.released: Callable[[], None] = lambda: None
         self.is_unplugging = False
         """Whether the guest was asked to let go and has not yet."""
-        self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._event_fd = new_eventfd()
         self._set_up_bridge()
         self._express = express.add_express(self, express.ROOT_PORT, port=port)
         self._set_up_slot(port)

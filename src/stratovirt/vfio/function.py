@@ -10,6 +10,7 @@ from stratovirt.memory.address_space import DeviceRegion, IoRegion, Region
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.function import BAR_64, BAR_IO, ROM_INDEX, PciFunction
 from stratovirt.pci.msix import ENTRY, Msix
+from stratovirt.runtime.eventfds import new_eventfd
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.vfio.interrupts import (
@@ -18,7 +19,6 @@ from stratovirt.vfio.interrupts import (
     MsiEvents,
     MsixEvents,
     PinEvents,
-    new_eventfd,
 )
 
 TYPE_CHECKING = False

@@ -8,6 +8,7 @@ from stratovirt._native import vfio
 from stratovirt._native.vfio import Device
 from stratovirt.accel.base import AccelError
 from stratovirt.pci import config_space as regs
+from stratovirt.runtime.eventfds import new_eventfd
 from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
@@ -21,11 +22,6 @@ log = Log(__name__)
 MSI_CONTROL, MSI_ADDRESS = 2, 4
 MSI_ENABLE, MSI_64_BIT, MSI_PER_VECTOR_MASK = 1 << 0, 1 << 7, 1 << 8
 MSI_CAPABLE_SHIFT, MSI_ENABLED_SHIFT = 1, 4
-
-
-def new_eventfd() -> int:
-    """An eventfd that nobody waits for."""
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
 
 class MsixEvents:

@@ -11,6 +11,7 @@ from stratovirt.pci import config_space as regs
 from stratovirt.pci import express
 from stratovirt.pci.function import BAR_64, BAR_PREFETCHABLE, PciFunction
 from stratovirt.pci.msix import NO_VECTOR, add_msix
+from stratovirt.runtime.eventfds import forget_signal, new_eventfd
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.transport import (
@@ -140,7 +141,7 @@ class PciTransport(VirtioTransport):
         # The status register of MMIO does not exist here: the loop keeps ISR, for pins only.
         unused = InterruptStatus()
         count = len(device.queue_sizes)
-        self._notifiers = [Notifier(unused, 0, _eventfd()) for _ in range(count + 1)]
+        self._notifiers = [Notifier(unused, 0, new_eventfd()) for _ in range(count + 1)]
         self._vectors = [NO_VECTOR] * (count + 1)
         self._isr = 0
         self._doorbells: list[tuple[int, int]] = []
@@ -352,7 +353,7 @@ class PciTransport(VirtioTransport):
         for notifier in self._notifiers:
             self._unwatch(notifier.fd)
             self._msix.detach(notifier.fd)
-            _forget(notifier.fd)
+            forget_signal(notifier.fd)
         self._drive_pin()
 
     def close(self) -> None:
@@ -361,14 +362,3 @@ class PciTransport(VirtioTransport):
             os.close(notifier.fd)
         for queue in self.queues:
             os.close(queue.kick_fd)
-
-
-def _eventfd() -> int:
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-
-def _forget(fd: int) -> None:
-    try:
-        os.eventfd_read(fd)
-    except BlockingIOError:
-        return

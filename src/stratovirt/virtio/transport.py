@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
+from stratovirt.runtime.eventfds import new_eventfd
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
@@ -33,7 +34,7 @@ class QueueSetup:
 
     def __init__(self, size_max: int) -> None:
         self.size_max = size_max
-        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.kick_fd = new_eventfd()
         self.reset()
 
     def reset(self) -> None:

@@ -1,0 +1,18 @@
+"""Eventfds: signals between devices, engines and the kernel."""
+
+from __future__ import annotations
+
+import os
+
+
+def new_eventfd() -> int:
+    """An eventfd that blocks nobody and no child inherits."""
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+
+def forget_signal(fd: int) -> None:
+    """Take what was signalled, if anything was."""
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return
