@@ -15,6 +15,8 @@ from tests.guest.conftest import APPEND, Boot, GuestFiles, Tools
 from tests.machine_process import MachineProcess
 
 MIB = 1 << 20
+ROUNDS = 11
+"""Pairs of measurements of which the median counts: single ones scatter in the lab."""
 NULL_BLK = Path("/sys/kernel/config/nullb")
 
 
@@ -152,13 +154,13 @@ def test_the_data_path_does_not_need_the_gil(
         tools.mount(guest)
         guest.type(
             "chroot /tools fio --name=b --filename=/dev/vda --direct=1 --ioengine=libaio --thread "
-            "--bs=4k --rw=randread --iodepth=32 --time_based --runtime=60 --minimal >/dev/null &\n"
+            "--bs=4k --rw=randread --iodepth=32 --time_based --runtime=120 --minimal >/dev/null &\n"
         )
         while reads_of(guest, 1.0) < 200:
             continue
         # The burner needs a CPU, whatever it holds; beside it, holding the GIL costs nothing.
         ratios = []
-        for _ in range(5):
+        for _ in range(ROUNDS):
             with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as spinner:
                 time.sleep(0.2)
                 beside_a_spinner = reads_of(guest, 1.6)
@@ -169,7 +171,5 @@ def test_the_data_path_does_not_need_the_gil(
             time.sleep(0.4)
             ratios.append(beside_the_burner / beside_a_spinner)
         print(f"IOPS under a burnt GIL, to those beside any spinner: {sorted(ratios)}")
-        # The burner gives the lock to nobody for as long as it burns: a path that needed it would
-        # stand still.  How much of the emulated CPUs it takes varies.
-        assert sorted(ratios)[2] > 0.25
+        assert sorted(ratios)[ROUNDS // 2] > 0.8
     image.unlink()
