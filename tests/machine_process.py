@@ -45,6 +45,9 @@ class MachineEndedError(AssertionError):
 class MachineProcess:
     """A running machine; killed when the block ends, whatever happened."""
 
+    lost = 0
+    """How many machines so far lost their guest to a triple fault."""
+
     def __init__(
         self,
         *argv: str,
@@ -77,6 +80,7 @@ class MachineProcess:
             self.process.kill()
         self._drain()
         self.process.wait()
+        MachineProcess.lost += b"triple fault; " in self.errors
         if error is not None:
             sys.stderr.write(f"--- console\n{self.console.decode(errors='replace')[-3000:]}\n")
             sys.stderr.write(f"--- stderr\n{self.errors.decode(errors='replace')[-3000:]}\n")
@@ -149,8 +153,11 @@ class MachineProcess:
         """Wait for the process to end; its status."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
+            if b"triple fault" in self.errors:
+                # A board that restarts its guest does not end for it.
+                raise MachineEndedError("its end", self)
             if time.monotonic() > deadline:
-                raise AssertionError("the machine did not end")
+                raise AssertionError(f"the machine did not end; {self._threads()}")
             self._pump(0.1)
         self._drain()
         return self.process.returncode
