@@ -34,7 +34,7 @@ bed board "${pytest[@]}" tests/board
 in_lab() {
     local attempt status
     for attempt in 1 2 3; do
-        timeout 700 .venv/bin/stratovirt-lab run -- "${pytest[@]}" "$@"
+        timeout 1100 .venv/bin/stratovirt-lab run -- "${pytest[@]}" "$@"
         status=$?
         [ "$status" = 124 ] || [ "$status" = 125 ] || return "$status"
         echo "run_tests: the lab itself failed (status $status), attempt $attempt of 3" >&2

@@ -19,7 +19,7 @@ LOST_TRIES = 5
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Make a failed test again if a guest of it ended in a triple fault; other failures stand."""
+    """Make a failed test again if the emulated CPU lost a guest of it; other failures stand."""
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for left in reversed(range(LOST_TRIES)):
         lost_before = MachineProcess.lost
