@@ -22,7 +22,7 @@ build: setup .venv/.native
 demo: build
 	@$(LAB) demo
 
-test: build lint
+test: build lint .venv/.fuzz
 	@tools/run_tests.sh
 
 SOURCES := src tests bench tools setup.py
@@ -48,9 +48,13 @@ guest: build
 
 T := virtio-blk
 MIN := 10
-fuzz: build
-	@$(PY) -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
+fuzz: build .venv/.fuzz
 	@$(PY) -m tests.fuzz $(T) $(MIN)
+
+.venv/.fuzz: pyproject.toml | setup
+	@$(PY) -m pip install --quiet --disable-pip-version-check $$($(PY) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["fuzz"])')
+	@touch $@
 
 # The native modules once more with AddressSanitizer: the beds that need no guest, or a fuzz target.
 ASAN := build/asan
@@ -66,8 +70,7 @@ $(ASAN)/.native: $(NATIVE) | build
 asan: $(ASAN)/.native
 	@$(ASAN_ENV) $(PYTEST) -m 'not measures_memory' tests/unit tests/board tests/kvm
 
-fuzz-asan: $(ASAN)/.native
-	@$(PY) -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
+fuzz-asan: $(ASAN)/.native .venv/.fuzz
 	@$(ASAN_ENV) $(PY) -m tests.fuzz $(T) $(MIN)
 
 bench-exits: build

@@ -28,6 +28,7 @@ bed() {
 
 bed unit "${pytest[@]}" tests/unit
 bed board "${pytest[@]}" tests/board
+bed "fuzz, half a minute a target" .venv/bin/python -m tests.fuzz all 0.5
 .venv/bin/stratovirt-lab images || exit 1
 # The lab is an emulated machine: when it hangs or dies (124, 125), as opposed to a test failing in
 # it, the file is run again from a fresh start.

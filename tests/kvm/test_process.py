@@ -230,3 +230,50 @@ def test_ten_thousand_commands_do_not_disturb_the_guest(tmp_path: Path) -> None:
         status = Path(f"/proc/{machine.process.pid}/status").read_text()
         assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 100 << 10
         assert machine.terminate() == 0
+
+
+def test_no_descriptor_would_outlive_an_exec(tmp_path: Path) -> None:
+    image, log = tmp_path / "disk", tmp_path / "log"
+    image.write_bytes(bytes(MIB))
+    (tmp_path / "other").write_bytes(bytes(MIB))
+    path = tmp_path / "qmp"
+    with start(
+        tmp_path, "-qmp", f"unix:{path},server,nowait", "-D", str(log), "-smp", "2",
+        "-pidfile", str(tmp_path / "pid"), "-object", "iothread,id=io",
+        "-drive", f"id=d,file={image}", "-device", "virtio-blk-device,drive=d,iothread=io",
+        "-drive", f"id=b,file={tmp_path}/other,direct=off,readonly=on",
+        "-device", "virtio-blk-device,drive=b",
+        "-object", "rng-random,id=r,filename=/dev/urandom", "-device", "virtio-rng-device,rng=r",
+        "-device", "virtio-serial-device",
+        "-chardev", f"socket,id=c,path={tmp_path}/c,server,nowait",
+        "-device", "virtconsole,chardev=c", "-device", "virtio-balloon-device",
+    ) as machine:  # fmt: skip
+        machine.expect("on")
+        with QmpClient(path) as client:
+            client.cmd("query-status")
+            listing = Path(f"/proc/{machine.process.pid}/fdinfo")
+            kept = [
+                os.readlink(f"/proc/{machine.process.pid}/fd/{info.name}")
+                for info in listing.iterdir()
+                if int(info.name) > 2
+                and not int(re.findall(r"flags:\s+(\d+)", info.read_text())[0], 8) & os.O_CLOEXEC
+            ]
+            assert kept == []
+            assert len(list(listing.iterdir())) > 20
+
+
+def test_what_it_creates_is_its_users_alone(tmp_path: Path) -> None:
+    path, log, serial = tmp_path / "qmp", tmp_path / "log", tmp_path / "serial"
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    before = os.umask(0)
+    try:
+        with MachineProcess(
+            "-kernel", str(kernel), "-qmp", f"unix:{path},server,nowait", "-D", str(log),
+            "-serial", f"file,path={serial}",
+        ):  # fmt: skip
+            wait_until(lambda: serial.exists() and serial.read_text() == "on\n", "it runs")
+            assert [oct(file.stat().st_mode & 0o777) for file in (path, log, serial)] == [
+                "0o600"
+            ] * 3
+    finally:
+        os.umask(before)

@@ -79,6 +79,13 @@ def test_kernels_for_other_machines_are_refused(tmp_path: Path) -> None:
     assert "not for x86_64" in refused(tmp_path, bytes(arm))
 
 
+def test_an_elf_table_anywhere_outside_the_file_is_refused(tmp_path: Path) -> None:
+    for offset in (1 << 20, 1 << 63, (1 << 64) - 1):
+        image = bytearray(elf(b"\x90"))
+        struct.pack_into("<Q", image, 32, offset)
+        assert "truncated inside its program headers" in refused(tmp_path, bytes(image))
+
+
 def test_kernels_larger_than_memory_are_refused(tmp_path: Path) -> None:
     assert "needs RAM up to" in refused(tmp_path, bzimage(init_size=RAM))
     assert "does not fit" in refused(tmp_path, elf(b"\x90", address=RAM))

@@ -125,3 +125,14 @@ def test_the_loop_runs_timers_in_order_and_calls_from_threads() -> None:
     loop.run()
     loop.close()
     assert order == ["thread", "early", "late"]
+
+
+def test_switching_the_fifo_on_or_off_empties_it() -> None:
+    device, line, _ = uart()
+    device.write(IIR, 1, 1)
+    line.on_input(b"x" * line.room())
+    device.write(IIR, 1, 0)
+    assert line.room() == 1 and device.read(LSR, 1) & 1 == 0
+    line.on_input(b"y")
+    device.write(IIR, 1, 1)
+    assert line.room() == 16

@@ -51,8 +51,8 @@ class KernelFile:
         os.close(self.fd)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes at `offset`."""
-        return os.pread(self.fd, size, offset)
+        """Up to `size` bytes at `offset`, none behind the end."""
+        return os.pread(self.fd, size, offset) if offset < self.size else b""
 
     def load(self, memory: GuestMemory, gpa: int, offset: int, size: int) -> None:
         """Copy part of the file to guest memory; raises BootError when either is too short."""

@@ -116,8 +116,9 @@ class Uart16550:
             else:
                 self._write_ier(value)
         elif offset == IIR_FCR:
-            self._fifo_enabled = bool(value & FCR_ENABLE)
-            if value & FCR_CLEAR_RECEIVE:
+            was_enabled, self._fifo_enabled = self._fifo_enabled, bool(value & FCR_ENABLE)
+            # A change of mode empties the FIFOs (PC16550D, section 8.4).
+            if value & FCR_CLEAR_RECEIVE or was_enabled != self._fifo_enabled:
                 self._received.clear()
             self._update_irq()
             self._chardev.resume_input()
