@@ -1,7 +1,7 @@
 # make demo  - a real Linux guest under stratovirt        make test - all four test beds
 # make setup - system packages, .venv, native modules (the others imply it)
 
-NATIVE := $(wildcard src/stratovirt/_native/*.pyx src/stratovirt/_native/*.pxd) setup.py
+NATIVE := $(wildcard src/stratovirt/_native/*.pyx src/stratovirt/_native/*.pxd src/ozone/*.pyx) setup.py
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
@@ -30,7 +30,7 @@ SOURCES := src tests bench tools setup.py
 lint: build check-guidebook
 	@.venv/bin/ruff check $(SOURCES)
 	@.venv/bin/ruff format --check -q $(SOURCES)
-	@.venv/bin/mypy src/stratovirt src/stratovirt_lab tests tools
+	@.venv/bin/mypy src/stratovirt src/stratovirt_lab src/ozone tests tools
 	@$(PY) -m tools.generate_docs --check
 
 docs: build

@@ -9,17 +9,20 @@ LIBRARIES = {"uring": ["-l:liburing.a"]}
 """What a module is linked with: statically, so that nothing is loaded when it is not used."""
 
 NATIVE = Path("src/stratovirt/_native")
+MODULES = {
+    f"stratovirt._native.{source.stem}": source for source in sorted(NATIVE.glob("*.pyx"))
+} | {"ozone.linux": Path("src/ozone/linux.pyx")}
 
 setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"stratovirt._native.{source.stem}",
+                name,
                 [str(source)],
                 extra_link_args=LIBRARIES.get(source.stem, []),
                 extra_compile_args=["-O2", "-g", "-fvisibility=hidden", "-Wno-unused-function"],
             )
-            for source in sorted(NATIVE.glob("*.pyx"))
+            for name, source in MODULES.items()
         ],
         compiler_directives={
             "language_level": "3",

@@ -1,0 +1,77 @@
+"""The ``ozone`` command: argv in, the program's exit status out, one line for each mistake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from ozone.errors import OzoneError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ozone.options import Options
+
+
+def main() -> None:
+    """Entry point of the ``ozone`` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Do what `argv` asks for; the exit status."""
+    from ozone import options
+
+    if any(word in ("-help", "--help", "-h") for word in argv[: _own_words(argv)]):
+        print(options.HELP, end="")
+        return 0
+    try:
+        return _run(options.parse(argv))
+    except OzoneError as error:
+        print(f"ozone: {' '.join(str(error).split())}", file=sys.stderr)
+    except OSError as error:
+        print(f"ozone: {error.filename or 'error'}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+def _own_words(argv: list[str]) -> int:
+    return argv.index("--") if "--" in argv else len(argv)
+
+
+class _Interrupted(BaseException):
+    """A signal came while the jail was being made."""
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise _Interrupted
+
+
+def _run(options: Options) -> int:
+    from ozone.cgroup import Cgroup
+    from ozone.jail import Jail
+    from ozone.launch import launch
+    from ozone.view import view_for
+
+    if os.geteuid() != 0:
+        raise OzoneError("must be run as root")
+    jail, cgroup = Jail(options), Cgroup(options.program, options.name)
+    if options.clean_resource:
+        jail.remove()
+        cgroup.remove()
+        return 0
+    view = view_for(options.exec_file)
+    created = False
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        jail.create(view)
+        created = True
+        cgroup.create(options.cgroup, options.numa)
+        return launch(options, jail, cgroup, view)
+    except BaseException as error:
+        if created:
+            jail.remove()
+            cgroup.remove()
+        if isinstance(error, _Interrupted):
+            return 128 + signal.SIGTERM
+        raise

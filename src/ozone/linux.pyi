@@ -1,0 +1,19 @@
+from collections.abc import Collection
+
+CAPABILITIES: dict[str, int]
+CLONE_NEWNET: int
+MS_BIND: int
+MS_NODEV: int
+MS_NOEXEC: int
+MS_NOSUID: int
+MS_PRIVATE: int
+MS_RDONLY: int
+MS_REC: int
+MS_REMOUNT: int
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None: ...
+def unshare_all() -> None: ...
+def join(fd: int, kind: int) -> None: ...
+def pivot_into(folder: str) -> None: ...
+def die_with_parent(number: int) -> None: ...
+def become(uid: int, gid: int, capabilities: Collection[int]) -> None: ...

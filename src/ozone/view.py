@@ -1,0 +1,99 @@
+"""What of the host a program has to see, and how it is started inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+from dataclasses import dataclass
+
+from ozone.errors import OzoneError
+
+ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+PROGRAM_HEADER_BYTES, PT_INTERP = 56, 3
+PACKAGE = "/opt/stratovirt"
+START = (
+    f"import sys; sys.path.insert(0, {PACKAGE!r}); from stratovirt.cli import main; "
+    "sys.argv[0] = 'stratovirt'; main()"
+)
+PROBE = (
+    "import json, os, stratovirt, sys, sysconfig; print(json.dumps(["
+    "os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), "
+    "os.path.dirname(stratovirt.__file__)]))"
+)
+
+
+@dataclass
+class View:
+    """Files and folders shown read-only, as (on the host, in the jail), and the program's argv."""
+
+    shown: list[tuple[str, str]]
+    argv: list[str]
+
+    @property
+    def tops(self) -> list[str]:
+        """The first folder of each path in the jail that is not in the root itself."""
+        return sorted({path.split("/")[1] for _, path in self.shown if path.count("/") > 1})
+
+
+def view_for(exec_file: str) -> View:
+    """What `exec_file` needs; raises OzoneError unless it is a static ELF or our stratovirt."""
+    try:
+        with open(exec_file, "rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise OzoneError(f"-exec_file {exec_file}: cannot read: {error.strerror}") from error
+    if not os.access(exec_file, os.X_OK):
+        raise OzoneError(f"-exec_file {exec_file}: not executable")
+    if _is_static_elf(head):
+        inside = f"/{os.path.basename(exec_file)}"
+        return View([(os.path.abspath(exec_file), inside)], [inside])
+    script = re.match(rb"#!\s*(/\S*python[0-9.]*)\s*\n", head)
+    if script is not None:
+        return _view_of_package(exec_file, os.fsdecode(script[1]))
+    raise OzoneError(
+        f"-exec_file {exec_file}: must be a statically linked ELF file or stratovirt itself"
+    )
+
+
+def _is_static_elf(head: bytes) -> bool:
+    if len(head) < ELF_HEADER.size or not head.startswith(b"\x7fELF\x02\x01"):
+        return False
+    table, size, count = (ELF_HEADER.unpack_from(head)[index] for index in (5, 9, 10))
+    kinds = [
+        struct.unpack_from("<I", head, table + size * index)[0]
+        for index in range(count)
+        if table + size * (index + 1) <= len(head)
+    ]
+    return size == PROGRAM_HEADER_BYTES and len(kinds) == count and PT_INTERP not in kinds
+
+
+def _view_of_package(exec_file: str, python: str) -> View:
+    done = subprocess.run(
+        [python, "-c", PROBE], capture_output=True, text=True, check=False, cwd="/"
+    )
+    if done.returncode != 0:
+        raise OzoneError(f"-exec_file {exec_file}: its {python} has no package stratovirt")
+    executable, library, package = json.loads(done.stdout)
+    shown = [(executable, executable), (library, library), (package, f"{PACKAGE}/stratovirt")]
+    shown += [(path, path) for path in _shared_objects(executable, library, package)]
+    return View(shown, [executable, "-I", "-S", "-c", START])
+
+
+def _shared_objects(executable: str, *folders: str) -> list[str]:
+    """What the dynamic loader takes for the interpreter and the modules in the folders."""
+    modules = [
+        os.path.join(folder, name)
+        for top in folders
+        for folder, _, names in os.walk(top)
+        for name in names
+        if name.endswith(".so")
+    ]
+    done = subprocess.run(
+        ["ldd", executable, *modules], capture_output=True, text=True, check=False
+    )
+    found = re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE)
+    inside = tuple(f"{folder}/" for folder in folders)
+    return sorted({path for path in found if not path.startswith(inside)})

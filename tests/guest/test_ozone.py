@@ -1,0 +1,213 @@
+"""ozone in the lab, as root: the guidebook's example, its mistakes, and sudden deaths."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import APPEND, GuestFiles
+from tests.machine_process import STRATOVIRT, MachineProcess, QmpClient, wait_until
+
+OZONE = str(Path(sys.executable).with_name("ozone"))
+TOP, NAME = Path("/srv/zozne"), "stratovirt_ozone"
+JAIL = TOP / "stratovirt" / NAME
+CGROUP = Path("/sys/fs/cgroup")
+UID = 100
+KEEPS_CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def mounts() -> list[str]:
+    return sorted(line.split(" - ")[0].split(" ", 1)[1] for line in
+                  Path("/proc/self/mountinfo").read_text().splitlines())  # fmt: skip
+
+
+def ozone(*argv: str, timeout: float = 60) -> tuple[int, str]:
+    done = subprocess.run([OZONE, *argv], capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def cgroups() -> Iterator[None]:
+    """Version 2, as any host with systemd has it."""
+    if (CGROUP / "cgroup.controllers").exists():
+        yield
+        return
+    subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUP)], check=True)
+    yield
+    subprocess.run(["umount", str(CGROUP)], check=True)
+
+
+@pytest.fixture
+def old_cgroups() -> Iterator[None]:
+    """Version 1."""
+    if (CGROUP / "cgroup.controllers").exists():
+        subprocess.run(["umount", str(CGROUP)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(CGROUP)], check=True)
+    for name in ("cpuset", "memory"):
+        (CGROUP / name).mkdir()
+        subprocess.run(["mount", "-t", "cgroup", "-o", name, name, str(CGROUP / name)], check=True)
+    yield
+    for name in ("cpuset", "memory"):
+        subprocess.run(["umount", str(CGROUP / name)], check=True)
+    subprocess.run(["umount", str(CGROUP)], check=True)
+
+
+@pytest.fixture
+def netns() -> Iterator[Path]:
+    subprocess.run(["ip", "netns", "add", "mynet"], check=True)
+    yield Path("/var/run/netns/mynet")
+    subprocess.run(["ip", "netns", "del", "mynet"], check=True)
+
+
+@pytest.fixture
+def sources(tmp_path: Path, files: type[GuestFiles], root_image: Path) -> list[str]:
+    """A kernel, an initramfs and a disk that the user may read, and the last one write."""
+    kernel, initramfs = tmp_path / "vmlinux.bin", tmp_path / "initramfs"
+    shutil.copy(files.kernel, kernel)
+    shutil.copy(files.initramfs, initramfs)
+    rootfs = root_image.rename(tmp_path / "rootfs")
+    for path in (kernel, initramfs, rootfs):
+        os.chown(path, UID, UID)
+    return [str(kernel), str(initramfs), str(rootfs)]
+
+
+def argv(sources: list[str], *more: str) -> list[str]:
+    return [
+        "-name", NAME, "-exec_file", STRATOVIRT, "-gid", str(UID), "-uid", str(UID),
+        "-source", *sources, *more, "--", "-kernel", "./vmlinux.bin", "-initrd", "./initramfs",
+        "-append", *APPEND.split(), "rw",
+        "-drive", "file=./rootfs,id=rootfs,readonly=off,direct=off",
+        "-device", "virtio-blk-device,drive=rootfs,id=rootfs",
+        "-qmp", "unix:./stratovirt.socket,server,nowait", "-serial", "stdio",
+    ]  # fmt: skip
+
+
+def clean() -> tuple[int, str]:
+    return ozone("-name", NAME, "-exec_file", STRATOVIRT, "-clean-resource")
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def start(sources: list[str], *more: str) -> MachineProcess:
+    return MachineProcess(*argv(sources, *more), program=OZONE)
+
+
+def boot(machine: MachineProcess) -> int:
+    """Wait for the guest's shell; stratovirt's process."""
+    machine.expect("guest: ready in the initramfs")
+    machine.expect("# ")
+    (first,) = children(machine.process.pid)
+    (program,) = children(first)
+    return program
+
+
+LIMITS = ("-numa", "0", "-cgroup", "cpuset.cpus=1", f"memory.limit_in_bytes={1 << 30}")
+
+
+def test_the_guidebooks_example_runs_a_guest_in_its_jail(
+    cgroups: None, netns: Path, sources: list[str]
+) -> None:
+    before = mounts()
+    with start(sources, "-netns", str(netns), *LIMITS) as machine:
+        pid = boot(machine)
+        facts = status(pid)
+        assert facts["Uid"].split() == [str(UID)] * 4 and facts["Gid"].split() == [str(UID)] * 4
+        assert facts["Groups"] == "" and facts["NoNewPrivs"] == "1"
+        assert {int(facts[name], 16) for name in KEEPS_CAPABILITIES} == {0}
+        assert facts["Cpus_allowed_list"] == "1" and facts["Mems_allowed_list"] == "0"
+        group = CGROUP / "ozone" / "stratovirt" / NAME
+        assert str(pid) in (group / "cgroup.procs").read_text().split()
+        assert (group / "memory.max").read_text().strip() == str(1 << 30)
+        for kind in ("mnt", "pid", "ipc", "uts", "net"):
+            assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+        assert os.stat(f"/proc/{pid}/ns/net").st_ino == netns.stat().st_ino
+        names = set(os.listdir(f"/proc/{pid}/root"))
+        assert names == {
+            "dev", "proc", "usr", "lib", "lib64", "opt", "vmlinux.bin", "initramfs", "rootfs",
+            "stratovirt.socket",
+        }  # fmt: skip
+        assert set(os.listdir(f"/proc/{pid}/root/opt/stratovirt")) == {"stratovirt"}
+        assert not Path(f"/proc/{pid}/root/usr/bin/sh").exists()
+        kvm = Path(f"/proc/{pid}/root/dev/kvm").stat()
+        assert kvm.st_mode & 0o777 == 0o600 and kvm.st_uid == UID
+        assert mounts() == before
+        # The disk is the host's file, not a copy.
+        machine.command("printf ozone | dd of=/dev/vda bs=512 seek=9 conv=sync,fsync 2>/dev/null")
+        assert Path(sources[2]).read_bytes()[512 * 9 :].startswith(b"ozone")
+        assert ozone(*argv(sources)) == (
+            1, f"ozone: -name {NAME}: {JAIL} exists; choose another name, or remove it with "
+            "-clean-resource when nothing runs there\n",
+        )  # fmt: skip
+        assert clean() == (1, f"ozone: -name {NAME}: it is still running; end it first\n")
+        with QmpClient(JAIL / "stratovirt.socket") as client:
+            assert client.cmd("query-status")["running"]
+            client.cmd("quit")
+        assert machine.wait() == 0
+    assert JAIL.exists()
+    assert clean() == (0, "")
+    assert not TOP.exists() and not (CGROUP / "ozone").exists() and mounts() == before
+    assert clean() == (0, "")
+
+
+def test_cgroups_of_version_1_serve_as_well(old_cgroups: None, sources: list[str]) -> None:
+    with start(sources, *LIMITS) as machine:
+        pid = boot(machine)
+        assert status(pid)["Cpus_allowed_list"] == "1"
+        group = CGROUP / "memory" / "ozone" / "stratovirt" / NAME
+        assert (group / "memory.limit_in_bytes").read_text().strip() == str(1 << 30)
+        assert str(pid) in (group / "cgroup.procs").read_text().split()
+        machine.process.send_signal(signal.SIGTERM)
+        assert machine.wait() == 0
+    assert clean() == (0, "")
+    assert not TOP.exists() and not (CGROUP / "memory" / "ozone").exists()
+
+
+def test_a_mistake_leaves_nothing(cgroups: None, sources: list[str], tmp_path: Path) -> None:
+    before = mounts()
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    os.chmod(secret, 0o600)
+    mistakes = [
+        ([*sources, "/nonexistent"], (), "-source /nonexistent: there is no such file"),
+        ([*sources, str(secret)], (), f"-source {secret}: uid 100 cannot read it"),
+        (sources, ("-netns", "/nonexistent"), "-netns /nonexistent: cannot open: No such file"),
+        (sources, ("-netns", str(secret)), "cannot make the namespaces: Invalid argument"),
+        (sources, ("-numa", "77"), "-numa: the host refuses cpuset.mems=77"),
+        (
+            sources, ("-numa", "0", "-cgroup", "cpuset.cpus=900"),
+            "-cgroup: the host refuses cpuset.cpus=900",
+        ),
+    ]  # fmt: skip
+    for given, more, message in mistakes:
+        code, text = ozone(*argv(given, *more))
+        assert code == 1 and text.startswith(f"ozone: {message}") and text.count("\n") == 1, text
+        assert not TOP.exists() and not (CGROUP / "ozone").exists() and mounts() == before
+
+
+def test_killed_at_any_moment_it_leaves_what_one_command_cleans(
+    cgroups: None, sources: list[str]
+) -> None:
+    before = mounts()
+    for _ in range(10):
+        machine = subprocess.Popen(
+            [OZONE, *argv(sources, *LIMITS)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        time.sleep(random.uniform(0, 4))
+        machine.kill()
+        machine.wait()
+        wait_until(lambda: clean() == (0, ""), "nobody is left in the jail")
+        assert not TOP.exists() and not (CGROUP / "ozone").exists() and mounts() == before

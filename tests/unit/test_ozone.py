@@ -1,0 +1,86 @@
+"""ozone's command line, and which programs it takes."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ozone.errors import OzoneError
+from ozone.options import parse
+from ozone.view import view_for
+
+NEEDED = ["-name", "n", "-exec_file", "/x/stratovirt", "-uid", "100", "-gid", "100"]
+
+
+def test_the_guidebooks_example_is_understood() -> None:
+    options = parse([
+        "-name", "stratovirt_ozone", "-exec_file", "/path/to/stratovirt", "-gid", "100",
+        "-uid", "101", "-capability", "CAP_CHOWN", "-netns", "/var/run/netns/mynet",
+        "-source", "/path/to/vmlinux.bin", "/path/to/rootfs", "-numa", "0",
+        "-cgroup", "cpuset.cpus=4-5", "memory.limit_in_bytes=1000000", "--",
+        "-kernel", "./vmlinux.bin", "-append", "console=ttyS0", "root=/dev/vda", "rw",
+        "-serial", "stdio",
+    ])  # fmt: skip
+    assert (options.name, options.program) == ("stratovirt_ozone", "stratovirt")
+    assert (options.uid, options.gid, options.numa) == (101, 100, 0)
+    assert options.capabilities == ["CAP_CHOWN"]
+    assert options.sources == ["/path/to/vmlinux.bin", "/path/to/rootfs"]
+    assert options.cgroup == {"cpuset.cpus": "4-5", "memory.limit_in_bytes": "1000000"}
+    assert options.arguments == [
+        "-kernel", "./vmlinux.bin", "-append", "console=ttyS0 root=/dev/vda rw", "-serial", "stdio"
+    ]  # fmt: skip
+
+
+def test_controllers_may_be_separated_by_commas() -> None:
+    options = parse([*NEEDED, "-numa", "0", "-cgroup", "cpuset.cpus=0,2-3,memory.limit_in_bytes=5"])
+    assert options.cgroup == {"cpuset.cpus": "0,2-3", "memory.limit_in_bytes": "5"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "-name is needed"),
+        (NEEDED[:6], "-gid is needed"),
+        (["-name", "n", "-clean-resource"], "-exec_file is needed"),
+        ([*NEEDED, "-color", "red"], "-color: no such argument; known are -name, -exec_file"),
+        ([*NEEDED, "-name", "m"], "-name: given twice"),
+        (["x", *NEEDED], "'x' belongs to no argument"),
+        (["-name", "a", "b", *NEEDED[2:]], "-name takes one value, not 2"),
+        (["-name", "a/b", *NEEDED[2:]], "-name a/b: must be a file name, without '/'"),
+        (["-name", "..", *NEEDED[2:]], "-name ..: must be a file name, without '/'"),
+        (["-name", "x" * 256, *NEEDED[2:]], "-name: must have 1 to 255 bytes, not 256"),
+        ([*NEEDED[:4], "-uid", "-1", "-gid", "1"], "-uid must be a number from 0 to 4294967294"),
+        ([*NEEDED, "-numa", "x"], "-numa must be a number from 0 to 1023, not 'x'"),
+        ([*NEEDED, "-capability", "CAP_FLY"], "-capability: there is no 'CAP_FLY'"),
+        ([*NEEDED, "-source"], "-source takes at least one value"),
+        ([*NEEDED, "-source", "/a/k", "/b/k"], "-source: 'k' would be there twice"),
+        ([*NEEDED, "-cgroup", "cpu.shares=1"], "-cgroup cpu.shares=1: must be NAME=VALUE"),
+        ([*NEEDED, "-cgroup", "cpuset.cpus=0"], "-numa is needed where -cgroup sets cpuset.cpus"),
+        ([*NEEDED, "-cgroup", "cpuset.cpus=a"], "-cgroup: cpuset.cpus must be a list as 0-2,5"),
+        ([*NEEDED, "-cgroup", "memory.limit_in_bytes=1M"], "must be a number of bytes, not '1M'"),
+        ([*NEEDED, "-clean-resource", "now"], "-clean-resource takes no value, not 'now'"),
+    ],
+)
+def test_a_mistake_names_argument_value_and_what_is_allowed(argv: list[str], message: str) -> None:
+    with pytest.raises(OzoneError) as caught:
+        parse(argv)
+    assert message in str(caught.value)
+
+
+def test_only_static_programs_and_stratovirt_are_taken(tmp_path: Path) -> None:
+    source, static, dynamic = tmp_path / "x.c", tmp_path / "static", tmp_path / "dynamic"
+    source.write_text("int main(void) { return 0; }")
+    subprocess.run(["gcc", "-static", "-o", static, source], check=True)
+    subprocess.run(["gcc", "-o", dynamic, source], check=True)
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    os.chmod(script, 0o755)
+    assert view_for(str(static)).argv == ["/static"]
+    for path in (dynamic, script):
+        with pytest.raises(OzoneError, match="must be a statically linked ELF file or stratovirt"):
+            view_for(str(path))
+    with pytest.raises(OzoneError, match="not executable"):
+        view_for(str(source))
+    with pytest.raises(OzoneError, match="cannot read: No such file"):
+        view_for(str(tmp_path / "none"))
