@@ -35,3 +35,12 @@ def test_apic_ids_are_unique_and_the_levels_agree(text: str) -> None:
         assert ids.of(index) >> core["eax"] == index // core["ebx"]
         assert bool(leaves[1, 0]["edx"] & 1 << 28) == (core["ebx"] > 1)
         assert (leaves[0x80000008, 0]["ecx"] & 0xFF) + 1 == core["ebx"]
+
+
+def test_no_guest_waits_for_pages_by_notices_of_this_host() -> None:
+    # KVM_FEATURE_CLOCKSOURCE2 stays; ASYNC_PF, ASYNC_PF_VMEXIT and ASYNC_PF_INT go.
+    offered = 1 << 3 | 1 << 4 | 1 << 10 | 1 << 14
+    entry = dict.fromkeys(("index", "flags", "ebx", "ecx", "edx"), 0)
+    supported = [{**entry, "function": 0x4000_0001, "eax": offered}]
+    found = guest_cpuid(supported, Smp.parse("1").topology, 0, tsc_deadline=True)
+    assert [e["eax"] for e in found if e["function"] == 0x4000_0001] == [1 << 3]

@@ -9,6 +9,7 @@ LEAF_FEATURES = 0x1
 LEAF_CACHE = 0x4
 LEAF_TOPOLOGY = 0xB
 LEAF_TOPOLOGY_V2 = 0x1F
+LEAF_KVM_FEATURES = 0x4000_0001
 LEAF_AMD_HIGHEST = 0x8000_0000
 LEAF_AMD_FEATURES = 0x8000_0001
 LEAF_AMD_SIZES = 0x8000_0008
@@ -21,6 +22,12 @@ ECX_HYPERVISOR = 1 << 31
 EDX_HTT = 1 << 28
 ECX_CMP_LEGACY = 1 << 1
 ECX_TOPOLOGY_EXTENSIONS = 1 << 22
+ASYNC_PAGE_FAULTS = 1 << 4 | 1 << 10 | 1 << 14
+"""KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (the kernel's Documentation/virt/kvm/x86/cpuid.rst).
+
+Not offered.  A task of the guest that waits for a page of the host waits for a notice of this
+host; in a machine restored elsewhere that notice may never come.
+"""
 AMD_VENDOR_EBX = int.from_bytes(b"Auth", "little")
 SIGNIFICANT_INDEX = 1
 """KVM_CPUID_FLAG_SIGNIFCANT_INDEX: the entry is for one value of ECX."""
@@ -74,6 +81,8 @@ def guest_cpuid(
             _features(entry, apic_id, 1 << apic_ids.die_shift, per_socket, tsc_deadline)
         elif leaf == LEAF_CACHE and entry["eax"] & 0x1F:
             _cache(entry, apic_ids)
+        elif leaf == LEAF_KVM_FEATURES:
+            entry["eax"] &= ~ASYNC_PAGE_FAULTS
         elif leaf == LEAF_AMD_HIGHEST and amd_threads:
             entry["eax"] = max(entry["eax"], LEAF_AMD_TOPOLOGY)
         elif leaf == LEAF_AMD_FEATURES and per_socket > 1:
