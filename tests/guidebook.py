@@ -248,12 +248,16 @@ SECTIONS = {
 }  # fmt: skip
 """The guidebook's section of each option; the others are QEMU's or our own."""
 
-OZONE = (
-    "-name", "-exec_file", "-gid", "-uid", "-capability", "-netns", "-source", "-numa", "-cgroup",
-    "-clean-resource", "--",
-)  # fmt: skip
-"""Arguments of the jail, which is another program and does not exist yet."""
-NO_OZONE = f"{REFUSALS}::test_there_is_no_ozone_yet"
+JAIL = "tests/guest/test_ozone.py"
+EXAMPLE = f"{JAIL}::test_the_guidebooks_example_runs_a_guest_in_its_jail"
+OZONE = {
+    **dict.fromkeys(("-name", "-gid", "-uid", "-netns", "-source", "-numa", "-cgroup"), EXAMPLE),
+    "-exec_file": "tests/unit/test_ozone.py::test_only_static_programs_and_stratovirt_are_taken",
+    "-capability": f"{JAIL}::test_a_static_program_has_the_capabilities_it_was_given",
+    "-clean-resource": f"{JAIL}::test_killed_at_any_moment_it_leaves_what_one_command_cleans",
+    "--": "tests/unit/test_ozone.py::test_the_guidebooks_example_is_understood",
+}
+"""Arguments of the jail, which is another program."""
 
 LOG_LEVEL_TEST = f"{PROCESS}::test_a_log_level_that_does_not_exist_is_a_mistake"
 
@@ -281,7 +285,7 @@ def rows() -> list[Row]:
                 state, test = "refused", f"{REFUSED}[{_refusal(option.flag, name)}]"
             found.append(Row(section, option.flag, name, state, test))
     found.append(Row("1.9", "STRATOVIRT_LOG_LEVEL", "", "works", LOG_LEVEL_TEST))
-    found += [Row("6.1", f"ozone {flag}", "", "not built", NO_OZONE) for flag in OZONE]
+    found += [Row("6.1", f"ozone {flag}", "", "works", test) for flag, test in OZONE.items()]
     found += [Row("7", flag, "", "ignored", IGNORES) for flag in IGNORED]
     return found
 

@@ -213,3 +213,29 @@ def test_killed_at_any_moment_it_leaves_what_one_command_cleans(
         machine.wait()
         wait_until(lambda: clean() == (0, ""), "nobody is left in the jail")
         assert not TOP.exists() and not (CGROUP / "ozone").exists() and mounts() == before
+
+
+def test_a_static_program_has_the_capabilities_it_was_given(tmp_path: Path) -> None:
+    source, program = tmp_path / "x.c", tmp_path / "static"
+    source.write_text("""
+        #include <stdio.h>
+        int main(void) {
+            char line[256];
+            FILE *status = fopen("/proc/self/status", "r");
+            while (fgets(line, sizeof(line), status)) fputs(line, stdout);
+            return 7;
+        }
+    """)
+    subprocess.run(["gcc", "-static", "-o", program, source], check=True)
+    name = ["-name", "caps", "-exec_file", str(program)]
+    done = subprocess.run(
+        [OZONE, *name, "-uid", "100", "-gid", "100", "-capability", "CAP_CHOWN,CAP_NET_ADMIN"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    facts = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    wanted = 1 << 0 | 1 << 12
+    assert {int(facts[key], 16) for key in KEEPS_CAPABILITIES} == {wanted}
+    assert facts["NoNewPrivs"].strip() == "1"
+    assert ozone(*name, "-clean-resource") == (0, "")
+    assert not TOP.exists()

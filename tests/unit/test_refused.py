@@ -57,8 +57,3 @@ def test_the_version_is_printed() -> None:
     program = str(Path(sys.executable).with_name("stratovirt"))
     done = subprocess.run([program, "-version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"StratoVirt {__version__}\n"
-
-
-def test_there_is_no_ozone_yet() -> None:
-    # docs/guidebook.md says so of every argument of ozone; the day it is there, this fails.
-    assert not Path(sys.executable).with_name("ozone").exists()
