@@ -30,7 +30,7 @@ def launch(options: Options, jail: Jail, cgroup: Cgroup, view: View) -> int:
     try:
         if netns >= 0:
             linux.join(netns, linux.CLONE_NEWNET)
-        linux.unshare_all()
+        linux.unshare_processes()
     except OSError as error:
         raise OzoneError(f"cannot make the namespaces: {error.strerror}") from error
     first = os.fork()
@@ -102,6 +102,9 @@ def _be_first(options: Options, jail: Jail, view: View, say: int, go: int) -> No
 
 
 def _enter(options: Options, jail: Jail, view: View) -> None:
+    # Here and not before the fork: the new root is the root of all in the mount namespace, and
+    # ozone has to find the jail's directory afterwards.
+    linux.unshare_mounts()
     os.umask(0o022)
     jail.mount(view)
     linux.pivot_into(jail.root)

@@ -91,9 +91,14 @@ def mount(str source not None, str target not None, str kind not None, unsigned 
                    <const char *>text), target)
 
 
-def unshare_all():
-    """New mount, PID (for children), IPC and UTS namespaces; raises OSError."""
-    _check(c_unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
+def unshare_processes():
+    """New PID (for children), IPC and UTS namespaces; raises OSError."""
+    _check(c_unshare(CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
+
+
+def unshare_mounts():
+    """A new mount namespace; raises OSError."""
+    _check(c_unshare(CLONE_NEWNS), "unshare")
 
 
 def join(int fd, int kind):

@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -43,23 +42,6 @@ def cgroups() -> Iterator[None]:
         return
     subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUP)], check=True)
     yield
-    subprocess.run(["umount", str(CGROUP)], check=True)
-
-
-@pytest.fixture
-def old_cgroups() -> Iterator[None]:
-    """Version 1."""
-    if (CGROUP / "cgroup.controllers").exists():
-        subprocess.run(["umount", str(CGROUP)], check=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(CGROUP)], check=True)
-    for name in ("cpuset", "memory"):
-        (CGROUP / name).mkdir()
-        mount = ["mount", "-t", "cgroup", "-o", name, name, str(CGROUP / name)]
-        # The kernel frees a controller some time after its last group of version 2 has gone.
-        wait_until(lambda mount=mount: subprocess.run(mount, check=False).returncode == 0, name)  # type: ignore[misc]
-    yield
-    for name in ("cpuset", "memory"):
-        subprocess.run(["umount", str(CGROUP / name)], check=True)
     subprocess.run(["umount", str(CGROUP)], check=True)
 
 
@@ -176,19 +158,6 @@ def test_the_guidebooks_example_runs_a_guest_in_its_jail(
     assert clean() == (0, "")
     assert not TOP.exists() and not (CGROUP / "ozone").exists() and mounts() == before
     assert clean() == (0, "")
-
-
-def test_cgroups_of_version_1_serve_as_well(old_cgroups: None, sources: list[str]) -> None:
-    with start(sources, *LIMITS) as machine:
-        pid = boot(machine)
-        assert status(pid)["Cpus_allowed_list"] == "1"
-        group = CGROUP / "memory" / "ozone" / "stratovirt" / NAME
-        assert (group / "memory.limit_in_bytes").read_text().strip() == str(1 << 30)
-        assert str(pid) in (group / "cgroup.procs").read_text().split()
-        machine.process.send_signal(signal.SIGTERM)
-        assert machine.wait() == 0
-    assert clean() == (0, "")
-    assert not TOP.exists() and not (CGROUP / "memory" / "ozone").exists()
 
 
 def test_a_mistake_leaves_nothing(cgroups: None, sources: list[str], tmp_path: Path) -> None:
