@@ -78,7 +78,9 @@ def _view_of_package(exec_file: str, python: str) -> View:
         raise OzoneError(f"-exec_file {exec_file}: its {python} has no package stratovirt")
     executable, library, package = json.loads(done.stdout)
     shown = [(executable, executable), (library, library), (package, f"{PACKAGE}/stratovirt")]
-    shown += [(path, path) for path in _shared_objects(executable, library, package)]
+    # Extension modules lie there and nowhere else.
+    folders = (f"{library}/lib-dynload", f"{package}/_native")
+    shown += [(path, path) for path in _shared_objects(executable, *folders)]
     return View(shown, [executable, "-I", "-S", "-c", START])
 
 
@@ -86,9 +88,8 @@ def _shared_objects(executable: str, *folders: str) -> list[str]:
     """What the dynamic loader takes for the interpreter and the modules in the folders."""
     modules = [
         os.path.join(folder, name)
-        for top in folders
-        for folder, _, names in os.walk(top)
-        for name in names
+        for folder in folders
+        for name in os.listdir(folder)
         if name.endswith(".so")
     ]
     done = subprocess.run(

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import tempfile
+from types import SimpleNamespace
 from typing import Any
 
 import atheris
@@ -20,6 +21,7 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.net.back_end import BackEnd, TapBackEnd
     from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
@@ -81,12 +83,13 @@ class FakeTap:
         """There is one."""
 
 
-class FakeBackEnd:
-    """A cable."""
+class Cable(TapBackEnd):
+    """A tap's back end with our engine, on the pair of sockets."""
 
     def __init__(self) -> None:
-        self.tap = FakeTap()
-        self.vhosts: list[object] = []
+        BackEnd.__init__(self, SimpleNamespace(flag="-netdev tap", id="cable"))
+        self.tap: Any = FakeTap()
+        self.vhosts = []
 
 
 class FakeAccelerator:
@@ -113,7 +116,7 @@ class Bench:
             open_chardev=lambda name: OutputFile(self.loop, config.chardevs[name]),  # type: ignore[arg-type]
             send_event=lambda _name, _content: None,
         )  # fmt: skip
-        cable: Any = FakeBackEnd()
+        cable = Cable()
         self.cable = cable
         self.device: VirtioDevice
         if target == "virtio-net":
