@@ -60,16 +60,14 @@ def _run(options: Options) -> int:
         cgroup.remove()
         return 0
     view = view_for(options.exec_file)
-    created = False
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         jail.create(view)
-        created = True
         cgroup.create(options.cgroup, options.numa)
         return launch(options, jail, cgroup, view)
     except BaseException as error:
-        if created:
+        if jail.is_ours:
             jail.remove()
             cgroup.remove()
         if isinstance(error, _Interrupted):

@@ -31,6 +31,8 @@ class Jail:
         self._options = options
         self._parent = f"{TOP}/{options.program}"
         self.root = f"{self._parent}/{options.name}"
+        self.is_ours = False
+        """Whether `create` made the directory, so that a failure has to remove it."""
         self._lock = -1
 
     def create(self, view: View) -> None:
@@ -49,9 +51,9 @@ class Jail:
                 f"-name {self._options.name}: {self.root} exists; choose another name, or remove "
                 "it with -clean-resource when nothing runs there"
             ) from None
+        self.is_ours = True
         os.mkdir(f"{self.root}/dev", 0o755)
         self._take_lock()
-        os.chown(self.root, self._options.uid, self._options.gid)
         for top in ("proc", *view.tops):
             os.mkdir(f"{self.root}/{top}", 0o755)
         for host, inside in (*sources, *view.shown):
@@ -63,7 +65,8 @@ class Jail:
 
         The root itself is the program's to lock: a pidfile is written under its folder's lock.
         """
-        lock = os.open(f"{self.root}/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(f"{self.root}/dev", flags)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -104,6 +107,8 @@ class Jail:
         # No more of it than the jail's own processes.
         quiet = QUIET | linux.MS_NOEXEC
         linux.mount("proc", f"{root}/proc", "proc", quiet, "subset=pid")
+        # Last: until now no other process of that user could put anything in a mount's way.
+        os.chown(root, self._options.uid, self._options.gid)
 
     def _mount_devices(self) -> None:
         dev = f"{self.root}/dev"

@@ -115,7 +115,7 @@ def _from(given: dict[str, list[str]]) -> Options:
             raise OzoneError(f"{flag} is needed")
     options = Options(
         name=_name(given["-name"][0]),
-        exec_file=given["-exec_file"][0],
+        exec_file=_exec_file(given["-exec_file"][0]),
         uid=_number("-uid", given.get("-uid", ["0"])[0], LARGEST_ID),
         gid=_number("-gid", given.get("-gid", ["0"])[0], LARGEST_ID),
         capabilities=_capabilities(given.get("-capability", [])),
@@ -139,6 +139,13 @@ def _name(value: str) -> str:
         raise OzoneError(f"-name: must have 1 to {NAME_LONGEST} bytes, not {len(value)}")
     if "/" in value or value in (".", ".."):
         raise OzoneError(f"-name {value[:80]}: must be a file name, without '/'")
+    return value
+
+
+def _exec_file(value: str) -> str:
+    # Its name is part of the jail's path, which -clean-resource removes.
+    if os.path.basename(value) in ("", ".", ".."):
+        raise OzoneError(f"-exec_file {value[:80]}: must be the path of a file")
     return value
 
 

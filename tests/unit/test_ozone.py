@@ -43,6 +43,10 @@ def test_controllers_may_be_separated_by_commas() -> None:
         ([], "-name is needed"),
         (NEEDED[:6], "-gid is needed"),
         (["-name", "n", "-clean-resource"], "-exec_file is needed"),
+        (
+            ["-name", "n", "-exec_file", "/usr/..", "-clean-resource"],
+            "-exec_file /usr/..: must be the path of a file",
+        ),
         ([*NEEDED, "-color", "red"], "-color: no such argument; known are -name, -exec_file"),
         ([*NEEDED, "-name", "m"], "-name: given twice"),
         (["x", *NEEDED], "'x' belongs to no argument"),
