@@ -24,6 +24,8 @@ from tests.machine_process import STRATOVIRT, MachineProcess
 from stratovirt_lab import images
 
 ROUNDS = 5
+NET_ROUNDS = 11
+"""A connection's speed in the lab depends on which CPU each end happened to get."""
 SECONDS = 3
 LOST_AFTER_S = 30
 """A guest that has not answered by then is lost; the emulated CPUs lose one now and then."""
@@ -181,7 +183,10 @@ def main() -> int:
             print("$ " + shlex.join(argv), flush=True)
             guests[name] = Guest(number, argv, taps)
             guests[name].prepare()
-        print(f"medians of {ROUNDS} alternating rounds of {SECONDS} s; target {TARGET}")
+        print(
+            f"medians of alternating rounds of {SECONDS} s, {ROUNDS} for fio and {NET_ROUNDS} for "
+            f"iperf3; target {TARGET}"
+        )
         print(f"{'':<34}{'stratovirt':>12}{'qemu':>12}{'ratio':>8}", flush=True)
         missed = False
         for mode, depth in DISK_CASES:
@@ -192,7 +197,7 @@ def main() -> int:
             missed |= report(f"fio 4 KiB {mode}, depth {depth}, IOPS", found)
         for vhost, back in NET_CASES:
             found = {name: [] for name in guests}
-            for _ in range(ROUNDS):
+            for _ in range(NET_ROUNDS):
                 for name, guest in guests.items():
                     found[name].append(guest.measure(partial(guest.megabits, vhost, back)))
             way = "host to guest" if back else "guest to host"

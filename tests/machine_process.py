@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,28 @@ def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedPro
 
 LOST_IN_SYSCALL = re.compile(rb"RIP: 0010:entry_SYSCALL_64\+0x0/.*Kernel panic", re.DOTALL)
 """A guest that took an event on the first instruction behind SYSCALL, where it can take none."""
+
+
+ENOUGH_FAULTS = 1000
+"""So often in a third of a second no healthy guest fails to fetch its next instruction."""
+
+
+def kvm_events(trace: str) -> Counter[str]:
+    """What KVM's trace tells of each thread, and how often."""
+    return Counter(
+        f"{thread} {event}" for thread, event in re.findall(r"(?m)^ *(\S+) .*?: (kvm_.*)$", trace)
+    )
+
+
+def cannot_fetch(events: Counter[str]) -> bool:
+    """Whether a vCPU faults for ever on an instruction that it cannot fetch.
+
+    It walks page tables that are not the guest's: a CR3 that no instruction of the guest loaded.
+    """
+    return any(
+        times >= ENOUGH_FAULTS and re.search(r"kvm_emulate_insn: \w+:\w+: \(", event)
+        for event, times in events.items()
+    )
 
 
 class MachineEndedError(AssertionError):
@@ -70,6 +93,7 @@ class MachineProcess:
         self.console = b""
         self.errors = b""
         self._mark = 0
+        self._is_stuck = False
 
     def __enter__(self) -> "MachineProcess":
         return self
@@ -81,6 +105,7 @@ class MachineProcess:
         _trace: TracebackType | None,
     ) -> None:
         if self.process.poll() is None:
+            self._look()
             self.process.kill()
         self._drain()
         self.process.wait()
@@ -123,7 +148,7 @@ class MachineProcess:
             if time.monotonic() > deadline:
                 shown = self.console[-1500:].decode(errors="replace")
                 raise AssertionError(
-                    f"the console never showed {pattern!r}, but {shown!r}; {self._threads()}"
+                    f"the console never showed {pattern!r}, but {shown!r}; {self._look()}"
                 )
             if not self._pump(0.5) and self.process.poll() is not None:
                 self._drain()
@@ -131,16 +156,34 @@ class MachineProcess:
                     raise MachineEndedError(pattern, self)
 
     def _is_lost(self) -> bool:
-        return b"triple fault; " in self.errors or bool(LOST_IN_SYSCALL.search(self.console))
+        return (
+            self._is_stuck
+            or b"triple fault; " in self.errors
+            or bool(LOST_IN_SYSCALL.search(self.console))
+        )
 
-    def _threads(self) -> str:
-        """What the threads do: name, state and CPU time, of a machine that does not answer."""
-        lines = []
-        for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
-            name, _, rest = stat.read_text().partition(") ")
-            fields = rest.split()
-            lines.append(f"{name.partition('(')[2]} {fields[0]} {fields[11]}+{fields[12]}")
-        return ", ".join(lines)
+    def _look(self) -> str:
+        """What a machine does that does not answer: its threads and, in the lab, KVM's events."""
+        threads = [
+            # NAME) STATE PPID ... with the CPU time as 12th and 13th behind the name.
+            (
+                stat.read_text().partition("(")[2].partition(") ")[0],
+                stat.read_text().rpartition(") ")[2].split(),
+            )
+            for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        ]
+        told = ", ".join(f"{name} {field[0]} {field[11]}+{field[12]}" for name, field in threads)
+        if "STRATOVIRT_IN_LAB" not in os.environ or all(field[0] != "R" for _, field in threads):
+            return told
+        tracing = Path("/sys/kernel/tracing")
+        (tracing / "trace").write_text("")
+        (tracing / "events/kvm/enable").write_text("1")
+        time.sleep(0.3)
+        (tracing / "events/kvm/enable").write_text("0")
+        events = kvm_events((tracing / "trace").read_text())
+        self._is_stuck |= cannot_fetch(events)
+        lines = (f"\n{times:6} {event}" for event, times in events.most_common(40))
+        return told + "".join(lines)
 
     def type(self, text: str) -> None:
         """Type at the console."""
@@ -164,7 +207,7 @@ class MachineProcess:
                 # A guest that starts anew does not end for it.
                 raise MachineEndedError("its end", self)
             if time.monotonic() > deadline:
-                raise AssertionError(f"the machine did not end; {self._threads()}")
+                raise AssertionError(f"the machine did not end; {self._look()}")
             self._pump(0.1)
         self._drain()
         return self.process.returncode

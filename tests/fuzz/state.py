@@ -5,6 +5,7 @@ let go on for a moment.
 """
 
 import _thread
+import copy
 import gc
 import json
 import os
@@ -108,7 +109,8 @@ def replace_one(data: atheris.FuzzedDataProvider, node: Any) -> None:
             del node[key]
             return
         else:
-            node[key] = data.PickValueInList(VALUES)
+            # A copy: what is put in twice must not hold itself.
+            node[key] = copy.deepcopy(data.PickValueInList(VALUES))
             return
 
 
