@@ -7,7 +7,7 @@ STUCK = (
     "  stratovirt-426  [001] .....  12.345678: kvm_emulate_insn: 0:ffffffffc077d20c: (prot64)\n"
     "  stratovirt-426  [001] .....  12.345679: kvm_inj_exception: #PF (0x10)\n"
 )
-BUSY = "  stratovirt-429  [000] d....  12.345678: kvm_emulate_insn: 0:ffffffffa6673914:0f 30 (prot64)\n"
+BUSY = "  stratovirt-429  [000] d....  12.345678: kvm_emulate_insn: 0:ffffffffa667:0f 30 (prot64)\n"
 
 
 def test_a_vcpu_that_cannot_fetch_is_lost() -> None:
