@@ -5,7 +5,7 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-LIBRARIES = {"uring": ["-l:liburing.a"]}
+LIBRARIES = {"uring": ["-l:liburing.a"], "seccomp": ["-l:libseccomp.a"]}
 """What a module is linked with: statically, so that nothing is loaded when it is not used."""
 
 NATIVE = Path("src/stratovirt/_native")

@@ -99,6 +99,9 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
 
             write_pidfile(config.pidfile)
         vm.build()
+        vm.open()
+        if daemon is not None:
+            daemon.leave_streams()
         vm.start()
         if daemon is not None:
             daemon.report_running()

@@ -8,6 +8,7 @@ import signal
 from stratovirt.accel.base import AccelError
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
+from stratovirt.host.access import HostAccess
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
@@ -15,6 +16,8 @@ from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stratovirt.accel.base import Accelerator
     from stratovirt.accel.kvm.machine import KvmAccelerator
     from stratovirt.accel.kvm.vcpu import ExitReport
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.cpu.x86_64_boot import EntryPoint
+    from stratovirt.host.line import BrokerLine
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.machine.x86_64_board import Board
@@ -67,19 +71,23 @@ class Vm:
         self._kvm: KvmAccelerator | None = None
         self._board: Board | None = None
         self._template: Template | None = None
+        self.access = HostAccess()
+        self._broker: BrokerLine | None = None
         self.snapshot: Snapshot | None = None
         """The last that was begun."""
 
     def build(self) -> None:
         """Create everything the configuration names; raises StratovirtError."""
         config = self.config
+        if self._is_locked_down and needs_broker(config):
+            from stratovirt.host.broker import start_broker
+
+            self._broker = start_broker(config)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self.loop.on_signal(number, self._signalled)
-        for monitor in config.monitors:
+        for monitor, chardev in zip(config.monitors, self._open_monitors(), strict=True):
             from stratovirt.monitor.session import Session
 
-            assert monitor.chardev is not None
-            chardev = self._add_chardev(monitor.chardev, monitor.source)
             self._sessions.append(Session(self, chardev, pretty=monitor.pretty))
         if config.machine.type != "none":
             if config.incoming is not None:
@@ -88,10 +96,26 @@ class Vm:
                 self._template = Template(config)
             self._build_board()
 
+    @property
+    def _is_locked_down(self) -> bool:
+        """Whether this process gives up its rights before the guest runs."""
+        return self.config.seccomp and self.config.machine.type != "none"
+
+    def _open_monitors(self) -> Sequence[Chardev]:
+        if self._broker is not None:
+            relayed = self._broker.open_monitors(self.loop, self.config.monitors)
+            self.chardevs += relayed
+            return relayed
+        return [
+            self._add_chardev(monitor.chardev, monitor.source)
+            for monitor in self.config.monitors
+            if monitor.chardev is not None
+        ]
+
     def _add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
         from stratovirt.chardev.open import make_chardev
 
-        chardev = make_chardev(self.loop, options, self._user_quit, source)
+        chardev = make_chardev(self.loop, options, self.access, self._user_quit, source)
         self.chardevs.append(chardev)
         return chardev
 
@@ -128,6 +152,7 @@ class Vm:
             iothreads=self.iothreads,
             open_chardev=lambda name: self._add_chardev(config.chardevs[name]),
             send_event=self._event,
+            access=self.access,
         )
         self._board = self._make_board(host, serial)
         if self._template is not None:
@@ -190,7 +215,13 @@ class Vm:
         if names:
             from stratovirt.runtime.io_thread import IoThread
 
-            self.iothreads = {name: IoThread() for name in names}
+            self.iothreads = {
+                name: IoThread(f"IO {name}" if self._names_threads else None) for name in names
+            }
+
+    @property
+    def _names_threads(self) -> bool:
+        return self.config.name is not None and self.config.name.debug_threads
 
     def _prepare_kvm(self, kvm: KvmAccelerator) -> None:
         from stratovirt.accel.kvm import x86_64
@@ -219,27 +250,50 @@ class Vm:
 
         try:
             x86_64.create_vcpus(kvm, self.config.smp)
+            if self._names_threads:
+                for index, vcpu in enumerate(kvm.vcpus):
+                    vcpu.name = f"CPU {index}/KVM"
         except OSError as error:
             raise AccelError(
                 f"-smp {self.config.smp.cpus}: KVM cannot create the vCPUs: {error.strerror}"
             ) from error
 
-    def start(self) -> None:
-        """Open the chardevs, wait for clients that must be there first, and run the vCPUs."""
+    def open(self) -> None:
+        """Open the chardevs, and wait for clients that must be there first."""
         with self.lock:
             for chardev in self.chardevs:
                 chardev.open()
+        if self._broker is not None:
+            self._broker.serve(self._user_quit)
         for chardev in self.chardevs:
             if chardev.waits:
                 log.info(f"waiting for a client of chardev {chardev.label}")
                 self.loop.run(until=lambda chardev=chardev: chardev.is_connected)  # type: ignore[misc]
+
+    def start(self) -> None:
+        """Give up all rights that a running machine does not need, and run the vCPUs."""
         if self.loop.is_stopped:
             return
         with self.lock:
+            if self._is_locked_down:
+                self._lock_down()
             if self.config.accel == "test" and self._accelerator is not None:
                 self._accelerator.resume()
             if not self.config.start_paused:
                 self.resume()
+
+    def _lock_down(self) -> None:
+        from stratovirt.lockdown import lock_down
+        from stratovirt.runtime import cleanup
+
+        if self._broker is not None:
+            self._broker.ask(
+                "seal",
+                removals=[(path, *identity) for path, identity in cleanup.take_removals()],
+                detached=self.config.daemonize,
+            )
+            self.access.use(self._broker)
+        lock_down(self.config, self._board)
 
     def run(self) -> int:
         """Serve the machine until it ends; returns the exit status for the process."""
@@ -264,6 +318,8 @@ class Vm:
                 session.close()
             for chardev in self.chardevs:
                 chardev.close()
+        if self._broker is not None:
+            self._broker.close()
         self.loop.close()
 
     @property
@@ -341,8 +397,6 @@ class Vm:
         self._refuse_while_saving("cont")
         first = self.status == "prelaunch"
         self._go()
-        if first:
-            self._name_threads()
         if not first or self.config.start_paused:
             self._event("RESUME")
 
@@ -352,16 +406,6 @@ class Vm:
             for device in self._board.devices:
                 device.resume()
             self._accelerator.resume()
-
-    def _name_threads(self) -> None:
-        name = self.config.name
-        if name is not None and name.debug_threads and self._kvm is not None:
-            from stratovirt.runtime.thread_name import name_thread
-
-            for index, vcpu in enumerate(self._kvm.vcpus):
-                name_thread(vcpu.thread_id, f"CPU {index}/KVM")
-            for label, thread in self.iothreads.items():
-                name_thread(thread.thread_id, f"IO {label}")
 
     def reset(self) -> None:
         """Start the guest anew, from the state of power-on; raises StratovirtError."""
@@ -401,7 +445,9 @@ class Vm:
         state = capture(self.config, self._board, self._kvm)
         ram = self._board.ram_mapping
         try:
-            self.snapshot = Snapshot(folder, state, ram, lambda: self.loop.call_soon(self._saved))
+            self.snapshot = Snapshot(
+                folder, state, ram, self.access, lambda: self.loop.call_soon(self._saved)
+            )
         except OSError as error:
             raise SnapshotError(f"{folder}: {error.strerror}") from error
 
@@ -463,3 +509,13 @@ class Vm:
         QMP_EVENT(name)
         for session in self._sessions:
             session.send_event(name, content)
+
+
+def needs_broker(config: VmConfig) -> bool:
+    """Whether anything may have to be opened while the machine runs, or removed when it ends."""
+    chardevs = [*config.chardevs.values(), *([config.serial] if config.serial else [])]
+    return bool(
+        config.monitors
+        or config.pidfile is not None
+        or any(chardev.flag == "-chardev socket" for chardev in chardevs)
+    )

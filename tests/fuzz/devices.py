@@ -19,6 +19,7 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt._native.guest_memory import GuestMemory, RamMapping
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.host.access import HostAccess
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.net.back_end import BackEnd, TapBackEnd
@@ -115,6 +116,7 @@ class Bench:
             config=config, loop=self.loop, clock=self.clock, memory=self.memory, iothreads={},
             open_chardev=lambda name: OutputFile(self.loop, config.chardevs[name]),  # type: ignore[arg-type]
             send_event=lambda _name, _content: None,
+            access=HostAccess(),
         )  # fmt: skip
         cable = Cable()
         self.cable = cable

@@ -8,6 +8,7 @@ import atheris
 
 with atheris.instrument_imports(include=["stratovirt.boot"]):
     from stratovirt._native.guest_memory import GuestMemory, RamMapping
+    from stratovirt.boot.image import BootFile, KernelFile
     from stratovirt.boot.x86_64_linux import load_linux
     from stratovirt.errors import StratovirtError
 
@@ -73,15 +74,21 @@ def one_input(content: bytes) -> None:
     command_line = "x" * data.ConsumeIntInRange(0, 3000)
     kernel_fd = file_of(bytes(kernel))
     initrd_fd = file_of(data.ConsumeBytes(256))
-    initrd = f"/proc/self/fd/{initrd_fd}" if data.ConsumeBool() else None
+    has_initrd = data.ConsumeBool()
+    files: list[BootFile] = []
     try:
+        kernel_file = KernelFile(f"/proc/self/fd/{kernel_fd}")
+        initrd = BootFile("-initrd", f"/proc/self/fd/{initrd_fd}")
+        files += [kernel_file, initrd]
         load_linux(
-            kernel=f"/proc/self/fd/{kernel_fd}", initrd=initrd, command_line=command_line,
+            kernel=kernel_file, initrd=initrd if has_initrd else None, command_line=command_line,
             memory=memory, ram=[(0, RAM_BYTES)],
         )  # fmt: skip
     except StratovirtError as error:
         assert 0 < len(str(error)) < 500, str(error)
     finally:
+        for file in files:
+            file.close()
         os.close(kernel_fd)
         os.close(initrd_fd)
 

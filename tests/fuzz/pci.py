@@ -18,6 +18,7 @@ with atheris.instrument_imports(
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.accel.test import TestAccelerator
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.host.access import HostAccess
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.q35_x86_64 import Q35
     from stratovirt.runtime import log
@@ -69,6 +70,7 @@ def make_board() -> Q35:
         iothreads={},
         open_chardev=_no_chardev,
         send_event=lambda _name, _content: None,
+        access=HostAccess(),
     )
     return Q35(config, accelerator, host, None, lambda: None, lambda: None)
 

@@ -21,6 +21,7 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.errors import StratovirtError
+    from stratovirt.host.access import HostAccess
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.microvm_x86_64 import BoardState, Microvm
     from stratovirt.runtime import log
@@ -77,6 +78,7 @@ def make_board() -> Microvm:
         config=config, loop=loop, clock=VirtualClock(), memory=GuestMemory(), iothreads={},
         open_chardev=lambda name: OutputFile(loop, config.chardevs[name]),  # type: ignore[arg-type]
         send_event=lambda _name, _content: None,
+        access=HostAccess(),
     )  # fmt: skip
     serial: Any = OutputFile(loop, serial_options)  # type: ignore[arg-type]
     return Microvm(config, accelerator, host, serial, lambda: None, lambda: None)

@@ -69,7 +69,7 @@ def test_a_daemon_that_cannot_start_says_why_to_its_caller(tmp_path: Path) -> No
 
 def test_a_pidfile_left_by_a_killed_machine_is_taken_over(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
-    with start(tmp_path, "-pidfile", str(pidfile)) as machine:
+    with start(tmp_path, "-pidfile", str(pidfile), "-disable-seccomp") as machine:
         machine.expect("on")
         assert pidfile.read_text() == f"{machine.process.pid}\n"
         machine.process.kill()

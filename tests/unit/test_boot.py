@@ -7,7 +7,7 @@ import pytest
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt.boot.boot_params import boot_params
-from stratovirt.boot.image import BootError, KernelImage
+from stratovirt.boot.image import BootError, BootFile, KernelFile, KernelImage
 from stratovirt.boot.initrd import load_initrd
 from stratovirt.boot.x86_64_linux import load_kernel, load_linux
 from tests.payload import elf
@@ -42,7 +42,7 @@ def refused(tmp_path: Path, content: bytes, memory: GuestMemory | None = None) -
     path = tmp_path / "kernel"
     path.write_bytes(content)
     with pytest.raises(BootError) as caught:
-        load_kernel(str(path), memory or ram())
+        load_kernel(KernelFile(str(path)), memory or ram())
     message = str(caught.value)
     assert message.startswith(f"-kernel {path}: ") and "\n" not in message
     return message
@@ -52,7 +52,7 @@ def test_a_bzimage_is_loaded_where_its_header_says(tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(bzimage(b"\xaa" * 4096))
     memory = ram()
-    image = load_kernel(str(path), memory)
+    image = load_kernel(KernelFile(str(path)), memory)
     assert image.entry == 0x10_0200 and image.end == 0x110_0000
     assert memory.read(0x10_0000, 4096) == b"\xaa" * 4096
     assert image.command_line_limit == 2047
@@ -95,14 +95,14 @@ def test_kernels_larger_than_memory_are_refused(tmp_path: Path) -> None:
 def test_a_raw_image_is_known_by_its_banner(tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(b"\x90" * 4096 + b"Linux version 6.1.0" + b"\0" * 4096)
-    image = load_kernel(str(path), ram())
+    image = load_kernel(KernelFile(str(path)), ram())
     assert image.entry == 0x100_0000
 
 
 def test_unreadable_kernels_name_the_reason(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "not a regular file")):
         with pytest.raises(BootError, match=reason):
-            load_kernel(str(path), ram())
+            load_kernel(KernelFile(str(path)), ram())
 
 
 def kernel_image(**changes: int) -> KernelImage:
@@ -121,7 +121,9 @@ def test_an_initrd_lies_as_high_as_the_kernel_allows(tmp_path: Path) -> None:
     path = tmp_path / "initrd"
     path.write_bytes(b"x" * 5000)
     memory = ram()
-    gpa, size = load_initrd(str(path), kernel_image(initrd_below=0x200_0000), memory, RAM)
+    gpa, size = load_initrd(
+        BootFile("-initrd", str(path)), kernel_image(initrd_below=0x200_0000), memory, RAM
+    )
     assert (gpa, size) == (0x1FF_E000, 5000)
     assert memory.read(gpa, size) == b"x" * 5000
 
@@ -144,14 +146,14 @@ def test_an_initrd_that_is_cut_off_or_too_large_is_refused(
     path = tmp_path / "initrd"
     path.write_bytes(content)
     with pytest.raises(BootError, match=reason) as caught:
-        load_initrd(str(path), kernel_image(), ram(), RAM)
+        load_initrd(BootFile("-initrd", str(path)), kernel_image(), ram(), RAM)
     assert str(caught.value).startswith(f"-initrd {path}: ")
 
 
 def test_a_whole_cpio_archive_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "initrd"
     path.write_bytes(newc("a", b"x" * 100) + newc("TRAILER!!!", b"") + b"\0" * 512)
-    load_initrd(str(path), kernel_image(), ram(), RAM)
+    load_initrd(BootFile("-initrd", str(path)), kernel_image(), ram(), RAM)
 
 
 def test_a_command_line_beyond_the_kernels_limit_is_refused(tmp_path: Path) -> None:
@@ -159,8 +161,8 @@ def test_a_command_line_beyond_the_kernels_limit_is_refused(tmp_path: Path) -> N
     path.write_bytes(bzimage(cmdline_size=100))
     for size in (100, 101):
         try:
-            load_linux(kernel=str(path), initrd=None, command_line="x" * size, memory=ram(),
-                       ram=[(0, RAM)])  # fmt: skip
+            load_linux(kernel=KernelFile(str(path)), initrd=None, command_line="x" * size,
+                       memory=ram(), ram=[(0, RAM)])  # fmt: skip
             assert size == 100
         except BootError as error:
             assert size == 101 and "takes at most 100" in str(error)

@@ -3,6 +3,8 @@ from stratovirt._native.interrupt import Notifier
 from stratovirt._native.io_loop import Engine
 from stratovirt._native.virtqueue import Virtqueue
 
+RING_ENTRIES: int
+
 class BlockQueue:
     def __init__(self, ring: Virtqueue, kick_fd: int, notifier: Notifier) -> None: ...
 
@@ -24,3 +26,4 @@ class BlockEngine(Engine):
         iops: int = 0,
         uring: bool = True,
     ) -> None: ...
+    def release(self) -> None: ...

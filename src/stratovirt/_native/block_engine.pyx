@@ -24,6 +24,7 @@ from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, io
 
 import os
 
+from stratovirt._native.uring import give_back_ring, take_ring
 from stratovirt.runtime import trace_events
 
 cdef extern from "sys/uio.h" nogil:
@@ -43,6 +44,8 @@ cdef enum:
     HEADER_BYTES = 16       # struct virtio_blk_outhdr
     LARGE = 65536           # bytes of a request worth another thread's help
     BATCH = 256             # requests of one queue before others have their turn
+
+RING_ENTRIES = IN_FLIGHT
 
 cdef TraceEvent block_request = trace_events.BLOCK_REQUEST
 cdef TraceEvent block_complete = trace_events.BLOCK_COMPLETE
@@ -171,7 +174,7 @@ cdef class BlockEngine(Engine):
 
     def _prepare_uring(self):
         try:
-            self._uring = Uring(IN_FLIGHT)
+            self._uring = take_ring(IN_FLIGHT)
         except OSError:
             # An old kernel, or one whose owner forbids it: one request after the other, then.
             return
@@ -189,6 +192,12 @@ cdef class BlockEngine(Engine):
     def is_asynchronous(self):
         """Whether requests go through io_uring."""
         return self._uring is not None
+
+    def release(self):
+        """Give the ring back, once detached; the engine is not used again."""
+        if self._uring is not None and self._in_flight == 0:
+            give_back_ring(self._uring)
+        self._uring = None
 
     def __dealloc__(self):
         free(self._pool)

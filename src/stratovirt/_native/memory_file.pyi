@@ -2,6 +2,8 @@ from stratovirt._native.guest_memory import RamMapping
 
 class CancelledError(Exception): ...
 
+def open_pagemap() -> None: ...
+
 class MemoryFile:
     done: int
     written: int

@@ -8,7 +8,7 @@ from libc.errno cimport EINTR, EINVAL, ENXIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
-from posix.unistd cimport close, lseek, pread, pwrite
+from posix.unistd cimport lseek, pread, pwrite
 
 from stratovirt._native.guest_memory cimport Part, RamMapping
 
@@ -23,6 +23,15 @@ cdef enum:
     PRESENT_OR_SWAPPED = 3       # bits 63 and 62 of an entry, shifted down
 
 PAGEMAP = "/proc/self/pagemap"
+
+cdef int pagemap_fd = -1
+
+
+def open_pagemap():
+    """Open what `save` reads, once and for all of them; raises OSError."""
+    global pagemap_fd
+    if pagemap_fd < 0:
+        pagemap_fd = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class CancelledError(Exception):
@@ -65,10 +74,9 @@ cdef class MemoryFile:
         """
         cdef int result
         os.ftruncate(self._fd, self._ram.size)
-        cdef int pagemap = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+        open_pagemap()
         with nogil:
-            result = self._save(pagemap)
-        close(pagemap)
+            result = self._save(pagemap_fd)
         if result != 0:
             raise OSError(result, os.strerror(result))
         if self._cancelled:

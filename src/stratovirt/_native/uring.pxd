@@ -23,3 +23,4 @@ cdef class Uring:
     cdef void submit(self) noexcept nogil
     cdef bint take(self, uint64_t *cookie, int *result) noexcept nogil
     cdef io_uring_sqe *_entry(self) noexcept nogil
+    cdef _try(self, str what, int result)

@@ -1,14 +1,24 @@
 """io_uring: requests queued and completed without a system call each."""
 
-from libc.errno cimport EINTR
+from libc.errno cimport EINTR, EPERM
 from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from stratovirt._native.virtqueue cimport iovec
 
 import os
 
 cdef extern from "liburing.h" nogil:
+    struct io_uring_restriction:
+        unsigned short opcode
+        unsigned char sqe_op
+    unsigned int IORING_SETUP_R_DISABLED
+    unsigned short IORING_RESTRICTION_SQE_OP
+    unsigned char IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC
     int io_uring_queue_init(unsigned int entries, io_uring *ring, unsigned int flags)
+    int io_uring_register_restrictions(io_uring *ring, io_uring_restriction *restrictions,
+                                       unsigned int count)
+    int io_uring_enable_rings(io_uring *ring)
     void io_uring_queue_exit(io_uring *ring)
     int io_uring_register_eventfd(io_uring *ring, int fd)
     io_uring_sqe *io_uring_get_sqe(io_uring *ring)
@@ -24,23 +34,64 @@ cdef extern from "liburing.h" nogil:
     uint64_t io_uring_cqe_get_data64(const io_uring_cqe *cqe)
     unsigned int IORING_FSYNC_DATASYNC
 
+spare: list[Uring] = []
+"""Rings that rest; see `take_ring`."""
+cdef bint may_make = True
+
+
+def take_ring(entries):
+    """A ring that nobody uses; raises OSError when there is none and none can be made."""
+    if spare:
+        return spare.pop()
+    if not may_make:
+        raise OSError(EPERM, "io_uring_queue_init: no spare ring is left")
+    return Uring(entries)
+
+
+def give_back_ring(Uring ring not None):
+    """Nothing is in flight in it any more; somebody else may have it."""
+    spare.append(ring)
+
+
+def make_no_more(count, entries):
+    """From now on there are `count` spare rings and no new ones: the process is locked down."""
+    global may_make
+    may_make = False
+    try:
+        while len(spare) < count:
+            spare.append(Uring(entries))
+    except OSError:
+        # Without io_uring the engines do one request after the other.
+        return
+
 
 cdef class Uring:
     """One ring of `entries` requests; `event_fd` becomes readable when some are complete.
 
-    Raises OSError where the kernel has no io_uring or forbids it.
+    It takes reads, writes and fdatasync and nothing else: io_uring can open files and sockets as
+    well, out of sight of a seccomp filter.  Raises OSError where the kernel has no io_uring or
+    forbids it.
     """
 
     def __cinit__(self, unsigned int entries):
         self.event_fd = -1
-        cdef int result = io_uring_queue_init(entries, &self._ring, 0)
-        if result < 0:
-            raise OSError(-result, f"io_uring_queue_init: {os.strerror(-result)}")
+        self._try("queue_init", io_uring_queue_init(entries, &self._ring, IORING_SETUP_R_DISABLED))
         self._is_open = True
         self.event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        result = io_uring_register_eventfd(&self._ring, self.event_fd)
+        self._try("register_eventfd", io_uring_register_eventfd(&self._ring, self.event_fd))
+        cdef io_uring_restriction allowed[3]
+        memset(allowed, 0, sizeof(allowed))
+        allowed[0].sqe_op, allowed[1].sqe_op = IORING_OP_READV, IORING_OP_WRITEV
+        allowed[2].sqe_op = IORING_OP_FSYNC
+        for i in range(3):
+            allowed[i].opcode = IORING_RESTRICTION_SQE_OP
+        self._try("register_restrictions",
+                  io_uring_register_restrictions(&self._ring, allowed, 3))
+        self._try("enable_rings", io_uring_enable_rings(&self._ring))
+
+    cdef _try(self, str what, int result):
         if result < 0:
-            raise OSError(-result, f"io_uring_register_eventfd: {os.strerror(-result)}")
+            raise OSError(-result, f"io_uring_{what}: {os.strerror(-result)}")
 
     def __dealloc__(self):
         if self._is_open:

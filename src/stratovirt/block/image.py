@@ -11,6 +11,10 @@ from stratovirt._native.disk import Disk, can_punch_holes, direct_alignment
 from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.access import HostAccess
+
 SECTOR = 512
 
 
@@ -18,87 +22,127 @@ class ImageError(StratovirtError):
     """An image cannot be used; the text names what asked for it."""
 
 
+class ImageFiles:
+    """An image opened and measured: what `open_image` found, and the descriptors."""
+
+    __slots__ = ("buffered_fd", "can_discard", "direct_align", "fd", "size")
+
+    def __init__(
+        self, fds: list[int], *, size: int, direct_align: int = 0, can_discard: bool = False
+    ) -> None:
+        self.buffered_fd, self.fd = fds[0], fds[-1]
+        self.size, self.direct_align, self.can_discard = size, direct_align, can_discard
+
+    @property
+    def fds(self) -> list[int]:
+        """One, or with O_DIRECT two descriptors."""
+        return sorted({self.buffered_fd, self.fd}, key=(self.buffered_fd, self.fd).index)
+
+    def close(self) -> None:
+        """Give back the descriptors, and with them the lock."""
+        for fd in self.fds:
+            os.close(fd)
+
+
+def open_image(path: str, source: str, *, readonly: bool, direct: bool) -> ImageFiles:
+    """Open, lock and measure an image; `source` names in errors what asked for it.
+
+    Raises ImageError.
+    """
+    access = os.O_RDONLY if readonly else os.O_RDWR
+    fds = [_open(path, access, source)]
+    try:
+        _lock(fds[0], readonly, source)
+        size = _size(fds[0], source)
+        direct_align = 0
+        if direct:
+            fds.append(_open_direct(path, access, source))
+            direct_align = direct_alignment(fds[1])
+        can_discard = not readonly and _can_discard(fds[0])
+    except StratovirtError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return ImageFiles(fds, size=size, direct_align=direct_align, can_discard=can_discard)
+
+
+def _open(path: str, flags: int, source: str) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        hint = "; use readonly=on" if error.errno == errno.EROFS and flags & os.O_RDWR else ""
+        raise ImageError(f"{source}: cannot open: {error.strerror}{hint}") from error
+
+
+def _open_direct(path: str, access: int, source: str) -> int:
+    try:
+        return os.open(path, access | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        raise ImageError(
+            f"{source}: cannot open with direct=on: {error.strerror}; "
+            "this file system may not support O_DIRECT, use direct=off"
+        ) from error
+
+
+def _lock(fd: int, readonly: bool, source: str) -> None:
+    kind = fcntl.LOCK_SH if readonly else fcntl.LOCK_EX
+    try:
+        # flock belongs to the open file, so it holds until the last descriptor goes.
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise ImageError(f"{source}: the image is in use by another process") from error
+        raise ImageError(f"{source}: cannot lock: {error.strerror}") from error
+
+
+def _can_discard(fd: int) -> bool:
+    status = os.fstat(fd)
+    # A block device takes it or refuses it when asked; the guest lives with either.
+    return stat.S_ISBLK(status.st_mode) or can_punch_holes(fd, status.st_size)
+
+
+def _size(fd: int, source: str) -> int:
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        size = os.lseek(fd, 0, os.SEEK_END)
+    elif stat.S_ISREG(status.st_mode):
+        size = status.st_size
+    else:
+        raise ImageError(f"{source}: neither a regular file nor a block device")
+    if size < SECTOR:
+        raise ImageError(f"{source}: the image holds not even one 512-byte sector")
+    return size
+
+
 class Image:
     """An open image; `disk` is what engines work on.
 
     `sectors` is the whole number of 512-byte sectors; `can_discard` says whether the host takes
     ranges back.  `source` names in errors what asked for the image, and `uses_uring` says whether
-    io_uring may serve it.
+    io_uring may serve it.  Raises ImageError.
     """
 
-    def __init__(self, drive: Drive, source: str = "", *, uses_uring: bool = True) -> None:
+    def __init__(
+        self, drive: Drive, host: HostAccess, source: str = "", *, uses_uring: bool = True
+    ) -> None:
         self.drive = drive
         self.uses_uring = uses_uring
-        self._source = f"{source or f'-drive id={drive.id}'},file={drive.file}"
         self.readonly = drive.readonly
-        access = os.O_RDONLY if drive.readonly else os.O_RDWR
-        self._buffered_fd = self._open(drive.file, access)
-        try:
-            self._lock()
-            self.sectors = self._size() // SECTOR
-            if self.sectors == 0:
-                raise ImageError(f"{self._source}: the image holds not even one 512-byte sector")
-            self._fd = self._buffered_fd
-            direct_align = 0
-            if drive.direct:
-                self._fd = self._open_direct(drive.file, access)
-                direct_align = direct_alignment(self._fd)
-            self.can_discard = not self.readonly and self._can_discard()
-            # Two descriptors: what O_DIRECT cannot take goes through the page cache.
-            self.disk = Disk(
-                self._fd,
-                self._buffered_fd,
-                direct_align=direct_align,
-                capacity=self.sectors,
-                readonly=self.readonly,
-            )
-        except StratovirtError:
-            os.close(self._buffered_fd)
-            raise
+        source = f"{source or f'-drive id={drive.id}'},file={drive.file}"
+        self._files = host.open_image(
+            drive.file, source, readonly=drive.readonly, direct=drive.direct
+        )
+        self.sectors = self._files.size // SECTOR
+        self.can_discard = self._files.can_discard
+        # Two descriptors: what O_DIRECT cannot take goes through the page cache.
+        self.disk = Disk(
+            self._files.fd,
+            self._files.buffered_fd,
+            direct_align=self._files.direct_align,
+            capacity=self.sectors,
+            readonly=self.readonly,
+        )
 
     def close(self) -> None:
         """Give back the descriptors, and with them the lock."""
-        if self._fd != self._buffered_fd:
-            os.close(self._fd)
-        os.close(self._buffered_fd)
-
-    def _open(self, path: str, flags: int) -> int:
-        try:
-            return os.open(path, flags | os.O_CLOEXEC)
-        except OSError as error:
-            hint = "; use readonly=on" if error.errno == errno.EROFS and flags & os.O_RDWR else ""
-            raise ImageError(f"{self._source}: cannot open: {error.strerror}{hint}") from error
-
-    def _open_direct(self, path: str, access: int) -> int:
-        try:
-            return os.open(path, access | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError as error:
-            raise ImageError(
-                f"{self._source}: cannot open with direct=on: {error.strerror}; "
-                "this file system may not support O_DIRECT, use direct=off"
-            ) from error
-
-    def _lock(self) -> None:
-        kind = fcntl.LOCK_SH if self.readonly else fcntl.LOCK_EX
-        try:
-            # flock belongs to the open file, so it holds until the last descriptor goes.
-            fcntl.flock(self._buffered_fd, kind | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise ImageError(
-                    f"{self._source}: the image is in use by another process"
-                ) from error
-            raise ImageError(f"{self._source}: cannot lock: {error.strerror}") from error
-
-    def _can_discard(self) -> bool:
-        status = os.fstat(self._buffered_fd)
-        # A block device takes it or refuses it when asked; the guest lives with either.
-        return stat.S_ISBLK(status.st_mode) or can_punch_holes(self._buffered_fd, status.st_size)
-
-    def _size(self) -> int:
-        status = os.fstat(self._buffered_fd)
-        if stat.S_ISBLK(status.st_mode):
-            return os.lseek(self._buffered_fd, 0, os.SEEK_END)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{self._source}: neither a regular file nor a block device")
-        return status.st_size
+        self._files.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.errors import StratovirtError
@@ -38,17 +39,38 @@ class KernelImage:
         self.initrd_below = initrd_below
 
 
-class KernelFile:
-    """An open kernel file, read piece by piece; closed by `close`."""
+class BootFile:
+    """A kernel or initrd, open as long as its machine: it may start anew, and not open files then.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.fd = open_file("-kernel", path)
-        self.size = os.fstat(self.fd).st_size
+    Raises BootError naming the option.
+    """
+
+    def __init__(self, flag: str, path: str) -> None:
+        self.flag, self.path = flag, path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self.error(f"cannot open: {error.strerror}") from error
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self.fd)
+            raise self.error("not a regular file")
+        self.size = status.st_size
 
     def close(self) -> None:
         """Give back the descriptor."""
         os.close(self.fd)
+
+    def error(self, problem: str) -> BootError:
+        """An error about this file."""
+        return BootError(f"{self.flag} {self.path}: {problem}")
+
+
+class KernelFile(BootFile):
+    """A kernel, read piece by piece."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("-kernel", path)
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`, none behind the end."""
@@ -65,19 +87,3 @@ class KernelFile:
             raise self.error(f"does not fit into guest memory at 0x{gpa:x}; give the guest more -m")
         if memory.readinto_from(self.fd, gpa, size, offset) != size:
             raise self.error("became shorter while it was read")
-
-    def error(self, problem: str) -> BootError:
-        """An error about this file."""
-        return BootError(f"-kernel {self.path}: {problem}")
-
-
-def open_file(flag: str, path: str) -> int:
-    """Open `path` for reading; raises BootError naming the option."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BootError(f"{flag} {path}: cannot open: {error.strerror}") from error
-    if not os.path.isfile(path):
-        os.close(fd)
-        raise BootError(f"{flag} {path}: not a regular file")
-    return fd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt.boot.image import BootError, KernelImage, open_file
+from stratovirt.boot.image import BootFile, KernelImage
 
 PAGE = 4096
 CPIO_MAGICS = (b"070701", b"070702")
@@ -15,30 +15,26 @@ XZ_MAGIC, XZ_FOOTER = b"\xfd7zXZ\0", b"YZ"
 
 
 def load_initrd(
-    path: str,
+    file: BootFile,
     kernel: KernelImage,
     memory: GuestMemory,
     low_ram_end: int,
 ) -> tuple[int, int]:
     """Copy the file to guest memory; returns its (gpa, size). Raises BootError."""
-    fd = open_file("-initrd", path)
-    try:
-        size = os.fstat(fd).st_size
-        problem = "the file is empty" if size == 0 else _truncation(fd, size)
-        if problem is not None:
-            raise BootError(f"-initrd {path}: {problem}")
-        top = min(kernel.initrd_below, low_ram_end)
-        gpa = (top - size) & ~(PAGE - 1)
-        if gpa < kernel.end:
-            raise BootError(
-                f"-initrd {path}: {size} bytes do not fit between the kernel's end "
-                f"0x{kernel.end:x} and 0x{top:x}; give the guest more -m"
-            )
-        if memory.readinto_from(fd, gpa, size, 0) != size:
-            raise BootError(f"-initrd {path}: the file became shorter while it was read")
-        return gpa, size
-    finally:
-        os.close(fd)
+    size = file.size
+    problem = "the file is empty" if size == 0 else _truncation(file.fd, size)
+    if problem is not None:
+        raise file.error(problem)
+    top = min(kernel.initrd_below, low_ram_end)
+    gpa = (top - size) & ~(PAGE - 1)
+    if gpa < kernel.end:
+        raise file.error(
+            f"{size} bytes do not fit between the kernel's end "
+            f"0x{kernel.end:x} and 0x{top:x}; give the guest more -m"
+        )
+    if memory.readinto_from(file.fd, gpa, size, 0) != size:
+        raise file.error("the file became shorter while it was read")
+    return gpa, size
 
 
 def _truncation(fd: int, size: int) -> str | None:

@@ -6,7 +6,7 @@ from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.boot.boot_params import E820_RAM, E820_RESERVED, boot_params
 from stratovirt.boot.bzimage import is_bzimage, load_bzimage
 from stratovirt.boot.elf import is_elf, load_elf
-from stratovirt.boot.image import BootError, KernelFile, KernelImage
+from stratovirt.boot.image import BootError, BootFile, KernelFile, KernelImage
 from stratovirt.boot.initrd import load_initrd
 from stratovirt.boot.raw_image import is_raw_image, load_raw_image
 from stratovirt.cpu.x86_64_boot import EntryPoint, write_descriptor_tables, write_page_tables
@@ -32,25 +32,21 @@ RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")
 HIGH_RAM = 0x10_0000
 
 
-def load_kernel(path: str, memory: GuestMemory) -> KernelImage:
+def load_kernel(file: KernelFile, memory: GuestMemory) -> KernelImage:
     """Load a kernel of any supported format; raises BootError."""
-    file = KernelFile(path)
-    try:
-        if is_bzimage(file):
-            return load_bzimage(file, memory)
-        if is_elf(file):
-            return load_elf(file, memory)
-        if is_raw_image(file):
-            return load_raw_image(file, memory)
-        raise file.error("not a Linux kernel: no bzImage, ELF vmlinux or raw image")
-    finally:
-        file.close()
+    if is_bzimage(file):
+        return load_bzimage(file, memory)
+    if is_elf(file):
+        return load_elf(file, memory)
+    if is_raw_image(file):
+        return load_raw_image(file, memory)
+    raise file.error("not a Linux kernel: no bzImage, ELF vmlinux or raw image")
 
 
 def load_linux(
     *,
-    kernel: str,
-    initrd: str | None,
+    kernel: KernelFile,
+    initrd: BootFile | None,
     command_line: str,
     memory: GuestMemory,
     ram: list[tuple[int, int]],

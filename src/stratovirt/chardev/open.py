@@ -10,9 +10,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stratovirt.host.access import HostAccess
+
 
 def make_chardev(
-    loop: Loop, options: config.Chardev, quit_requested: Callable[[], None], source: str = ""
+    loop: Loop,
+    options: config.Chardev,
+    access: HostAccess,
+    quit_requested: Callable[[], None],
+    source: str = "",
 ) -> Chardev:
     """The back end for `options`; `source` is the option that errors name.
 
@@ -32,4 +38,4 @@ def make_chardev(
         return Pty(loop, options)
     from stratovirt.chardev.socket import SocketBackend
 
-    return SocketBackend(loop, options, source or f"{options.flag},id={options.id}")
+    return SocketBackend(loop, options, access, source or f"{options.flag},id={options.id}")

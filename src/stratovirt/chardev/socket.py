@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 
-from stratovirt.chardev.backend import Chardev, ChardevError
+from stratovirt.chardev.backend import ChardevError
+from stratovirt.chardev.peer import PeerChardev
 from stratovirt.config.chardev import SocketChardev
+from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
-from stratovirt.runtime.sockets import connect_tcp, connect_unix, listen_tcp, listen_unix
+from stratovirt.runtime.sockets import listen_tcp, listen_unix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.access import HostAccess
 
 log = Log(__name__)
 
-MOST_DESCRIPTORS = 16
-"""Descriptors kept of one message; a client that sends more loses the others."""
 
-
-class SocketBackend(Chardev):
+class SocketBackend(PeerChardev):
     """See the module's text."""
 
-    chunk = 1 << 16
-
-    def __init__(self, loop: Loop, options: SocketChardev, source: str) -> None:
+    def __init__(self, loop: Loop, options: SocketChardev, access: HostAccess, source: str) -> None:
         super().__init__(loop, options.id)
         self._options = options
+        self._access = access
         self._source = source
-        self._peer: socket.socket | None = None
+        self.carries_descriptors = options.path is not None
         self._listener: socket.socket | None = None
         self.waits = options.waits
         if options.server:
@@ -49,9 +50,9 @@ class SocketBackend(Chardev):
 
     def _connect(self) -> socket.socket:
         if self._options.path is not None:
-            return connect_unix(self._options.path)
+            return self._access.connect_unix(self._options.path)
         assert self._options.port is not None
-        return connect_tcp(self._options.host or "localhost", self._options.port)
+        return self._access.connect_tcp(self._options.host or "localhost", self._options.port)
 
     def _connect_first(self) -> None:
         try:
@@ -82,20 +83,10 @@ class SocketBackend(Chardev):
     def close(self) -> None:
         """Leave the peer and stop listening; nobody is told."""
         super().close()
-        if self._peer is not None:
-            self._peer.close()
-            self._peer = None
         if self._listener is not None:
             self.loop.unwatch(self._listener.fileno())
             self._listener.close()
             self._listener = None
-        self._forget_descriptors()
-
-    def _use(self, peer: socket.socket) -> None:
-        peer.setblocking(False)
-        self._peer = peer
-        self._attach(peer.fileno(), peer.fileno())
-        self.on_connected()
 
     def _accept(self, _events: int) -> None:
         assert self._listener is not None
@@ -107,14 +98,7 @@ class SocketBackend(Chardev):
         self.loop.unwatch(self._listener.fileno())
         self._use(peer)
 
-    def _hung_up(self) -> None:
-        self._detach()
-        if self._peer is None:
-            return
-        self._peer.close()
-        self._peer = None
-        self._forget_descriptors()
-        self.on_disconnected()
+    def _await_next(self) -> None:
         if self._listener is not None:
             self.loop.watch(self._listener.fileno(), READABLE, self._accept)
         elif self._options.reconnect:
@@ -128,24 +112,6 @@ class SocketBackend(Chardev):
     def _reconnect(self) -> None:
         try:
             self._use(self._connect())
-        except OSError as error:
-            log.debug(f"chardev {self.label}: cannot reconnect: {error.strerror}")
+        except (OSError, StratovirtError) as error:
+            log.debug(f"chardev {self.label}: cannot reconnect: {error}")
             self._reconnect_later()
-
-    def _read(self, size: int) -> bytes:
-        if not self.takes_descriptors or self._options.path is None:
-            return super()._read(size)
-        assert self._peer is not None
-        received, descriptors, _flags, _address = socket.recv_fds(
-            self._peer, size, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
-        if descriptors:
-            # Those of an earlier message that nobody asked for are given back.
-            self._forget_descriptors()
-            self.descriptors = descriptors
-        return received
-
-    def _forget_descriptors(self) -> None:
-        for fd in self.descriptors:
-            os.close(fd)
-        self.descriptors = []

@@ -271,8 +271,8 @@ def _paused(config: VmConfig) -> None:
     config.start_paused = True
 
 
-def _no_seccomp(_config: VmConfig) -> None:
-    """There is no filter yet, so this is how it is anyway."""
+def _no_seccomp(config: VmConfig) -> None:
+    config.seccomp = False
 
 
 _SWITCHES: dict[str, Callable[[VmConfig], None]] = {

@@ -75,6 +75,7 @@ class VmConfig:
         self.trace_events: list[str] = []
         self.daemonize = False
         self.start_paused = False
+        self.seccomp = True
 
     def check(self) -> None:
         """Raise ConfigError for options that contradict each other or name what is not there."""

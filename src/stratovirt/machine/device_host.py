@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.vm_config import VmConfig
+    from stratovirt.host.access import HostAccess
     from stratovirt.runtime.clock import Clock
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
 
 
 class DeviceHost:
-    """The loop, the clock, the options, guest memory, things by id, and events for managers."""
+    """The loop, the clock, the options, guest memory, things by id, the host, managers' events."""
 
     def __init__(
         self,
@@ -27,12 +28,14 @@ class DeviceHost:
         iothreads: Mapping[str, IoThread],
         open_chardev: Callable[[str], Chardev],
         send_event: Callable[[str, dict[str, object]], None],
+        access: HostAccess,
     ) -> None:
         self.config, self.loop, self.clock, self.memory = config, loop, clock, memory
         self._iothreads = iothreads
         self.open_chardev = open_chardev
         """The back end of the -chardev with this id, which the caller uses alone."""
         self.send_event = send_event
+        self.access = access
 
     def iothread(self, name: str | None) -> IoThread | None:
         """The thread of the -object iothread with this id; None without one."""

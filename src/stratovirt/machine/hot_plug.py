@@ -116,7 +116,10 @@ class HotPlug:
         )
         uses_uring = node.file.aio in ("io_uring", "native")
         self.images.free[name] = Image(
-            drive, f"blockdev-add node-name={name}", uses_uring=uses_uring
+            drive,
+            self.host.access,
+            f"blockdev-add node-name={name}",
+            uses_uring=uses_uring,
         )
 
     def remove_image(self, name: str) -> None:
@@ -132,7 +135,7 @@ class HotPlug:
 
     def open_back_end(self, netdev: Tap) -> BackEnd:
         """Open what the kind of machine can use; raises StratovirtError."""
-        return TapBackEnd(netdev)
+        return TapBackEnd(netdev, self.host.access)
 
     def remove_back_end(self, name: str) -> None:
         """Close a tap that no device has; raises HotPlugError."""

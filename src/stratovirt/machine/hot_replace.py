@@ -48,7 +48,7 @@ class HotReplace(HotPlug):
 
     def open_back_end(self, netdev: Tap) -> BackEnd:
         """Open a tap of one queue pair; raises StratovirtError."""
-        back_end = TapBackEnd(netdev)
+        back_end = TapBackEnd(netdev, self.host.access)
         if back_end.pairs > 1:
             back_end.close()
             raise HotPlugError(f"netdev_add: {netdev.id}: a hot-replace slot has one queue pair")

@@ -93,11 +93,11 @@ class Microvm(Board):
         """Load the kernel and the tables; where the first vCPU starts, None without a kernel."""
         self._write_acpi_tables()
         self._write_mp_table()
-        if self.config.kernel is None:
+        if self.kernel is None:
             return None
         return x86_64_linux.load_linux(
-            kernel=self.config.kernel,
-            initrd=self.config.initrd,
+            kernel=self.kernel,
+            initrd=self.initrd,
             command_line=self._command_line(),
             memory=self.guest_memory,
             ram=self.ram,

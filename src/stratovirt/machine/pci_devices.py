@@ -72,11 +72,12 @@ class PciDevices:
 
     def pass_through(self, address: str, name: str | None, source: str) -> PciFunction:
         """A function of the host; raises VfioError."""
-        from stratovirt.vfio.container import VfioContainer, VfioError
+        from stratovirt.vfio.container import VfioContainer
         from stratovirt.vfio.function import VfioFunction
+        from stratovirt.vfio.host import VfioError
 
         if self._vfio is None:
-            self._vfio = VfioContainer(self._pci.memory, self._accelerator)
+            self._vfio = VfioContainer(self._pci.memory, self._accelerator, self._host.access)
             # What the device may reach is pinned: the balloon can give nothing back.
             self._host.memory.is_pinned = True
         device, group = self._vfio.open_device(address, source)

@@ -114,11 +114,11 @@ class Q35(Board):
         for address, content in acpi_tables(self, x86_64_linux.ACPI_TABLES, SMBIOS_ENTRY):
             self.guest_memory.write(address, content)
         self._write_smbios()
-        if self.config.kernel is None:
+        if self.kernel is None:
             return None
         return x86_64_linux.load_linux(
-            kernel=self.config.kernel,
-            initrd=self.config.initrd,
+            kernel=self.kernel,
+            initrd=self.initrd,
             command_line=self.config.append,
             memory=self.guest_memory,
             ram=self.ram,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 
 from stratovirt.boot.boot_params import E820_RAM
-from stratovirt.boot.image import open_file
+from stratovirt.boot.image import BootFile
 from stratovirt.devices import fw_cfg
 from stratovirt.devices.fw_cfg import FwCfg
 from stratovirt.devices.pflash import Pflash, PflashError
@@ -88,11 +87,9 @@ class Firmware:
     def _add_kernel(self) -> None:
         """The kernel in two parts, setup code and the rest, as its boot protocol has them."""
         config, device = self._board.config, self.fw_cfg
-        if config.kernel is None:
+        if self._board.kernel is None:
             return
-        kernel = self._map("-kernel", config.kernel)
-        if kernel is None:
-            return
+        kernel = self._map(self._board.kernel)
         setup = min(((kernel[SETUP_SECTS] or DEFAULT_SETUP_SECTS) + 1) * SECTOR, len(kernel))
         device.add(fw_cfg.SETUP_SIZE, struct.pack("<I", setup))
         device.add(fw_cfg.SETUP_DATA, kernel[:setup])
@@ -101,19 +98,15 @@ class Firmware:
         text = config.append.encode() + b"\0"
         device.add(fw_cfg.COMMAND_LINE_SIZE, struct.pack("<I", len(text)))
         device.add(fw_cfg.COMMAND_LINE_DATA, text)
-        initrd = self._map("-initrd", config.initrd) if config.initrd is not None else None
-        if initrd is not None:
+        if self._board.initrd is not None:
+            initrd = self._map(self._board.initrd)
             device.add(fw_cfg.INITRD_SIZE, struct.pack("<I", len(initrd)))
             device.add(fw_cfg.INITRD_DATA, initrd)
 
-    def _map(self, flag: str, path: str) -> mmap.mmap | None:
-        fd = open_file(flag, path)
-        try:
-            if os.fstat(fd).st_size <= SETUP_SECTS:
-                raise PflashError(f"{flag} {path}: the file is too short to be booted")
-            blob = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
-        finally:
-            os.close(fd)
+    def _map(self, file: BootFile) -> mmap.mmap:
+        if file.size <= SETUP_SECTS:
+            raise file.error("the file is too short to be booted")
+        blob = mmap.mmap(file.fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
         self._blobs.append(blob)
         return blob
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.acpi import aml
+from stratovirt.boot.image import BootFile, KernelFile
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.cpu.x86_64_cpuid import ApicIds
@@ -60,6 +61,8 @@ class Board:
         self.port_space = AddressSpace("port", PORT_SPACE)
         self.guest_memory = host.memory
         self.hot_plug: HotPlug | None = None
+        self.kernel = KernelFile(config.kernel) if config.kernel is not None else None
+        self.initrd = BootFile("-initrd", config.initrd) if config.initrd is not None else None
         topology = config.smp.topology
         self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)

@@ -28,6 +28,7 @@ COMMANDS_PER_SECOND = 100
 MAX_NESTED = 500
 """Most arrays and objects in a request: the parser recurses, and this bounds its stack."""
 RECEIVE = 65536
+KVM_DEVICE = "/dev/kvm"
 MOST_NAMED_DESCRIPTORS = 64
 
 
@@ -65,6 +66,8 @@ class Session:
         self._bucket = LeakyBucket(COMMANDS_PER_SECOND)
         self._framer = Framer()
         self._named: dict[str, int] = {}
+        # Now, since a machine that runs cannot look.
+        self.host_has_kvm = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
         chardev.on_input = self._received
         chardev.room = lambda: RECEIVE
         chardev.takes_descriptors = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from stratovirt._native import tap as tun
 from stratovirt._native.net_engine import NetEngine
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.host.access import HostAccess
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.virtio.net_control import NetControl
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
             """Stop; when this returns nothing moves."""
 
 
-VHOST_NET = "/dev/vhost-net"
 TAP_OFFLOADS = {
     F_GUEST_CSUM: tun.OFFLOAD_CSUM,
     F_GUEST_TSO4: tun.OFFLOAD_TSO4,
@@ -175,14 +174,20 @@ class TapBackEnd(BackEnd):
     """An open tap; `vhosts` has a vhost-net device for each of its queues, or is empty."""
 
     def __init__(
-        self, netdev: config.Tap, *, vhost: bool = False, vhostfds: tuple[str, ...] = ()
+        self,
+        netdev: config.Tap,
+        host: HostAccess,
+        *,
+        vhost: bool = False,
+        vhostfds: tuple[str, ...] = (),
     ) -> None:
         super().__init__(netdev)
+        self._host = host
         given = netdev.vhostfds or netdev.vhostfd or vhostfds
         # Descriptors are taken before anything is checked: then they are closed whatever is wrong.
         self.vhosts = self._take_vhosts(given)
         try:
-            self.tap = Tap(netdev)
+            self.tap = Tap(netdev, host)
         except Exception:
             self._close_vhosts()
             raise
@@ -283,7 +288,7 @@ class TapBackEnd(BackEnd):
     def _own_vhosts(self) -> None:
         try:
             while len(self.vhosts) < len(self.tap.fds):
-                self.vhosts.append(VhostDevice(_open_vhost_net()))
+                self.vhosts.append(VhostDevice(self._host.open_vhost_net()))
             for vhost in self.vhosts:
                 vhost.set_owner()
         except OSError as error:
@@ -291,7 +296,3 @@ class TapBackEnd(BackEnd):
             raise StratovirtError(
                 f"{self.source}: cannot use vhost-net: {error.strerror}{hint}"
             ) from error
-
-
-def _open_vhost_net() -> int:
-    return os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)

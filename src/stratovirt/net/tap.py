@@ -10,6 +10,10 @@ from stratovirt.config import net as config
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.access import HostAccess
+
 TUN_DEVICE = "/dev/net/tun"
 HEADER_BYTES = 12
 """struct virtio_net_hdr_v1 (virtio 1.2, section 5.1.6)."""
@@ -26,13 +30,13 @@ class Tap:
     `has_ufo` says whether this kernel's taps take UDP fragments unfinished.
     """
 
-    def __init__(self, options: config.Tap) -> None:
+    def __init__(self, options: config.Tap, host: HostAccess) -> None:
         self._source = f"{options.flag},id={options.id}"
         self.fds: list[int] = []
         try:
             # The guidebook: where both are given, the name wins.
             if options.ifname is not None:
-                self._open(options.ifname, options.queues or 1)
+                self.fds = host.open_tap(options.ifname, options.queues or 1, self._source)
             else:
                 self._take(options.fds or options.fd, options.queues)
             self.has_ufo = self._prepare()
@@ -62,22 +66,6 @@ class Tap:
             native.enable_queue(self.fds[index], True)
         self._enabled = pairs
 
-    def _open(self, name: str, queues: int) -> None:
-        for _ in range(queues):
-            try:
-                fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError as error:
-                raise TapError(
-                    f"{self._source}: cannot open {TUN_DEVICE}: {error.strerror}"
-                ) from error
-            self.fds.append(fd)
-            try:
-                native.attach(fd, name, queues > 1)
-            except OSError as error:
-                raise TapError(
-                    f"{self._source},ifname={name}: cannot use it: {_reason(error, queues)}"
-                ) from error
-
     def _take(self, names: tuple[str, ...], queues: int | None) -> None:
         # All are taken before anything is checked: then they are closed whatever is wrong.
         for name in names:
@@ -105,6 +93,34 @@ class Tap:
         finally:
             native.set_offload(self.fds[0], 0)
         return True
+
+
+def open_queues(name: str, queues: int, source: str) -> list[int]:
+    """So many queues of the tap `name`, as descriptors; raises TapError."""
+    fds: list[int] = []
+    try:
+        for _ in range(queues):
+            fds.append(_open_queue(name, queues, source))
+    except TapError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
+def _open_queue(name: str, queues: int, source: str) -> int:
+    try:
+        fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise TapError(f"{source}: cannot open {TUN_DEVICE}: {error.strerror}") from error
+    try:
+        native.attach(fd, name, queues > 1)
+    except OSError as error:
+        os.close(fd)
+        raise TapError(
+            f"{source},ifname={name}: cannot use it: {_reason(error, queues)}"
+        ) from error
+    return fd
 
 
 def _reason(error: OSError, queues: int) -> str:

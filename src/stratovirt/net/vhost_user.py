@@ -9,7 +9,6 @@ from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE
-from stratovirt.runtime.sockets import connect_unix
 from stratovirt.vhost.user import Inflight, MemoryRegion, VhostUser, VhostUserError
 from stratovirt.virtio.device import TRANSPORT_FEATURES, VERSION_1, ActiveQueue
 from stratovirt.virtio.net_features import OF_THE_CARD
@@ -63,6 +62,7 @@ class VhostUserBackEnd(BackEnd):
             )
         self._path, self._reconnect_s = chardev.path, chardev.reconnect
         self._loop = host.loop
+        self._access = host.access
         self._clock = host.clock
         self._regions = _shared_regions(host.memory, self.source)
         self._agreed = 0
@@ -86,7 +86,7 @@ class VhostUserBackEnd(BackEnd):
         self._use(peer)
 
     def _connect(self) -> VhostUser:
-        connection = connect_unix(self._path)
+        connection = self._access.connect_unix(self._path)
         try:
             return VhostUser(connection)
         except VhostUserError:

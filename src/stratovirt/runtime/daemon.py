@@ -14,14 +14,17 @@ class Daemon:
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
+        # Now, since a machine that runs opens nothing.
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def leave_streams(self) -> None:
+        """Leave the caller's streams."""
+        for stream in (0, 1, 2):
+            os.dup2(self._null, stream)
+        os.close(self._null)
 
     def report_running(self) -> None:
-        """The machine runs: leave the caller's streams and let it go."""
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(null, stream)
-        if null > 2:
-            os.close(null)
+        """The machine runs: let the caller go."""
         self._report(RUNS)
 
     def report_error(self, text: str) -> None:

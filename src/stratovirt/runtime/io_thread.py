@@ -5,12 +5,14 @@ from __future__ import annotations
 import _thread
 
 from stratovirt._native.io_loop import IoLoop
+from stratovirt._native.thread_name import name_this_thread
 
 
 class IoThread:
     """Runs its loop from now on, until `close`. It never needs the GIL in between."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
         self.loop = IoLoop()
         self._id = 0
         self._born = _thread.allocate_lock()
@@ -34,6 +36,8 @@ class IoThread:
 
     def _serve(self) -> None:
         self._id = _thread.get_native_id()
+        if self._name is not None:
+            name_this_thread(self._name)
         self._born.release()
         try:
             self.loop.run()

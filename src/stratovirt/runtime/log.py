@@ -46,7 +46,9 @@ class Log:
         if level < _Sink.level:
             return
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))
+        # strftime(3) would look at the host's time zone file each time.
+        t = time.localtime(now)
+        stamp = f"{t[0]}-{t[1]:02}-{t[2]:02}T{t[3]:02}:{t[4]:02}:{t[5]:02}"
         line = f"{stamp}.{int(now * 1000) % 1000:03d} {LEVELS[level]:<5} {self._module}: {text}\n"
         with suppress(OSError):
             # A log that cannot be written (full disk, closed pipe) must not stop a guest.

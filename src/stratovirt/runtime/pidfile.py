@@ -6,7 +6,7 @@ import fcntl
 import os
 
 from stratovirt.errors import StratovirtError
-from stratovirt.runtime.cleanup import at_exit
+from stratovirt.runtime.cleanup import remove_at_exit
 
 
 def write_pidfile(path: str) -> None:
@@ -26,7 +26,7 @@ def write_pidfile(path: str) -> None:
             os.close(folder)
     except OSError as error:
         raise StratovirtError(f"-pidfile {path}: cannot write: {error.strerror}") from error
-    at_exit(lambda: _remove(os.path.abspath(path), identity))
+    remove_at_exit(path, identity)
 
 
 def _is_held(path: str) -> bool:
@@ -57,13 +57,3 @@ def _put(path: str) -> tuple[int, int]:
         raise
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _remove(path: str, identity: tuple[int, int]) -> None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return
-    # Somebody may have put another file there since.
-    if (status.st_dev, status.st_ino) == identity:
-        os.unlink(path)

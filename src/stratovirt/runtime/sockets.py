@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 import stat
@@ -54,6 +55,20 @@ def connect_unix(path: str) -> socket.socket:
         peer.close()
         raise
     return peer
+
+
+def receive_descriptors(peer: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Up to `size` bytes and `most` descriptors sent along, which no child inherits.
+
+    socket.recv_fds would be this, if it passed its flags on.
+    """
+    space = socket.CMSG_LEN(most * array.array("i").itemsize)
+    content, ancillary, _flags, _address = peer.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return content, list(fds)
 
 
 CONNECT_TIMEOUT_S = 5.0

@@ -26,7 +26,7 @@ def set_state(pattern: str, *, enable: bool) -> bool:
     """Switch the events that match; False when there is none."""
     found = matching(pattern)
     if enable and found:
-        _open_sinks()
+        open_sinks()
     for event in found:
         event.enabled = enable
     return bool(found)
@@ -51,7 +51,8 @@ def enable_from(path: str) -> None:
             )
 
 
-def _open_sinks() -> None:
+def open_sinks() -> None:
+    """Open what trace events are written to."""
     if _Sinks.are_open:
         return
     _Sinks.are_open = True

@@ -67,6 +67,8 @@ def read_state(folder: str) -> dict[str, object]:
 class Draft:
     """A snapshot being written: `commit` puts it in its place, `discard` leaves nothing.
 
+    `memory_fd` and `state_fd` are its files, empty at first and closed at the end.
+
     Raises SnapshotError when the place is no folder or holds other things than a snapshot, or
     when somebody else writes to it; OSError when the host does not let us.
     """
@@ -84,6 +86,7 @@ class Draft:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _empty(self._draft)
             self.memory_fd = self._create(MEMORY)
+            self.state_fd = self._create(STATE)
         except BaseException as error:
             if not isinstance(error, BlockingIOError):
                 _remove(self._draft)
@@ -96,17 +99,11 @@ class Draft:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return os.open(os.path.join(self._draft, name), flags, 0o600)
 
-    def commit(self, state: bytes) -> None:
-        """Make it durable and put it in its place, instead of an earlier one; raises OSError."""
-        fd = self._create(STATE)
-        try:
-            view = memoryview(state)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.fsync(self.memory_fd)
+    def commit(self) -> None:
+        """Put it in its place, instead of an earlier one; raises OSError or SnapshotError.
+
+        Whoever wrote the files has made them durable.
+        """
         os.fsync(self._lock)
         if os.path.isdir(self._place):
             try:
@@ -133,8 +130,8 @@ class Draft:
         self._close()
 
     def _close(self) -> None:
-        os.close(self.memory_fd)
-        os.close(self._lock)
+        for fd in (self.memory_fd, self.state_fd, self._lock):
+            os.close(fd)
 
 
 def _check_place(place: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import os
 
 from stratovirt._native.memory_file import CancelledError, MemoryFile
 from stratovirt.runtime.log import Log
-from stratovirt.snapshot.files import Draft, encode
+from stratovirt.snapshot.files import encode
 from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt._native.guest_memory import RamMapping
+    from stratovirt.host.access import HostAccess
     from stratovirt.snapshot.machine import MachineState
 
 log = Log(__name__)
@@ -27,13 +29,18 @@ class Snapshot:
     """
 
     def __init__(
-        self, place: str, state: MachineState, ram: RamMapping, ended: Callable[[], None]
+        self,
+        place: str,
+        state: MachineState,
+        ram: RamMapping,
+        host: HostAccess,
+        ended: Callable[[], None],
     ) -> None:
         self.status = "setup"
         self.error = ""
         self.total = ram.size
         self._place = place
-        self._draft = Draft(place)
+        self._draft = host.open_draft(place)
         self._memory = MemoryFile(ram, self._draft.memory_fd)
         self._content = encode(state.to_json())
         self._ended = ended
@@ -70,7 +77,8 @@ class Snapshot:
         outcome = "failed"
         try:
             self._memory.save()
-            self._draft.commit(self._content)
+            self._write_state()
+            self._draft.commit()
             outcome = "completed"
             log.info(f"snapshot {self._place}: {self.transferred >> 20} MiB of memory written")
         except CancelledError:
@@ -85,6 +93,13 @@ class Snapshot:
             self.status = outcome
             self._ended()
             self._done.release()
+
+    def _write_state(self) -> None:
+        view = memoryview(self._content)
+        while view:
+            view = view[os.write(self._draft.state_fd, view) :]
+        os.fsync(self._draft.state_fd)
+        os.fsync(self._draft.memory_fd)
 
     def _discard(self) -> None:
         try:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from stratovirt._native.vfio import Container, Device, Group
-from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, DeviceRegion, FlatRange, RamRegion
 from stratovirt.runtime.log import Log
+from stratovirt.vfio.host import VfioError, VfioFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
+    from stratovirt.host.access import HostAccess
 
 log = Log(__name__)
-
-CONTAINER = "/dev/vfio/vfio"
-DEVICES = "/sys/bus/pci/devices"
-
-
-class VfioError(StratovirtError):
-    """A host device cannot be passed through; the text names the option."""
 
 
 class DmaListener:
@@ -57,9 +50,10 @@ def _is_ram(piece: FlatRange) -> bool:
 class VfioContainer:
     """All groups of a machine; opened with the first device."""
 
-    def __init__(self, memory: AddressSpace, accelerator: Accelerator) -> None:
+    def __init__(self, memory: AddressSpace, accelerator: Accelerator, access: HostAccess) -> None:
         self._memory = memory
         self._accelerator = accelerator
+        self._access = access
         self._container: Container | None = None
         self._listener: DmaListener | None = None
         self._groups: dict[str, tuple[Group, int]] = {}
@@ -67,46 +61,38 @@ class VfioContainer:
 
     def open_device(self, host: str, source: str) -> tuple[Device, str]:
         """Open the function at `host`; returns it and its group. Raises VfioError."""
-        number = self._group_of(host, source)
         try:
-            group = self._join(number, source)
+            opened = self._access.open_vfio(
+                host, source, known=list(self._groups), has_container=self._container is not None
+            )
+            group = self._join(opened, source)
             try:
-                return Device(group.open_device(host)), number
+                return Device(group.open_device(host)), opened.number
             except OSError:
-                self.leave(number)
+                self.leave(opened.number)
                 raise
         except OSError as error:
             raise VfioError(f"{source}: cannot open it: {_reason(error)}") from error
 
-    def _group_of(self, host: str, source: str) -> str:
-        if not os.path.exists(f"{DEVICES}/{host}"):
-            raise VfioError(f"{source}: this host has no such PCI function")
-        try:
-            number = os.path.basename(os.readlink(f"{DEVICES}/{host}/iommu_group"))
-        except OSError as error:
-            raise VfioError(f"{source}: no IOMMU is in front of it; switch it on") from error
-        driver = os.path.realpath(f"{DEVICES}/{host}/driver").rpartition("/")[2]
-        if driver != "vfio-pci":
-            found = driver if driver != "driver" else "no driver"
-            raise VfioError(f"{source}: it is bound to {found}; bind it to vfio-pci")
-        return number
-
-    def _join(self, number: str, source: str) -> Group:
+    def _join(self, opened: VfioFiles, source: str) -> Group:
+        number = opened.number
         if number in self._groups:
             known, users = self._groups[number]
             self._groups[number] = known, users + 1
             return known
-        container, is_first = self._open_container(source)
-        group = None
+        group = Group(opened.group_fd)
+        is_first = self._container is None
+        container = self._container or Container(opened.container_fd)
         try:
-            group = Group(os.open(f"/dev/vfio/{number}", os.O_RDWR | os.O_CLOEXEC))
+            problem = container.check() if is_first else None
+            if problem is not None:
+                raise VfioError(f"{source}: {problem}")
             self._add_group(group, container, is_first, f"{source}: IOMMU group {number}")
         except Exception:
             if is_first and self._listener is not None:
                 self._memory.forget(self._listener)
                 self._listener = None
-            if group is not None:
-                group.close()
+            group.close()
             if is_first:
                 container.close()
             raise
@@ -126,16 +112,6 @@ class VfioContainer:
             self._memory.listen(listener)
             self._listener = listener
         self._accelerator.set_vfio_group(group.fd, added=True)
-
-    def _open_container(self, source: str) -> tuple[Container, bool]:
-        if self._container is not None:
-            return self._container, False
-        container = Container(os.open(CONTAINER, os.O_RDWR | os.O_CLOEXEC))
-        problem = container.check()
-        if problem is not None:
-            container.close()
-            raise VfioError(f"{source}: {problem}")
-        return container, True
 
     def leave(self, number: str) -> None:
         """A device of this group is closed; the last one gives the group back."""

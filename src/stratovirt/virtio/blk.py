@@ -194,6 +194,7 @@ class Blk(VirtioDevice):
         try:
             self._thread = EngineThread(engine, self._iothread)
         except OSError as error:
+            engine.release()
             self.broken(str(error))
             return
         self._engine = engine
@@ -203,6 +204,8 @@ class Blk(VirtioDevice):
             self._thread.stop()
             self._thread = None
             self._counted = self.statistics()
+            if self._engine is not None:
+                self._engine.release()
             self._engine = None
 
     def statistics(self) -> dict[str, int]:
@@ -223,7 +226,7 @@ class Blk(VirtioDevice):
 
 def make(options: VirtioBlk, host: DeviceHost) -> Blk:
     """The device for `options`."""
-    image = Image(host.config.drives[options.drive])
+    image = Image(host.config.drives[options.drive], host.access)
     disk = Blk(options.id or f"virtio-blk({options.drive})", options.num_queues, host)
     disk.insert(image, options.serial, host.iothread(options.iothread))
     return disk

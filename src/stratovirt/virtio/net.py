@@ -298,4 +298,9 @@ def open_back_end(options: VirtioNet, host: DeviceHost) -> BackEnd:
         from stratovirt.net.vhost_user import VhostUserBackEnd
 
         return VhostUserBackEnd(netdev, host)
-    return TapBackEnd(netdev, vhost=options.vhost, vhostfds=options.vhostfds or options.vhostfd)
+    return TapBackEnd(
+        netdev,
+        host.access,
+        vhost=options.vhost,
+        vhostfds=options.vhostfds or options.vhostfd,
+    )

@@ -7,6 +7,7 @@ import time
 
 from stratovirt._native import kvm as native
 from stratovirt._native.kvm import KvmVcpu
+from stratovirt._native.thread_name import name_this_thread
 from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
@@ -58,6 +59,8 @@ class VcpuThread:
         self._is_parked = False
         self._started = False
         self.thread_id = 0
+        self.name: str | None = None
+        """What ps and /proc show; None for the process's own name."""
 
     def resume(self) -> None:
         """Let the vCPU run."""
@@ -108,6 +111,8 @@ class VcpuThread:
 
     def _main(self) -> None:
         native.block_signals_in_this_thread()
+        if self.name is not None:
+            name_this_thread(self.name)
         self.thread_id = _thread.get_native_id()
         self._born.release()
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from stratovirt.config.kinds import Size
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.errors import QmpError
@@ -58,7 +56,6 @@ IOTHREAD_INFO = Struct(
 NEVER_POLLS = {"poll-max-ns": 0, "poll-grow": 0, "poll-shrink": 0}
 """An iothread here sleeps until the kernel wakes it."""
 BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
-KVM_DEVICE = "/dev/kvm"
 
 
 def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
@@ -135,7 +132,7 @@ def query_name(session: Session, _arguments: NoArguments) -> object:
 @command("query-kvm", answer=KVM_INFO)
 def query_kvm(session: Session, _arguments: NoArguments) -> object:
     """Say whether the host has KVM, and whether this machine uses it."""
-    present = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
+    present = session.host_has_kvm
     return {"enabled": present and session.vm.config.accel == "kvm", "present": present}
 
 

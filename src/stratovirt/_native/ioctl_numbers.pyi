@@ -1,0 +1,6 @@
+KVM: tuple[int, ...]
+VHOST: tuple[int, ...]
+TAP: tuple[int, ...]
+VFIO: tuple[int, ...]
+FILES: tuple[int, ...]
+TERMINAL: tuple[int, ...]

@@ -1,0 +1,68 @@
+"""What chardevs with a socket at their end share: one peer, and the descriptors it sends along."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from stratovirt.chardev.backend import Chardev
+from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.sockets import receive_descriptors
+
+MOST_DESCRIPTORS = 16
+"""Descriptors kept of one message; a client that sends more loses the others."""
+
+
+class PeerChardev(Chardev):
+    """A connection that comes and goes."""
+
+    chunk = 1 << 16
+    carries_descriptors = False
+    """Whether the peer's socket can carry file descriptors."""
+
+    def __init__(self, loop: Loop, label: str) -> None:
+        super().__init__(loop, label)
+        self._peer: socket.socket | None = None
+
+    def close(self) -> None:
+        """Leave the peer; nobody is told."""
+        super().close()
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+        self._forget_descriptors()
+
+    def _use(self, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        self._peer = peer
+        self._attach(peer.fileno(), peer.fileno())
+        self.on_connected()
+
+    def _hung_up(self) -> None:
+        self._detach()
+        if self._peer is None:
+            return
+        self._peer.close()
+        self._peer = None
+        self._forget_descriptors()
+        self.on_disconnected()
+        self._await_next()
+
+    def _await_next(self) -> None:
+        """The peer has left; who comes next is the back end's business."""
+
+    def _read(self, size: int) -> bytes:
+        if not self.takes_descriptors or not self.carries_descriptors:
+            return super()._read(size)
+        assert self._peer is not None
+        received, descriptors = receive_descriptors(self._peer, size, MOST_DESCRIPTORS)
+        if descriptors:
+            # Those of an earlier message that nobody asked for are given back.
+            self._forget_descriptors()
+            self.descriptors = descriptors
+        return received
+
+    def _forget_descriptors(self) -> None:
+        for fd in self.descriptors:
+            os.close(fd)
+        self.descriptors = []

@@ -1,0 +1,140 @@
+"""The one door through which a machine opens things of its host while it runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from stratovirt.block.image import ImageFiles
+    from stratovirt.host.line import BrokerLine
+    from stratovirt.vfio.host import VfioFiles
+
+    class Draft(Protocol):
+        """A snapshot being written: see snapshot.files.Draft."""
+
+        @property
+        def memory_fd(self) -> int:
+            """The file of guest RAM."""
+
+        @property
+        def state_fd(self) -> int:
+            """The file of all else."""
+
+        def commit(self) -> None:
+            """Put it in its place."""
+
+        def discard(self) -> None:
+            """Leave nothing."""
+
+
+VHOST_NET = "/dev/vhost-net"
+
+
+class HostAccess:
+    """Opens things itself until `use`, and asks the broker from then on.
+
+    Errors are the same in both cases: StratovirtError with a text for the user, or OSError.
+    """
+
+    def __init__(self) -> None:
+        self._broker: BrokerLine | None = None
+
+    def use(self, broker: BrokerLine) -> None:
+        """This process may open nothing any more."""
+        self._broker = broker
+
+    def open_image(self, path: str, source: str, *, readonly: bool, direct: bool) -> ImageFiles:
+        """A disk image, locked and measured."""
+        from stratovirt.block.image import ImageFiles, open_image
+
+        if self._broker is None:
+            return open_image(path, source, readonly=readonly, direct=direct)
+        found, fds = self._broker.ask(
+            "image", path=path, source=source, readonly=readonly, direct=direct
+        )
+        return ImageFiles(fds, **found)
+
+    def open_tap(self, name: str, queues: int, source: str) -> list[int]:
+        """So many queues of a tap."""
+        from stratovirt.net.tap import open_queues
+
+        if self._broker is None:
+            return open_queues(name, queues, source)
+        return self._broker.ask("tap", name=name, queues=queues, source=source)[1]
+
+    def open_vhost_net(self) -> int:
+        """The kernel's vhost-net."""
+        if self._broker is None:
+            return os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)
+        return self._broker.ask("vhost-net")[1][0]
+
+    def open_vfio(
+        self, host: str, source: str, *, known: list[str], has_container: bool
+    ) -> VfioFiles:
+        """The IOMMU group of a PCI function of the host."""
+        from stratovirt.vfio.host import VfioFiles, open_vfio
+
+        if self._broker is None:
+            return open_vfio(host, source, known=known, has_container=has_container)
+        found, fds = self._broker.ask(
+            "vfio", host=host, source=source, known=known, has_container=has_container
+        )
+        files = VfioFiles(found["number"])
+        if fds:
+            files.group_fd = fds.pop(0)
+        if fds:
+            files.container_fd = fds.pop(0)
+        return files
+
+    def connect_unix(self, path: str) -> socket.socket:
+        """A connection to a UNIX socket."""
+        from stratovirt.runtime.sockets import connect_unix
+
+        if self._broker is None:
+            return connect_unix(path)
+        fd = self._broker.ask("unix", path=path)[1][0]
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+
+    def connect_tcp(self, host: str, port: int) -> socket.socket:
+        """A connection to a TCP port."""
+        from stratovirt.runtime.sockets import connect_tcp
+
+        if self._broker is None:
+            return connect_tcp(host, port)
+        fd = self._broker.ask("tcp", host=host, port=port)[1][0]
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+
+    def open_draft(self, place: str) -> Draft:
+        """The files of a new snapshot."""
+        if self._broker is None:
+            from stratovirt.snapshot.files import Draft
+
+            return Draft(place)
+        memory_fd, state_fd = self._broker.ask("draft", place=place)[1]
+        return BrokersDraft(self._broker, memory_fd, state_fd)
+
+
+class BrokersDraft:
+    """A snapshot's files that the broker has made and will put in their place."""
+
+    def __init__(self, broker: BrokerLine, memory_fd: int, state_fd: int) -> None:
+        self._broker = broker
+        self.memory_fd, self.state_fd = memory_fd, state_fd
+
+    def commit(self) -> None:
+        """Put it in its place."""
+        self._broker.ask("commit")
+        self._close()
+
+    def discard(self) -> None:
+        """Leave nothing."""
+        self._broker.ask("discard")
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self.memory_fd)
+        os.close(self.state_fd)

@@ -1,0 +1,248 @@
+"""The broker: a small process beside a locked-down machine, with the rights it has given up.
+
+It receives the monitors' clients, opens for the machine what they name, and clears away sockets,
+pidfile and unfinished snapshots when the machine has ended, however it ended.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import socket
+
+from stratovirt.errors import StratovirtError
+from stratovirt.host import grants, wire
+from stratovirt.host.grants import Grants, Witness
+from stratovirt.host.line import BrokerLine
+from stratovirt.host.relay import Relay
+from stratovirt.runtime import cleanup, log
+from stratovirt.runtime.loop import READABLE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from stratovirt.chardev.backend import Chardev
+    from stratovirt.config.vm_config import VmConfig
+    from stratovirt.snapshot.files import Draft
+
+    Answer = tuple[dict[str, object], list[int]]
+
+NAME = "stratovirt-brk"
+
+
+def start_broker(config: VmConfig) -> BrokerLine:
+    """Fork it off; before there are threads, guest memory or descriptors it must not have."""
+    questions, our_questions = wire.pair()
+    news, our_news = wire.pair()
+    if os.fork() == 0:
+        try:
+            _be_broker(config, our_questions, our_news)
+        finally:
+            os._exit(0)
+    our_questions.close()
+    our_news.close()
+    return BrokerLine(questions, news)
+
+
+def _be_broker(config: VmConfig, questions: socket.socket, news: socket.socket) -> None:
+    # It ends when the machine does and not before: at a terminal both get the same signals.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    cleanup.forget()
+    kept = sorted({0, 1, 2, log.descriptor(), questions.fileno(), news.fileno()})
+    for low, high in zip(kept, [*kept[1:], 1 << 30], strict=True):
+        os.closerange(low + 1, high)
+    with open("/proc/self/comm", "w", encoding="utf-8") as comm:
+        comm.write(NAME)
+    Broker(config, questions, news).serve()
+
+
+class Broker:
+    """Serves one machine."""
+
+    def __init__(self, config: VmConfig, questions: socket.socket, news: socket.socket) -> None:
+        self._config, self._questions, self._news = config, questions, news
+        self._loop = Loop(_thread.RLock())
+        self._grants = Grants(_standing(config))
+        self._chardevs: list[Chardev] = []
+        self._relays: list[Relay] = []
+        self._draft: Draft | None = None
+        self._is_sealed = False
+        self._is_left = False
+
+    def serve(self) -> None:
+        """Until the machine is gone."""
+        self._loop.watch(self._questions.fileno(), READABLE, self._asked)
+        try:
+            self._loop.run()
+        finally:
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        for relay in self._relays:
+            relay.finish()
+        if self._draft is not None:
+            self._draft.discard()
+        cleanup.run_all()
+
+    def _asked(self, _events: int) -> None:
+        try:
+            question, fds = wire.receive(self._questions)
+        except EOFError:
+            self._loop.stop()
+            return
+        for fd in fds:
+            os.close(fd)
+        try:
+            answer, given = self._answer(str(question.pop("ask", "")), question)
+        except OSError as error:
+            answer, given = {"errno": error.errno}, []
+        except StratovirtError as error:
+            answer, given = {"error": str(error)}, []
+        except (TypeError, ValueError, KeyError) as error:
+            answer, given = {"error": f"the broker does not understand: {error}"}, []
+        try:
+            wire.send(self._questions, answer, given)
+        except OSError:
+            self._loop.stop()
+        for fd in given:
+            os.close(fd)
+
+    def _answer(self, question: str, details: dict[str, Any]) -> Answer:
+        handler = _ANSWERS.get(question)
+        if handler is None:
+            raise ValueError(f"no question {question!r}")
+        return handler(self, **details)
+
+    def _require(self, kind: str, name: str) -> None:
+        if not self._grants.take(kind, name):
+            raise StratovirtError(f"{name or kind}: no client of a monitor has named it")
+
+    def _monitors(self) -> Answer:
+        from stratovirt.chardev.open import make_chardev
+        from stratovirt.host.access import HostAccess
+
+        for number, monitor in enumerate(self._config.monitors):
+            assert monitor.chardev is not None
+            chardev = make_chardev(
+                self._loop, monitor.chardev, HostAccess(), self._quit, monitor.source
+            )
+            self._chardevs.append(chardev)
+            self._relays.append(Relay(number, chardev, Witness(self._grants), self._news))
+        return {"descriptions": [chardev.description for chardev in self._chardevs]}, []
+
+    def _quit(self) -> None:
+        wire.send(self._news, {"quit": True})
+
+    def _serve(self) -> Answer:
+        for chardev in self._chardevs:
+            chardev.open()
+        return {}, []
+
+    def _seal(self, removals: list[tuple[str, int, int]], detached: bool) -> Answer:
+        """Before its guest runs the machine says what it leaves behind; once."""
+        if self._is_sealed:
+            raise ValueError("sealed already")
+        self._is_sealed = True
+        for path, device, inode in removals:
+            cleanup.remove_at_exit(path, (device, inode))
+        if detached:
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            os.close(null)
+        return {}, []
+
+    def _leave(self) -> Answer:
+        self._loop.stop()
+        return {}, []
+
+    def _image(self, path: str, source: str, readonly: bool, direct: bool) -> Answer:
+        from stratovirt.block.image import open_image
+
+        self._require(grants.IMAGE, path)
+        files = open_image(path, source, readonly=readonly, direct=direct)
+        found: dict[str, object] = {
+            "size": files.size,
+            "direct_align": files.direct_align,
+            "can_discard": files.can_discard,
+        }
+        return found, files.fds
+
+    def _tap(self, name: str, queues: int, source: str) -> Answer:
+        from stratovirt.net.tap import open_queues
+
+        self._require(grants.TAP, name)
+        return {}, open_queues(name, queues, source)
+
+    def _vhost_net(self) -> Answer:
+        from stratovirt.host.access import VHOST_NET
+
+        self._require(grants.VHOST_NET, "")
+        return {}, [os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)]
+
+    def _vfio(self, host: str, source: str, known: list[str], has_container: bool) -> Answer:
+        from stratovirt.vfio.host import open_vfio
+
+        self._require(grants.VFIO, host)
+        files = open_vfio(host, source, known=known, has_container=has_container)
+        fds = [fd for fd in (files.group_fd, files.container_fd) if fd >= 0]
+        return {"number": files.number}, fds
+
+    def _unix(self, path: str) -> Answer:
+        from stratovirt.runtime.sockets import connect_unix
+
+        self._require(grants.UNIX, path)
+        return {}, [connect_unix(path).detach()]
+
+    def _tcp(self, host: str, port: int) -> Answer:
+        from stratovirt.runtime.sockets import connect_tcp
+
+        self._require(grants.TCP, f"{host}:{port}")
+        return {}, [connect_tcp(host, port).detach()]
+
+    def _open_draft(self, place: str) -> Answer:
+        from stratovirt.snapshot.files import Draft
+
+        self._require(grants.DRAFT, place)
+        if self._draft is not None:
+            raise StratovirtError(f"{place}: another snapshot is being written")
+        self._draft = Draft(place)
+        return {}, [os.dup(self._draft.memory_fd), os.dup(self._draft.state_fd)]
+
+    def _commit(self) -> Answer:
+        if self._draft is not None:
+            self._draft.commit()
+            self._draft = None
+        return {}, []
+
+    def _discard(self) -> Answer:
+        if self._draft is not None:
+            draft, self._draft = self._draft, None
+            draft.discard()
+        return {}, []
+
+
+_ANSWERS: dict[str, Callable[..., Answer]] = {
+    "monitors": Broker._monitors, "serve": Broker._serve, "seal": Broker._seal,
+    "leave": Broker._leave, "image": Broker._image, "tap": Broker._tap,
+    "vhost-net": Broker._vhost_net, "vfio": Broker._vfio, "unix": Broker._unix,
+    "tcp": Broker._tcp, "draft": Broker._open_draft, "commit": Broker._commit,
+    "discard": Broker._discard,
+}  # fmt: skip
+
+
+def _standing(config: VmConfig) -> list[tuple[str, str]]:
+    """Where the chardevs of the command line connect, now and when the other side comes back."""
+    found = []
+    for chardev in [*config.chardevs.values(), *([config.serial] if config.serial else [])]:
+        if getattr(chardev, "server", True):
+            continue
+        if chardev.path is not None:  # type: ignore[union-attr]
+            found.append((grants.UNIX, chardev.path))  # type: ignore[union-attr]
+        else:
+            found.append((grants.TCP, f"{chardev.host or 'localhost'}:{chardev.port}"))  # type: ignore[union-attr]
+    return found

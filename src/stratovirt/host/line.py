@@ -1,0 +1,100 @@
+"""The machine's end of the line to its broker."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import socket
+
+from stratovirt.chardev.relayed import RelayedChardev
+from stratovirt.errors import StratovirtError
+from stratovirt.host import wire
+from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import READABLE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from stratovirt.config.vm_config import MonitorConfig
+
+log = Log(__name__)
+
+
+class BrokerError(StratovirtError):
+    """The broker refuses, or is not there any more; the text is for the user."""
+
+
+class BrokerLine:
+    """Questions, answered one at a time, and news of the monitors' clients."""
+
+    def __init__(self, questions: socket.socket, news: socket.socket) -> None:
+        self._questions, self._news = questions, news
+        self._lock = _thread.allocate_lock()
+        self._monitors: list[RelayedChardev] = []
+        self._loop: Loop | None = None
+
+    def ask(self, question: str, /, **details: object) -> tuple[dict[str, Any], list[int]]:
+        """The answer and the descriptors that came with it; from any thread.
+
+        Raises BrokerError or OSError.
+        """
+        with self._lock:
+            try:
+                wire.send(self._questions, {"ask": question, **details})
+                answer, fds = wire.receive(self._questions)
+            except (EOFError, OSError) as error:
+                raise BrokerError("the broker process has died; nothing can be opened") from error
+        if "errno" in answer:
+            number = answer["errno"]
+            assert isinstance(number, int)
+            raise OSError(number, os.strerror(number))
+        if "error" in answer:
+            raise BrokerError(str(answer["error"]))
+        return answer, fds
+
+    def open_monitors(self, loop: Loop, monitors: list[MonitorConfig]) -> list[RelayedChardev]:
+        """A chardev for each monitor, whose clients the broker receives; raises BrokerError."""
+        descriptions = self.ask("monitors")[0]["descriptions"]
+        for monitor, description in zip(monitors, descriptions, strict=True):
+            assert monitor.chardev is not None
+            waits = bool(getattr(monitor.chardev, "waits", False))
+            self._monitors.append(RelayedChardev(loop, monitor.chardev.id, description, waits))
+        self._loop = loop
+        return self._monitors
+
+    def serve(self, quit_requested: Callable[[], None]) -> None:
+        """Let clients in."""
+        self._quit_requested = quit_requested
+        if self._loop is not None:
+            self._loop.watch(self._news.fileno(), READABLE, self._heard)
+        self.ask("serve")
+
+    def _heard(self, _events: int) -> None:
+        try:
+            message, fds = wire.receive(self._news)
+        except EOFError:
+            assert self._loop is not None
+            self._loop.unwatch(self._news.fileno())
+            log.error("the broker process has died: there are no monitors any more")
+            return
+        if "client" in message:
+            number = message["client"]
+            assert isinstance(number, int)
+            self._monitors[number].receive(fds[0])
+        else:
+            self._quit_requested()
+
+    def close(self) -> None:
+        """Leave; returns when the broker has cleared everything away."""
+        if self._loop is not None:
+            self._loop.unwatch(self._news.fileno())
+        self._news.close()
+        try:
+            self.ask("leave")
+            # It hangs up when it has done so.
+            wire.receive(self._questions)
+        except (BrokerError, EOFError, OSError):
+            pass
+        self._questions.close()

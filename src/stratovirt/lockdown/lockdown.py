@@ -1,0 +1,119 @@
+"""The last step before the guest runs: all that opens files is done, then the filter falls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib import import_module
+
+from stratovirt.errors import StratovirtError
+from stratovirt.lockdown.calls_x86_64 import DECLINED, PREFERRED, calls_of
+from stratovirt.runtime import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.config.vm_config import VmConfig
+    from stratovirt.machine.x86_64_board import Board
+
+BLOCK = 2
+"""Device id of a disk (virtio 1.2, section 5)."""
+
+ALWAYS = ("stratovirt.accel.kvm.x86_64", "stratovirt._native.kvm_state")
+"""What a reset needs."""
+WITH_MONITORS = (
+    "stratovirt.monitor.commands", "stratovirt.monitor.registry", "stratovirt.host.access",
+    "stratovirt.config.board_check", "stratovirt.config.devices", "stratovirt.config.machine",
+    "stratovirt.config.objects", "stratovirt.config.command_line", "stratovirt.config.monitor",
+    "stratovirt.config.process", "stratovirt.config.numa", "stratovirt.config.net",
+    "stratovirt.config.drive", "stratovirt.config.reference", "stratovirt.config.numa_check",
+    "stratovirt.monitor.schema_listing", "stratovirt.runtime.trace", "stratovirt.block.image",
+    "stratovirt.net.tap", "stratovirt.net.back_end", "stratovirt.virtio.blk",
+    "stratovirt.virtio.net", "stratovirt.snapshot.capture", "stratovirt.snapshot.save",
+    "stratovirt.accel.kvm.x86_64_state",
+)  # fmt: skip
+"""What commands need."""
+ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
+"""What the clock's registers and a reset need."""
+WITH_ROOT_PORTS = (
+    "stratovirt.machine.pci_hotplug", "stratovirt.net.vhost_user", "stratovirt.vfio.container",
+    "stratovirt.vfio.function", "stratovirt.vfio.host",
+)  # fmt: skip
+"""What may be plugged in."""
+
+
+def lock_down(config: VmConfig, board: Board | None) -> None:
+    """Load, open and make what a running machine may need later, and install the filter.
+
+    Raises StratovirtError where the kernel has no seccomp filters.
+    """
+    _import(ALWAYS)
+    if config.monitors:
+        _import(WITH_MONITORS)
+        _open_for_monitors()
+    if config.machine.type == "q35":
+        _import(ON_Q35)
+        if config.monitors and board is not None and board.hot_plug is not None:
+            _import(WITH_ROOT_PORTS)
+    _make_rings(config, board)
+    # The C library reads the host's time zone once.
+    time.localtime()
+    sys.meta_path.insert(0, LateImports())
+    sys.excepthook = sys.unraisablehook = _report
+    _install(config)
+
+
+def _import(names: tuple[str, ...]) -> None:
+    for name in names:
+        import_module(name)
+
+
+def _open_for_monitors() -> None:
+    from stratovirt._native import memory_file
+    from stratovirt.runtime import trace
+
+    trace.open_sinks()
+    memory_file.open_pagemap()
+
+
+def _make_rings(config: VmConfig, board: Board | None) -> None:
+    disks = [device for device in board.devices if device.device_id == BLOCK] if board else []
+    count = len(disks) + sum(o.flag == "-device pcie-root-port" for o in config.devices)
+    if count:
+        from stratovirt._native.block_engine import RING_ENTRIES
+        from stratovirt._native.uring import make_no_more
+
+        make_no_more(count, RING_ENTRIES)
+
+
+class LateImports:
+    """Says which module nobody thought of, where else the filter would end the process."""
+
+    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
+        """Called for modules that are not loaded."""
+        raise ImportError(f"{name} is not loaded, and a running machine loads nothing")
+
+
+def _report(*what: object) -> None:
+    """An exception that nobody caught, in one line: Python would open source files to show it."""
+    error = getattr(what[0], "exc_value", None) or what[min(1, len(what) - 1)]
+    log.Log(__name__).error(f"internal error: {type(error).__name__}: {error}")
+
+
+def _install(config: VmConfig) -> None:
+    from stratovirt._native.seccomp import Filter
+
+    try:
+        rules = Filter()
+        for name, alternatives in calls_of(config.machine.type, config.accel or "kvm").items():
+            for conditions in alternatives:
+                rules.allow(name, conditions)
+        for name, error_number in DECLINED.items():
+            rules.decline(name, error_number)
+        for name in PREFERRED:
+            rules.prefer(name)
+        rules.install(log.descriptor())
+    except OSError as error:
+        raise StratovirtError(
+            f"seccomp: the kernel refuses the filter: {error.strerror}; "
+            "-disable-seccomp runs without"
+        ) from error
