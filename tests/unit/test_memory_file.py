@@ -40,6 +40,7 @@ def test_what_is_saved_is_loaded_and_nothing_else_takes_room(tmp_path: Path) -> 
         memory.write(at, b"x")
     memory.write(2 * MIB, bytes(MIB))  # zeros that are there
     target = os.open(tmp_path / "memory", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(target, 4 * PART)
     writer = MemoryFile(mapping, target)
     writer.save()
     assert writer.done == 4 * PART
@@ -61,6 +62,7 @@ def test_a_clone_that_wrote_nothing_saves_what_its_template_holds(tmp_path: Path
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(b"\0" * MIB + b"template" * 512 + b"\0" * (PART - MIB - 4096))
     source, target = os.open(first, os.O_RDONLY), os.open(second, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(target, PART)
     clone = RamMapping(PART, source)
     MemoryFile(clone, target).save()
     assert second.read_bytes() == first.read_bytes()
@@ -84,6 +86,7 @@ def test_ram_that_ends_within_a_page_is_saved_to_its_last_byte(tmp_path: Path) -
     memory.add(0, mapping, 0, size)
     memory.write(size - 3, b"end")
     target = os.open(tmp_path / "memory", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(target, size)
     MemoryFile(mapping, target).save()
     assert (tmp_path / "memory").read_bytes() == bytes(size - 3) + b"end"
     os.close(target)

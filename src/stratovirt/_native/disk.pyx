@@ -12,7 +12,7 @@ from stratovirt._native.iovecs cimport advance, is_aligned, take
 from stratovirt._native.virtqueue cimport Chain, iovec
 
 cdef extern from "sys/uio.h" nogil:
-    ssize_t preadv(int fd, const iovec *iov, int count, long offset)
+    ssize_t preadv2(int fd, const iovec *iov, int count, long offset, int flags)
     ssize_t pwritev(int fd, const iovec *iov, int count, long offset)
 
 cdef extern from "fcntl.h" nogil:
@@ -109,7 +109,7 @@ cdef class Disk:
             if is_write:
                 done = pwritev(fd, iov, <int>count, offset)
             else:
-                done = preadv(fd, iov, <int>count, offset)
+                done = preadv2(fd, iov, <int>count, offset, 0)
             if done < 0 and errno == EINTR:
                 continue
             if done <= 0:

@@ -68,12 +68,11 @@ cdef class MemoryFile:
         self._cancelled = True
 
     def save(self):
-        """Write all RAM to the empty file; raises OSError or CancelledError.
+        """Write all RAM to the file, as long as RAM and all holes; raises OSError or CancelledError.
 
         Nothing may write to RAM meanwhile.
         """
         cdef int result
-        os.ftruncate(self._fd, self._ram.size)
         open_pagemap()
         with nogil:
             result = self._save(pagemap_fd)

@@ -108,13 +108,15 @@ class HostAccess:
         fd = self._broker.ask("tcp", host=host, port=port)[1][0]
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
 
-    def open_draft(self, place: str) -> Draft:
+    def open_draft(self, place: str, memory_bytes: int) -> Draft:
         """The files of a new snapshot."""
         if self._broker is None:
             from stratovirt.snapshot.files import Draft
 
-            return Draft(place)
-        memory_fd, state_fd = self._broker.ask("draft", place=place)[1]
+            return Draft(place, memory_bytes)
+        memory_fd, state_fd = self._broker.ask(
+            "draft", place=place, memory_bytes=memory_bytes
+        )[1]
         return BrokersDraft(self._broker, memory_fd, state_fd)
 
 

@@ -204,13 +204,13 @@ class Broker:
         self._require(grants.TCP, f"{host}:{port}")
         return {}, [connect_tcp(host, port).detach()]
 
-    def _open_draft(self, place: str) -> Answer:
+    def _open_draft(self, place: str, memory_bytes: int) -> Answer:
         from stratovirt.snapshot.files import Draft
 
         self._require(grants.DRAFT, place)
         if self._draft is not None:
             raise StratovirtError(f"{place}: another snapshot is being written")
-        self._draft = Draft(place)
+        self._draft = Draft(place, memory_bytes)
         return {}, [os.dup(self._draft.memory_fd), os.dup(self._draft.state_fd)]
 
     def _commit(self) -> Answer:

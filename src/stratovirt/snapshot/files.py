@@ -67,13 +67,13 @@ def read_state(folder: str) -> dict[str, object]:
 class Draft:
     """A snapshot being written: `commit` puts it in its place, `discard` leaves nothing.
 
-    `memory_fd` and `state_fd` are its files, empty at first and closed at the end.
+    `memory_fd` and `state_fd` are its files, a hole of the size of RAM and empty at first.
 
     Raises SnapshotError when the place is no folder or holds other things than a snapshot, or
     when somebody else writes to it; OSError when the host does not let us.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, memory_bytes: int) -> None:
         self._place = os.path.abspath(place)
         _check_place(self._place)
         parent, name = os.path.split(self._place)
@@ -86,6 +86,7 @@ class Draft:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _empty(self._draft)
             self.memory_fd = self._create(MEMORY)
+            os.ftruncate(self.memory_fd, memory_bytes)
             self.state_fd = self._create(STATE)
         except BaseException as error:
             if not isinstance(error, BlockingIOError):

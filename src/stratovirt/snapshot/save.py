@@ -40,7 +40,7 @@ class Snapshot:
         self.error = ""
         self.total = ram.size
         self._place = place
-        self._draft = host.open_draft(place)
+        self._draft = host.open_draft(place, ram.size)
         self._memory = MemoryFile(ram, self._draft.memory_fd)
         self._content = encode(state.to_json())
         self._ended = ended
@@ -98,8 +98,8 @@ class Snapshot:
         view = memoryview(self._content)
         while view:
             view = view[os.write(self._draft.state_fd, view) :]
-        os.fsync(self._draft.state_fd)
-        os.fsync(self._draft.memory_fd)
+        os.fdatasync(self._draft.state_fd)
+        os.fdatasync(self._draft.memory_fd)
 
     def _discard(self) -> None:
         try:

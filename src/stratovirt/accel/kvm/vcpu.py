@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _thread
-import time
+import select
 
 from stratovirt._native import kvm as native
 from stratovirt._native.kvm import KvmVcpu
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
-REPORTED_POLL_S = 0.001
+REPORTED_POLL_MS = 1
 """How often a vCPU that cannot go on looks whether it is paused or stopped."""
 
 
@@ -122,7 +122,7 @@ class VcpuThread:
                     self._report(report)
                     # The machine decides what follows: it pauses or stops this vCPU.
                     while not (self._pause_wanted or self._stop_wanted):
-                        time.sleep(REPORTED_POLL_S)
+                        select.poll().poll(REPORTED_POLL_MS)
                 if self._pause_wanted and not self._stop_wanted:
                     self._park()
         finally:

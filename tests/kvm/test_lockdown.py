@@ -1,0 +1,228 @@
+"""A process that a guest has taken over: what it can still do."""
+
+import errno
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stratovirt.lockdown.calls_x86_64 import BOARDS
+from tests.machine_process import MachineProcess, QmpClient, wait_until
+from tests.payload import POWER_OFF, SPIN, say, write_kernel
+from tests.taken_over import ATTACK
+
+MOST_CALLS = {"microvm": 47, "q35": 53}
+"""The guidebook, chapter 4."""
+
+NUMBERS = {
+    name: int(number)
+    for name, number in re.findall(
+        r"#define __NR_(\w+) (\d+)",
+        Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h").read_text(),
+    )
+}
+
+PATH = 'b"/etc/passwd"'
+FORBIDDEN = {
+    "open": f"{PATH}, 0", "openat": f"-100, {PATH}, 0", "openat2": f"-100, {PATH}, None, 24",
+    "creat": 'b"/tmp/x", 0', "name_to_handle_at": f"-100, {PATH}, None, None, 0",
+    "stat": f"{PATH}, None", "unlink": PATH, "rename": f"{PATH}, {PATH}", "chmod": f"{PATH}, 0",
+    "mkdir": PATH, "symlink": f"{PATH}, {PATH}", "mount": "None, None, None, 0, None",
+    "chroot": PATH, "fork": "", "vfork": "", "clone": "17, None, None, None, None",
+    "execve": f"{PATH}, None, None", "execveat": f"-100, {PATH}, None, None, 0",
+    "socket": "1, 1, 0", "socketpair": "1, 1, 0, None", "connect": "0, None, 0",
+    "bind": "0, None, 0", "ptrace": "16, 1, None, None",
+    "process_vm_readv": "1, None, 0, None, 0, 0", "process_vm_writev": "1, None, 0, None, 0, 0",
+    "pidfd_open": "1, 0", "kill": "1, 0", "tgkill": "1, 1, 0", "setuid": "0",
+    "unshare": "0x10000000", "setns": "0, 0", "bpf": "0, None, 0", "keyctl": "0, 0",
+    "perf_event_open": "None, 0, 0, 0, 0", "userfaultfd": "0", "io_uring_setup": "1, None",
+    "io_uring_register": "0, 0, None, 0", "memfd_create": 'b"x", 0', "seccomp": "0, 0, None",
+    "prctl": "22, 1", "personality": "0", "mmap": "None, 4096, 5, 0x22, -1, 0",
+    "mprotect": "None, 4096, 5", "rt_sigaction": "31, None, None, 8",
+    "ioctl": "0, 0x5412, None", "init_module": "None, 0, None", "reboot": "0, 0, 0, None",
+}  # fmt: skip
+"""Calls with their arguments; ioctl is TIOCSTI, mmap and mprotect ask for memory to execute."""
+
+
+def attack(tmp_path: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a machine whose guest has taken it over to its end."""
+    kernel = write_kernel(tmp_path, say("x") + POWER_OFF + SPIN)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.taken_over",
+            "-kernel",
+            str(kernel),
+            "-serial",
+            "stdio",
+            *argv,
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": "/usr/bin", ATTACK: code},
+    )
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_call_that_is_not_on_the_list_ends_the_process_and_is_named(
+    tmp_path: Path, name: str
+) -> None:
+    arguments = ", ".join(filter(None, [str(NUMBERS[name]), FORBIDDEN[name]]))
+    done = attack(tmp_path, f"libc.syscall({arguments}); os.write(1, b'it lives')")
+    assert done.returncode == -signal.SIGSYS, done
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"stratovirt: seccomp: the system call {name} ({NUMBERS[name]}) is not allowed here\n"
+    )
+
+
+def test_without_the_filter_the_same_attack_works(tmp_path: Path) -> None:
+    code = f"os.write(1, os.read(libc.syscall({NUMBERS['openat']}, -100, {PATH}, 0), 5))"
+    done = attack(tmp_path, code, "-disable-seccomp")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "root:x", "")
+
+
+def test_the_call_for_threads_that_no_filter_can_read_does_not_exist(tmp_path: Path) -> None:
+    code = (
+        f"r = libc.syscall({NUMBERS['clone3']}, None, 0); "
+        "os.write(1, f'{r} {ctypes.get_errno()} '.encode())"
+    )
+    assert attack(tmp_path, code).stdout == f"-1 {errno.ENOSYS} x"
+
+
+def test_threads_work_on(tmp_path: Path) -> None:
+    code = (
+        "import _thread\n"
+        "lock = _thread.allocate_lock(); lock.acquire()\n"
+        "_thread.start_new_thread(lambda: (os.write(1, b'thread '), lock.release()), ())\n"
+        "lock.acquire()"
+    )
+    assert attack(tmp_path, code).stdout == "thread x"
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_there_are_no_more_calls_than_the_guidebook_has(board: str) -> None:
+    assert len(BOARDS[board]) <= MOST_CALLS[board]
+
+
+QUESTIONS = {
+    "image": "path='{file}', source='x', readonly=True, direct=False",
+    "tap": "name='tap0', queues=1, source='x'",
+    "vhost-net": "",
+    "vfio": "host='0000:00:00.0', source='x', known=[], has_container=False",
+    "unix": "path='/run/x'",
+    "tcp": "host='localhost', port=80",
+    "draft": "place='/tmp/x', memory_bytes=4096",
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_broker_opens_nothing_that_no_client_has_named(tmp_path: Path, question: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(512))
+    details = QUESTIONS[question].format(file=tmp_path / "secret")
+    code = (
+        f"try: vm._broker.ask('{question}', {details}); os.write(1, b'opened')\n"
+        "except Exception as error: os.write(1, str(error).encode())"
+    )
+    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    assert done.stdout.endswith(": no client of a monitor has named itx"), done
+
+
+def test_the_broker_survives_nonsense_and_is_sealed_once(tmp_path: Path) -> None:
+    code = (
+        "for question in ('seal', 'nonsense', 'image', '', 'monitors'):\n"
+        "    try: vm._broker.ask(question, removals=[['/etc/passwd', 1, 1]], detached=False)\n"
+        "    except Exception as error: os.write(1, b'no ')\n"
+        "vm._broker._questions.sendmsg([b'no json'])\n"
+    )
+    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    assert done.stdout == "no no no no no x", done
+    assert not (tmp_path / "qmp").exists()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[MachineProcess, Path]]:
+    """A machine that waits for commands, and its monitor."""
+    path = tmp_path / "qmp"
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    with MachineProcess(
+        "-kernel", str(kernel), "-serial", f"socket,path={tmp_path}/tty,server,nowait",
+        "-pidfile", f"{tmp_path}/pid", "-qmp", f"unix:{path},server,nowait",
+    ) as machine:  # fmt: skip
+        yield machine, path
+
+
+def test_a_killed_machine_leaves_no_sockets_and_no_pidfile(
+    running: tuple[MachineProcess, Path],
+) -> None:
+    machine, path = running
+    with QmpClient(path) as client:
+        client.cmd("query-status")
+        machine.process.kill()
+        machine.process.wait()
+    wait_until(
+        lambda: [entry.name for entry in path.parent.iterdir()] == ["payload.elf"],
+        "the broker clears away",
+    )
+
+
+def test_what_a_client_names_can_be_opened(
+    running: tuple[MachineProcess, Path], tmp_path: Path
+) -> None:
+    machine, path = running
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    node = {"node-name": "n", "file": {"filename": f"{tmp_path}/disk"}, "cache": {"direct": False}}
+    with QmpClient(path) as client:
+        for _ in range(3):
+            client.cmd("blockdev-add", **node)
+            client.cmd("device_add", driver="virtio-blk-mmio", id="d", drive="n", addr="0x0")
+            client.cmd("device_del", id="d")
+            client.cmd("blockdev-del", **{"node-name": "n"})
+        with pytest.raises(Exception, match="cannot open: No such file or directory"):
+            client.cmd("blockdev-add", **{**node, "file": {"filename": f"{tmp_path}/none"}})
+    assert machine.terminate() == 0
+
+
+def test_a_machine_that_was_stopped_by_a_signal_goes_on(
+    running: tuple[MachineProcess, Path],
+) -> None:
+    machine, path = running
+    with QmpClient(path) as client:
+        for _ in range(5):
+            machine.process.send_signal(signal.SIGSTOP)
+            stat = Path(f"/proc/{machine.process.pid}/stat")
+            wait_until(lambda: ") T " in stat.read_text(), "it stands still")
+            machine.process.send_signal(signal.SIGCONT)
+            assert client.cmd("query-status")["running"]
+    assert machine.terminate() == 0
+
+
+def test_a_machine_without_monitors_has_no_broker(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    with MachineProcess("-kernel", str(kernel), "-serial", "stdio") as machine:
+        machine.expect("on")
+        children = Path(f"/proc/{machine.process.pid}/task/{machine.process.pid}/children")
+        assert children.read_text() == ""
+
+
+def test_every_thread_is_under_the_filter_before_the_guest_runs(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    with MachineProcess(
+        "-kernel", str(kernel), "-serial", "stdio", "-smp", "2", "-object", "iothread,id=io",
+        "-drive", f"id=d,file={tmp_path}/disk,direct=off",
+        "-device", "virtio-blk-device,drive=d,iothread=io",
+    ) as machine:  # fmt: skip
+        machine.expect("on")
+        tasks = list(Path(f"/proc/{machine.process.pid}/task").iterdir())
+        assert len(tasks) >= 4
+        for task in tasks:
+            assert "Seccomp:\t2\n" in (task / "status").read_text()
+            assert "NoNewPrivs:\t1\n" in (task / "status").read_text()

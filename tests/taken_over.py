@@ -1,0 +1,41 @@
+"""stratovirt with a hole: the guest's first write to the serial port runs Python of the test.
+
+Only tests start this program.  What runs is what an attacker has who took the process over: code
+in the vCPU's thread, with every module at hand.
+"""
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+from stratovirt import cli
+from stratovirt.devices.uart16550 import Uart16550
+from stratovirt.vm import Vm
+
+ATTACK = "STRATOVIRT_TEST_ATTACK"
+
+
+def main() -> None:
+    """Run the machine of the command line and, in it, what the environment has."""
+    attack = compile(os.environ[ATTACK], "attack", "exec")
+    libc = ctypes.CDLL(None, use_errno=True)
+    scope: dict[str, Any] = {"os": os, "ctypes": ctypes, "libc": libc}
+    make, write = Vm.__init__, Uart16550.write
+
+    def note(vm: Vm, config: Any) -> None:
+        scope["vm"] = vm
+        make(vm, config)
+
+    def run_once(uart: Uart16550, offset: int, size: int, value: int) -> None:
+        Uart16550.write = write  # type: ignore[method-assign]
+        exec(attack, scope)
+        write(uart, offset, size, value)
+
+    Vm.__init__ = note  # type: ignore[method-assign]
+    Uart16550.write = run_once  # type: ignore[method-assign]
+    sys.exit(cli.run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
