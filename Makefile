@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-snapshot bench-start fuzz fuzz-asan asan clean
+	bench-io bench-snapshot bench-start seccomp-report seccomp-trace fuzz fuzz-asan asan clean
 
 setup:
 	@tools/setup.sh
@@ -72,6 +72,19 @@ asan: $(ASAN)/.native
 
 fuzz-asan: $(ASAN)/.native .venv/.fuzz
 	@$(ASAN_ENV) $(PY) -m tests.fuzz $(T) $(MIN)
+
+# The seccomp lists; and what the machines of the guest suite (or of T=test_disk) really call.
+seccomp-report: build
+	@$(PY) -m tools.seccomp_report
+
+TRACES := build/traces
+seccomp-trace: build
+	@rm -rf $(TRACES) && mkdir -p $(TRACES)
+	@$(LAB) images
+	@for file in $(if $(filter test_%,$(T)),tests/guest/$(T).py,tests/guest/test_*.py); do \
+		STRATOVIRT_TRACE_CALLS=$(CURDIR)/$(TRACES) $(LAB) run --rw $(CURDIR)/$(TRACES) -- \
+			$(PYTEST) $$file; done
+	@$(PY) -m tools.seccomp_report $(TRACES)
 
 bench-exits: build
 	@$(PY) -m bench.exits

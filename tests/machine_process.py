@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
+from tools.seccomp_report import FAST
 
 STRATOVIRT = str(Path(sys.executable).with_name("stratovirt"))
 PATIENCE = 90 if "STRATOVIRT_IN_LAB" in os.environ else 30
@@ -59,6 +61,19 @@ def cannot_fetch(events: Counter[str]) -> bool:
     )
 
 
+TRACES = "STRATOVIRT_TRACE_CALLS"
+"""The variable that names a folder: machines are traced, a file each (`make seccomp-trace`)."""
+
+
+def _tracer() -> list[str]:
+    if TRACES not in os.environ:
+        return []
+    handle, path = tempfile.mkstemp(dir=os.environ[TRACES])
+    os.close(handle)
+    calls = ",".join(FAST)
+    return ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", f"trace=!{calls}", "-o", path]
+
+
 class MachineEndedError(AssertionError):
     """The process ended before it showed what was expected."""
 
@@ -83,7 +98,7 @@ class MachineProcess:
         program: str = STRATOVIRT,
     ) -> None:
         self.process = subprocess.Popen(
-            [program, *argv],
+            [*_tracer(), program, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -21,6 +21,8 @@ def main() -> None:
     attack = compile(os.environ[ATTACK], "attack", "exec")
     libc = ctypes.CDLL(None, use_errno=True)
     scope: dict[str, Any] = {"os": os, "ctypes": ctypes, "libc": libc}
+    vm_class: Any = Vm
+    uart_class: Any = Uart16550
     make, write = Vm.__init__, Uart16550.write
 
     def note(vm: Vm, config: Any) -> None:
@@ -28,12 +30,12 @@ def main() -> None:
         make(vm, config)
 
     def run_once(uart: Uart16550, offset: int, size: int, value: int) -> None:
-        Uart16550.write = write  # type: ignore[method-assign]
+        uart_class.write = write
         exec(attack, scope)
         write(uart, offset, size, value)
 
-    Vm.__init__ = note  # type: ignore[method-assign]
-    Uart16550.write = run_once  # type: ignore[method-assign]
+    vm_class.__init__ = note
+    uart_class.write = run_once
     sys.exit(cli.run(sys.argv[1:]))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.board.conftest import Board
 from tests.board.pci_driver import PciDriver
-from tests.machine_process import wait_until
+from tests.machine_process import QmpClient, wait_until
 
 Start = Callable[..., Board]
 GET_FEATURES, SET_FEATURES, SET_MEM_TABLE, GET_VRING_BASE = 1, 2, 5, 11
@@ -153,3 +153,46 @@ def test_the_link_follows_the_back_end(
     wait_until(lambda: link() == LINK_UP, "the link is up")
     wait_until(lambda: peer.requests.count(SET_VRING_KICK) == 2, "both rings are handed over")
     assert SET_FEATURES in peer.requests and SET_MEM_TABLE in peer.requests
+
+
+def chardev(path: Path, **more: object) -> dict[str, object]:
+    address = {"type": "unix", "data": {"path": str(path)}}
+    return {"id": "c", "backend": {"type": "socket", "data": {"addr": address, **more}}}
+
+
+def test_a_back_end_is_added_and_removed_through_qmp(
+    start_board: Start, make_peer: Callable[[bytes | None], Peer], tmp_path: Path
+) -> None:
+    peer = make_peer(number(VERSION_1))
+    start_board(
+        "-device", "pcie-root-port,port=0x1,addr=0x1,bus=pcie.0,id=port1",
+        "-qmp", f"unix:{tmp_path}/qmp,server,nowait", board="q35,mem-share=on",
+    )  # fmt: skip
+    with QmpClient(tmp_path / "qmp") as client:
+
+        def refused(match: str, command: str, **arguments: object) -> None:
+            with pytest.raises(Exception, match=match):
+                client.cmd(command, **arguments)
+
+        vhost = {"type": "vhost-user", "id": "n", "chardev": "c"}
+        refused("no chardev c was added", "netdev_add", **vhost)
+        refused("server must be false", "chardev-add", **chardev(tmp_path / "peer"))
+        client.cmd("chardev-add", **chardev(tmp_path / "nobody", server=False))
+        refused("another chardev has the id c", "chardev-add", **chardev(Path("/x"), server=False))
+        refused("cannot use the back end at", "netdev_add", **vhost)
+        client.cmd("chardev-remove", id="c")
+        refused("no chardev c was added", "chardev-remove", id="c")
+        client.cmd("chardev-add", **chardev(tmp_path / "peer", server=False))
+        client.cmd("netdev_add", **vhost)
+        client.cmd("device_add", driver="virtio-net-pci", id="d", netdev="n", bus="port1")
+        refused("in use by n", "chardev-remove", id="c")
+        refused("in use by d", "netdev_del", id="n")
+        assert GET_FEATURES in peer.requests
+
+
+def test_microvm_has_no_such_cards(start_board: Start, tmp_path: Path) -> None:
+    start_board("-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    with QmpClient(tmp_path / "qmp") as client:
+        client.cmd("chardev-add", **chardev(tmp_path / "peer", server=False))
+        with pytest.raises(Exception, match="microvm has no vhost-user cards"):
+            client.cmd("netdev_add", type="vhost-user", id="n", chardev="c")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.guest.conftest import Boot, Tools
 from tests.guest.test_net import GUEST, HOST, ip, send_to_guest
-from tests.machine_process import MachineProcess, wait_until
+from tests.machine_process import MachineProcess, QmpClient, wait_until
 
 MIB = 1 << 20
 
@@ -98,3 +98,28 @@ def test_a_guest_talks_through_a_back_end_that_comes_and_goes(
         assert " 0% packet loss" in guest.command(f"ping -c 5 -i 0.3 {HOST}")
         content = os.urandom(MIB)
         assert send_to_guest(guest, content) == hashlib.md5(content).hexdigest()
+
+
+def test_a_card_on_a_back_end_is_plugged_and_unplugged(
+    ready: Boot, back_end: Testpmd, tmp_path: Path
+) -> None:
+    guest = ready(
+        "-machine", "q35,mem-share=on", "-m", "384M",
+        "-device", "pcie-root-port,port=0x1,addr=0x3,bus=pcie.0,id=port1",
+        "-qmp", f"unix:{tmp_path}/qmp,server,nowait", board="",
+    )  # fmt: skip
+    address = {"type": "unix", "data": {"path": f"{tmp_path}/vhost.sock"}}
+    with QmpClient(tmp_path / "qmp") as client:
+        for _ in range(2):
+            data = {"addr": address, "server": False, "reconnect": 1}
+            client.cmd("chardev-add", id="c", backend={"type": "socket", "data": data})
+            client.cmd("netdev_add", type="vhost-user", id="n", chardev="c")
+            client.cmd("device_add", driver="virtio-net-pci", id="d", netdev="n", bus="port1")
+            guest.command("while [ ! -e /sys/class/net/eth0 ]; do sleep 0.2; done")
+            guest.command(f"ip addr add {GUEST}/24 dev eth0; ip link set eth0 up")
+            assert " 0% packet loss" in guest.command(f"ping -c 5 -i 0.3 {HOST}")
+            client.cmd("device_del", id="d")
+            assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "d"
+            assert guest.command("ls /sys/class/net").split() == ["lo"]
+            client.cmd("netdev_del", id="n")
+            client.cmd("chardev-remove", id="c")

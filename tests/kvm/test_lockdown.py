@@ -195,9 +195,9 @@ def test_a_machine_that_was_stopped_by_a_signal_goes_on(
 ) -> None:
     machine, path = running
     with QmpClient(path) as client:
+        stat = Path(f"/proc/{machine.process.pid}/stat")
         for _ in range(5):
             machine.process.send_signal(signal.SIGSTOP)
-            stat = Path(f"/proc/{machine.process.pid}/stat")
             wait_until(lambda: ") T " in stat.read_text(), "it stands still")
             machine.process.send_signal(signal.SIGCONT)
             assert client.cmd("query-status")["running"]

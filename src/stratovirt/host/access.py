@@ -114,9 +114,7 @@ class HostAccess:
             from stratovirt.snapshot.files import Draft
 
             return Draft(place, memory_bytes)
-        memory_fd, state_fd = self._broker.ask(
-            "draft", place=place, memory_bytes=memory_bytes
-        )[1]
+        memory_fd, state_fd = self._broker.ask("draft", place=place, memory_bytes=memory_bytes)[1]
         return BrokersDraft(self._broker, memory_fd, state_fd)
 
 

@@ -60,7 +60,8 @@ MICROVM: dict[str, Alternatives] = {
     "brk": ANY,
     # threads, not processes
     "clone": [[(0, WHOLE_INT, CLONE_THREAD_FLAGS)]],
-    "set_robust_list": ANY, "rseq": ANY, "gettid": ANY, "getpid": ANY, "exit": ANY, "exit_group": ANY,
+    "set_robust_list": ANY, "rseq": ANY, "gettid": ANY, "getpid": ANY, "exit": ANY,
+    "exit_group": ANY,
     "prctl": [[(0, WHOLE_INT, PR_SET_NAME)]],
     # signals: to itself, and never the handler of the filter's own
     "rt_sigaction": [[(0, None, signal.SIGSYS)]],

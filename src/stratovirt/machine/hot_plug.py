@@ -9,14 +9,16 @@ from __future__ import annotations
 from stratovirt.block.image import Image
 from stratovirt.config.drive import Drive
 from stratovirt.config.hot_replace import Blockdev
+from stratovirt.config.net import VhostUser
 from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.net.back_end import BackEnd, TapBackEnd
+from stratovirt.net.back_end import BackEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Generic, TypeVar
 
+    from stratovirt.config.chardev import SocketChardev
     from stratovirt.config.net import Tap
     from stratovirt.runtime.io_thread import IoThread
 
@@ -85,6 +87,8 @@ class HotPlug:
         self.netdevs: Pool[BackEnd] = Pool("netdev")
         self.plugged: dict[str, Any] = {}
         """The options of what was added, by device id."""
+        self._added_chardevs: dict[str, set[str]] = {}
+        """The netdevs of each."""
 
     def plug(self, options: Any) -> None:
         """Add a device; raises StratovirtError."""
@@ -126,20 +130,40 @@ class HotPlug:
         """Close a block node that no device has; raises HotPlugError."""
         self.images.take(name, "", "blockdev-del").close()
 
-    def add_back_end(self, netdev: Tap) -> None:
-        """Open a tap; raises StratovirtError."""
+    def add_chardev(self, chardev: SocketChardev) -> None:
+        """Name a socket for a back end; raises HotPlugError."""
+        if chardev.id in self.host.config.chardevs:
+            raise HotPlugError(f"chardev-add: another chardev has the id {chardev.id}")
+        self.host.config.chardevs[chardev.id] = chardev
+        self._added_chardevs[chardev.id] = set()
+
+    def remove_chardev(self, name: str) -> None:
+        """Forget a socket that no netdev uses; raises HotPlugError."""
+        if name not in self._added_chardevs:
+            raise NotThereError(f"chardev-remove: no chardev {name} was added")
+        users = self._added_chardevs[name]
+        if users:
+            raise HotPlugError(f"chardev-remove: the chardev {name} is in use by {min(users)}")
+        del self._added_chardevs[name], self.host.config.chardevs[name]
+
+    def add_back_end(self, netdev: Tap | VhostUser) -> None:
+        """Open a tap, or connect to a back end; raises StratovirtError."""
         name = netdev.id
         if name in self.netdevs or name in self.host.config.netdevs:
             raise HotPlugError(f"netdev_add: another netdev has the id {name}")
         self.netdevs.free[name] = self.open_back_end(netdev)
+        if isinstance(netdev, VhostUser):
+            self._added_chardevs[netdev.chardev].add(name)
 
-    def open_back_end(self, netdev: Tap) -> BackEnd:
+    def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
         """Open what the kind of machine can use; raises StratovirtError."""
-        return TapBackEnd(netdev, self.host.access)
+        raise NotImplementedError
 
     def remove_back_end(self, name: str) -> None:
-        """Close a tap that no device has; raises HotPlugError."""
+        """Close what no device has; raises HotPlugError."""
         self.netdevs.take(name, "", "netdev_del").close()
+        for users in self._added_chardevs.values():
+            users.discard(name)
 
     def check_new(self, name: str) -> None:
         """Raise HotPlugError when a device has this id."""

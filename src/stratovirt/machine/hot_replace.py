@@ -7,6 +7,7 @@ guest's stock driver needs no help to notice what is put in.
 from __future__ import annotations
 
 from stratovirt.config.hot_replace import BLOCK_SLOTS, NET_SLOTS, HotBlk, HotNet
+from stratovirt.config.net import VhostUser
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError
 from stratovirt.net.back_end import BackEnd, TapBackEnd
@@ -46,8 +47,10 @@ class HotReplace(HotPlug):
         self._idle_thread.close()
         super().close()
 
-    def open_back_end(self, netdev: Tap) -> BackEnd:
+    def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
         """Open a tap of one queue pair; raises StratovirtError."""
+        if isinstance(netdev, VhostUser):
+            raise HotPlugError(f"netdev_add: {netdev.id}: microvm has no vhost-user cards")
         back_end = TapBackEnd(netdev, self.host.access)
         if back_end.pairs > 1:
             back_end.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.hotplug import HotPciBlk, HotPciNet, HotVfio
+from stratovirt.config.net import VhostUser
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.machine.hot_plug import HotPlug, HotPlugError
+from stratovirt.machine.hot_plug import HotPlug, HotPlugError, NotThereError
 from stratovirt.machine.pci_devices import PciDevices
+from stratovirt.net.back_end import BackEnd, TapBackEnd
 from stratovirt.pci.bus import PciBus, PlaceError
 from stratovirt.virtio.blk import Blk
 from stratovirt.virtio.net import Net
@@ -15,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from stratovirt.config.net import Tap
     from stratovirt.pci.host_bridge import PciHost
     from stratovirt.pci.root_port import RootPort
     from stratovirt.virtio.device import VirtioDevice
@@ -56,6 +59,16 @@ class PciHotPlug(HotPlug):
         self._devices.attach(function, bus, options.addr, multifunction=False)
         self.plugged[options.id] = options
         port.plugged()
+
+    def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
+        """Open a tap, or connect to the back end at a chardev that was added."""
+        if not isinstance(netdev, VhostUser):
+            return TapBackEnd(netdev, self.host.access)
+        if netdev.chardev not in self._added_chardevs:
+            raise NotThereError(f"netdev_add: no chardev {netdev.chardev} was added (chardev-add)")
+        from stratovirt.net.vhost_user import VhostUserBackEnd
+
+        return VhostUserBackEnd(netdev, self.host)
 
     def _port_of(self, bus: PciBus) -> RootPort:
         return next(port for port in self._pci.root_ports if port.secondary is bus)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from stratovirt.config.chardev_add import ChardevAdd
 from stratovirt.config.hot_replace import Blockdev
 from stratovirt.config.hotplug import HOT_DRIVERS
 from stratovirt.config.kinds import Identifier
-from stratovirt.config.net import Tap
+from stratovirt.config.net import Tap, VhostUser
 from stratovirt.config.options import Family, Options, opt
 from stratovirt.machine.hot_plug import HotPlug, NotThereError
 from stratovirt.monitor.errors import QmpError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from stratovirt.monitor.session import Session
 
-NETDEVS = Family("netdev_add", key="type", noun="back end", variants={"tap": Tap})
+NETDEVS = Family(
+    "netdev_add", key="type", noun="back end", variants={"tap": Tap, "vhost-user": VhostUser}
+)
 
 
 class NodeArguments(Options):
@@ -27,7 +30,7 @@ class NodeArguments(Options):
 
 
 class IdArguments(Options):
-    """Which device or netdev."""
+    """Which device, netdev or chardev."""
 
     id: str = opt(Identifier(), help="its id")
 
@@ -59,10 +62,27 @@ def blockdev_del(session: Session, arguments: NodeArguments) -> object:
     return _do(lambda: _slots(session).remove_image(arguments.node_name))
 
 
+@command("chardev-add", ChardevAdd)
+def chardev_add(session: Session, arguments: ChardevAdd) -> object:
+    """Name a socket for a later netdev_add of type vhost-user."""
+    return _do(lambda: _slots(session).add_chardev(arguments.chardev))
+
+
+@command("chardev-remove", IdArguments)
+def chardev_remove(session: Session, arguments: IdArguments) -> object:
+    """Forget a socket that no netdev uses."""
+    return _do(lambda: _slots(session).remove_chardev(arguments.id))
+
+
 @command("netdev_add", NETDEVS)
-def netdev_add(session: Session, arguments: Tap) -> object:
-    """Open a tap for a later device_add; fd and its kin are names that getfd gave."""
+def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
+    """Open a tap for a later device_add; fd and its kin are names that getfd gave.
+
+    Or connect to the vhost-user back end at a chardev.
+    """
     slots = _slots(session)
+    if isinstance(arguments, VhostUser):
+        return _do(lambda: slots.add_back_end(arguments))
     named = {
         field: tuple(str(session.take_descriptor(name)) for name in getattr(arguments, field))
         for field in ("fd", "fds", "vhostfd", "vhostfds")
@@ -72,7 +92,7 @@ def netdev_add(session: Session, arguments: Tap) -> object:
 
 @command("netdev_del", IdArguments)
 def netdev_del(session: Session, arguments: IdArguments) -> object:
-    """Close a tap that no device uses."""
+    """Close a tap, or leave a vhost-user back end, that no device uses."""
     return _do(lambda: _slots(session).remove_back_end(arguments.id))
 
 

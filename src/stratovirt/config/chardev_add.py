@@ -1,0 +1,65 @@
+"""The arguments of chardev-add, nested as QEMU has them."""
+
+from __future__ import annotations
+
+from stratovirt.config.chardev import RECONNECT_LONGEST_S, SocketChardev
+from stratovirt.config.kinds import (
+    SOCKET_PATH_LONGEST,
+    Choice,
+    Identifier,
+    Integer,
+    Nested,
+    OnOff,
+    PathName,
+)
+from stratovirt.config.options import Options, opt
+
+
+class UnixAddressData(Options, flag="chardev-add backend.data.addr.data"):
+    """A UNIX socket's address."""
+
+    path: str = opt(PathName(SOCKET_PATH_LONGEST), help="path of the UNIX socket")
+
+
+class Address(Options, flag="chardev-add backend.data.addr"):
+    """Where the other side listens."""
+
+    type: str = opt(Choice("unix"), help="kind of socket")
+    data: UnixAddressData = opt(Nested(UnixAddressData), help="the address")
+
+
+class SocketData(Options, flag="chardev-add backend.data"):
+    """A connection to a vhost-user back end."""
+
+    addr: Address = opt(Nested(Address), help="where the other side listens")
+    server: bool = opt(OnOff(), default=True, help="must be off: the back end is the server")
+    reconnect: int = opt(
+        Integer(0, RECONNECT_LONGEST_S),
+        default=0,
+        help="seconds after which to connect anew; 0 never",
+    )
+
+    def check(self) -> None:
+        """Nothing that is added later could be served."""
+        if self.server:
+            raise ValueError("server must be false: a vhost-user back end listens itself")
+
+
+class Backend(Options, flag="chardev-add backend"):
+    """The kind of chardev."""
+
+    type: str = opt(Choice("socket"), help="kind of chardev")
+    data: SocketData = opt(Nested(SocketData), help="the socket")
+
+
+class ChardevAdd(Options, flag="chardev-add"):
+    """A socket for a later netdev_add of type vhost-user, which connects it."""
+
+    id: str = opt(Identifier(), help="name that the netdev refers to")
+    backend: Backend = opt(Nested(Backend), help="what it is")
+
+    @property
+    def chardev(self) -> SocketChardev:
+        """As -chardev would have it."""
+        data = self.backend.data
+        return SocketChardev(id=self.id, path=data.addr.data.path, reconnect=data.reconnect)

@@ -1,0 +1,94 @@
+"""The seccomp lists beside the guidebook's numbers, and beside what traced machines called.
+
+    python -m tools.seccomp_report [FOLDER]
+
+FOLDER has what strace wrote of machines (`make seccomp-trace`).  Ends with 1 when a list is longer
+than the guidebook's or a machine made a call that is not on it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from stratovirt.lockdown.calls_x86_64 import BOARDS, DECLINED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.lockdown.calls_x86_64 import Alternatives
+
+GUIDEBOOK = {"microvm": 47, "q35": 53}
+"""Chapter 4, GNU toolchain."""
+FAST = (
+    "ioctl", "read", "write", "readv", "writev", "futex", "epoll_wait", "poll", "preadv2",
+    "pwritev", "io_uring_enter",
+)  # fmt: skip
+"""What machines call all the time: on the lists, and not traced, since tracing would stop them."""
+CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")
+RESULT = re.compile(r"\) += (\d+)")
+
+
+def calls_behind_the_filter(lines: Iterable[str]) -> Counter[str]:
+    """What a machine's threads called from the filter on; its broker has no filter."""
+    called: Counter[str] = Counter()
+    forks: set[str] = set()
+    forking: set[str] = set()
+    in_force = False
+    for line in lines:
+        found = CALL.match(line)
+        if found is None:
+            continue
+        pid, name, rest = found.groups()
+        if name in ("clone", "clone3", "fork", "vfork"):
+            is_process = "SIGCHLD" in rest or name.endswith("fork") or pid in forking
+            result = RESULT.search(rest)
+            if is_process and result is not None:
+                forks.add(result[1])
+                forking.discard(pid)
+            elif is_process:
+                forking.add(pid)
+        if pid in forks:
+            continue
+        if name == "seccomp" and "SECCOMP_FILTER_FLAG_TSYNC|" in rest and ") = 0" in rest:
+            in_force = True
+        elif in_force and "<... " not in line:
+            called[name] += 1
+    return called
+
+
+def describe(alternatives: Alternatives) -> str:
+    """How far a call is free."""
+    if alternatives == [[]]:
+        return ""
+    return f"{len(alternatives)} values of an argument" if len(alternatives) > 1 else "one argument"
+
+
+def main() -> int:
+    """Print the report."""
+    failed = False
+    for board, calls in BOARDS.items():
+        most = GUIDEBOOK[board]
+        failed |= len(calls) > most
+        print(f"{board}, x86_64: {len(calls)} system calls, the guidebook has {most}")
+    print(f"declined: {', '.join(DECLINED)}")
+    called: Counter[str] = Counter()
+    machines = 0
+    for path in sorted(Path(sys.argv[1]).iterdir()) if len(sys.argv) > 1 else ():
+        calls_of_one = calls_behind_the_filter(path.read_text(errors="replace").splitlines())
+        machines += bool(calls_of_one)
+        called += calls_of_one
+    listed = {**BOARDS["microvm"], **BOARDS["q35"]}
+    for name in sorted(listed):
+        times = "" if not machines else "always" if name in FAST else str(called[name])
+        print(f"    {name:20}{times:>10}  {describe(listed[name])}")
+    outside = {name: times for name, times in called.items() if name not in {*listed, *DECLINED}}
+    if machines:
+        print(f"{machines} machines traced; calls outside the list: {outside or 'none'}")
+    return int(failed or bool(outside))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
