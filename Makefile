@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-snapshot bench-start seccomp-report seccomp-trace fuzz fuzz-asan asan clean
+	bench-io bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan clean
 
 setup:
 	@tools/setup.sh
@@ -101,6 +101,11 @@ bench-io: build
 bench-snapshot: build
 	@$(LAB) images
 	@$(LAB) run --mem 6144 -- $(PY) -m bench.snapshot
+
+SOAK_MIN := 30
+soak: build
+	@$(LAB) images
+	@$(LAB) run --mem 6144 -- $(PY) -m bench.soak $(SOAK_MIN)
 
 bench-start: build
 	@$(PY) -m bench.start

@@ -30,6 +30,9 @@ MONITOR = "monitor"
 PANIC_LINES = 80
 """How much of the console is shown when the lab's kernel has panicked."""
 
+LAST_LINES = 10
+"""How much of each log is shown when the lab has ended without saying why."""
+
 CHUNK = 65536
 
 
@@ -199,15 +202,14 @@ def _relay(command: list[str], names: Sequence[str], job: Path, interactive: boo
 
 
 def _last_words(job: Path) -> str:
+    found: list[str] = []
     for name in ("qemu.log", "console.log"):
         path = job / name
-        if path.exists():
-            lines = path.read_text(errors="replace").strip().splitlines()
-            if any("Kernel panic" in line for line in lines):
-                return "\n".join(["its kernel panicked", *lines[-PANIC_LINES:]])
-            if lines:
-                return lines[-1]
-    return "nothing on its console"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        if any("Kernel panic" in line for line in lines):
+            return "\n".join(["its kernel panicked", *lines[-PANIC_LINES:]])
+        found += [f"{name}: {line}" for line in lines[-LAST_LINES:]]
+    return "\n".join(found) or "nothing on its console"
 
 
 def _pump(ours: dict[str, socket.socket]) -> bytes:

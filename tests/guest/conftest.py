@@ -1,5 +1,6 @@
 """Guest fixtures: Debian's stock kernel under stratovirt, inside the lab."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,26 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+PASSED = "STRATOVIRT_PASSED"
+"""The variable that names a file of tests that have passed: they are not made again when the lab
+has died in the middle of the others."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has passed in an earlier attempt."""
+    passed = Path(os.environ.get(PASSED, "/nonexistent"))
+    done = set(passed.read_text().splitlines()) if passed.exists() else set()
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+    items[:] = [item for item in items if item.nodeid not in done]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note what has passed, at once."""
+    if PASSED in os.environ and report.when == "call" and report.passed:
+        with open(os.environ[PASSED], "a", encoding="utf-8") as passed:
+            passed.write(f"{report.nodeid}\n")
 
 
 class GuestFiles:
