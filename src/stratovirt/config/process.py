@@ -60,4 +60,4 @@ class Paused(Options, flag="-S"):
 
 
 class DisableSeccomp(Options, flag="-disable-seccomp"):
-    """Run without the filter on system calls."""
+    """Run without the filter on system calls, and without a broker."""
