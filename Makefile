@@ -68,7 +68,7 @@ $(ASAN)/.native: $(NATIVE) | build
 	@touch $@
 
 asan: $(ASAN)/.native
-	@$(ASAN_ENV) $(PYTEST) -m 'not measures_memory' tests/unit tests/board tests/kvm
+	@$(ASAN_ENV) $(PYTEST) -m 'not measures_memory and not needs_filter' tests/unit tests/board tests/kvm
 
 fuzz-asan: $(ASAN)/.native .venv/.fuzz
 	@$(ASAN_ENV) $(PY) -m tests.fuzz $(T) $(MIN)

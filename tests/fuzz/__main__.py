@@ -17,6 +17,7 @@ TARGETS = {
     "state": ["tests.fuzz.state"],
     "kernel": ["tests.fuzz.kernel"],
     "vhost-user": ["tests.fuzz.vhost_user"],
+    "broker": ["tests.fuzz.broker"],
     "pci": ["tests.fuzz.pci"],
     "serial": ["tests.fuzz.serial"],
     "fw-cfg": ["tests.fuzz.fw_cfg"],

@@ -15,6 +15,8 @@ from tests.machine_process import MachineProcess, QmpClient, wait_until
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
 from tests.taken_over import ATTACK
 
+pytestmark = pytest.mark.needs_filter
+
 MOST_CALLS = {"microvm": 47, "q35": 53}
 """The guidebook, chapter 4."""
 

@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 
+from stratovirt.runtime.sockets import receive_descriptors
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt._native.virtqueue import Virtqueue
@@ -196,7 +198,7 @@ class VhostUser:
         fds: list[int] = []
         while len(content) < size:
             try:
-                piece, received, _, _ = socket.recv_fds(self._socket, size - len(content), 1)
+                piece, received = receive_descriptors(self._socket, size - len(content), 1)
             except OSError as error:
                 _close(fds)
                 raise _broken(error) from error
