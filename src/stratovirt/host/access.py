@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Protocol
 
     from stratovirt.block.image import ImageFiles
@@ -96,8 +96,7 @@ class HostAccess:
 
         if self._broker is None:
             return connect_unix(path)
-        fd = self._broker.ask("unix", path=path)[1][0]
-        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+        return _socket(self._broker.ask("unix", path=path)[1][0])
 
     def connect_tcp(self, host: str, port: int) -> socket.socket:
         """A connection to a TCP port."""
@@ -105,8 +104,7 @@ class HostAccess:
 
         if self._broker is None:
             return connect_tcp(host, port)
-        fd = self._broker.ask("tcp", host=host, port=port)[1][0]
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+        return _socket(self._broker.ask("tcp", host=host, port=port)[1][0])
 
     def open_draft(self, place: str, memory_bytes: int) -> Draft:
         """The files of a new snapshot."""
@@ -116,6 +114,13 @@ class HostAccess:
             return Draft(place, memory_bytes)
         memory_fd, state_fd = self._broker.ask("draft", place=place, memory_bytes=memory_bytes)[1]
         return BrokersDraft(self._broker, memory_fd, state_fd)
+
+
+def _socket(fd: int) -> socket.socket:
+    import socket
+
+    # Python would ask the kernel for what is not said here. Which family it is matters to nobody.
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
 
 
 class BrokersDraft:
