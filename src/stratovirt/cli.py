@@ -43,15 +43,18 @@ def run(argv: list[str]) -> int:
 
 
 def _report_bug(error: Exception) -> None:
-    import traceback
-
+    # Without the traceback module: it opens the source files, which a running machine cannot.
     from stratovirt.runtime.log import Log
 
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+    places = []
+    frame = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        places.append(f"{code.co_filename.rpartition('/')[2]}:{frame.tb_lineno}")
+        frame = frame.tb_next
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    print(f"stratovirt: internal error at {where}, please report it: {text}", file=sys.stderr)
-    Log(__name__).debug("".join(traceback.format_exception(error)))
+    print(f"stratovirt: internal error at {places[-1]}, please report it: {text}", file=sys.stderr)
+    Log(__name__).debug(" > ".join(places))
 
 
 def _run_machine(argv: list[str]) -> int:

@@ -293,7 +293,7 @@ class Vm:
                 detached=self.config.daemonize,
             )
             self.access.use(self._broker)
-        lock_down(self.config, self._board)
+        lock_down(self.config, self._board, self._broker)
 
     def run(self) -> int:
         """Serve the machine until it ends; returns the exit status for the process."""

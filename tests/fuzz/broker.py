@@ -75,6 +75,9 @@ def one_input(content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    assert set(module._ANSWERS) - set(QUESTIONS) == {"monitors", "serve", "seal", "leave"}
+    assert set(module._ANSWERS) - set(QUESTIONS) == {
+        "monitors", "serve", "seal", "leave", "module",
+    }  # fmt: skip
+
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import stratovirt
 from stratovirt.lockdown.calls_x86_64 import BOARDS
 from tests.machine_process import MachineProcess, QmpClient, wait_until
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
@@ -135,6 +136,37 @@ def test_the_broker_opens_nothing_that_no_client_has_named(tmp_path: Path, quest
     )
     done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
     assert done.stdout.endswith(": no client of a monitor has named itx"), done
+
+
+def test_whatever_of_the_package_is_imported_late_can_be_had(tmp_path: Path) -> None:
+    root = Path(stratovirt.__file__).parent
+    names = [
+        ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted(root.rglob("*.py"))
+        # Terminals are only taken over when a machine starts.
+        if path.stem not in ("__main__", "pty", "terminal")
+    ]
+    code = (
+        f"for name in {names}:\n"
+        "    try: __import__(name)\n"
+        "    except ImportError as error: os.write(1, f'{error}; '.encode())\n"
+        "vm.request_shutdown(guest=False, reason='host-qmp-quit')"
+    )
+    done = attack(
+        tmp_path, code, "-machine", "q35", "-qmp", f"unix:{tmp_path}/qmp,server,nowait",
+        "-device", "pcie-root-port,port=0x1,addr=0x1,bus=pcie.0,id=port1",
+    )  # fmt: skip
+    assert done.stdout == "x", done
+
+
+@pytest.mark.parametrize("name", ["os.path.x", "pytest", "tests.payload", "_ssl"])
+def test_no_other_modules_can_be_had(tmp_path: Path, name: str) -> None:
+    code = (
+        f"try: __import__('{name}'); os.write(1, b'loaded')\n"
+        "except ImportError as error: os.write(1, str(error).encode())"
+    )
+    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    assert done.stdout.startswith(("No module named", f"{name} is no Python module")), done
 
 
 def test_the_broker_survives_nonsense_and_is_sealed_once(tmp_path: Path) -> None:

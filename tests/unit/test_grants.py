@@ -1,11 +1,15 @@
 """What the broker lets a locked-down machine open: what clients have named, and no more."""
 
 import json
+import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratovirt.errors import StratovirtError
 from stratovirt.host.grants import DRAFT, IMAGE, MOST_GRANTS, TAP, UNIX, VFIO, Grants, Witness
+from stratovirt.host.modules import open_module
 
 
 def said(*commands: dict[str, object]) -> Grants:
@@ -88,3 +92,10 @@ def test_nonsense_grants_nothing_and_harms_nobody(content: bytes) -> None:
     grants = Grants()
     Witness(grants).read(content + b'{"execute": "blockdev-add", "arguments": ')
     assert grants._once == []
+
+
+@pytest.mark.parametrize("name", ["antigravity.x", "pytest", "_socket", "..", "", "json.nothing"])
+def test_no_module_is_run_for_being_asked_for(name: str) -> None:
+    with pytest.raises(StratovirtError, match="is no Python module that could be given"):
+        open_module(name)
+    assert "antigravity" not in sys.modules

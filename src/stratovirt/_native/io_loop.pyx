@@ -8,7 +8,7 @@ events, so an engine is only ever touched by one thread and needs no lock.
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
-from posix.unistd cimport write
+from posix.unistd cimport close, write
 
 import os
 
@@ -60,9 +60,9 @@ cdef class IoLoop:
 
     def __dealloc__(self):
         if self._wake_fd >= 0:
-            os.close(self._wake_fd)
+            close(self._wake_fd)
         if self._epoll_fd >= 0:
-            os.close(self._epoll_fd)
+            close(self._epoll_fd)
         pthread_mutex_destroy(&self._lock)
 
     def run(self):

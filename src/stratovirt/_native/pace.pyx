@@ -2,6 +2,7 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
+from posix.unistd cimport close
 
 import os
 
@@ -37,7 +38,7 @@ cdef class Pace:
 
     def __dealloc__(self):
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)
 
     cdef bint admits(self) noexcept nogil:
         """Whether another may go now; it is counted if so, and else the clock is set."""

@@ -3,6 +3,7 @@
 from libc.errno cimport EINTR, EPERM
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
+from posix.unistd cimport close
 
 from stratovirt._native.virtqueue cimport iovec
 
@@ -97,7 +98,7 @@ cdef class Uring:
         if self._is_open:
             io_uring_queue_exit(&self._ring)
         if self.event_fd >= 0:
-            os.close(self.event_fd)
+            close(self.event_fd)
 
     cdef io_uring_sqe *_entry(self) noexcept nogil:
         cdef io_uring_sqe *sqe = io_uring_get_sqe(&self._ring)

@@ -6,6 +6,7 @@ Once a ring is handed over the kernel serves it alone; a failed ioctl is an OSEr
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from posix cimport unistd
 
 from stratovirt._native.guest_memory cimport GuestMemory
 from stratovirt._native.virtqueue cimport Virtqueue
@@ -50,7 +51,7 @@ cdef class VhostDevice:
     def close(self):
         """Give the descriptor back; the kernel stops serving."""
         if self.fd >= 0:
-            os.close(self.fd)
+            unistd.close(self.fd)
             self.fd = -1
 
     cdef int _do(self, str what, unsigned long request, void *argument) except -1:

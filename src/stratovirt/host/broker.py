@@ -40,6 +40,9 @@ def start_broker(config: VmConfig) -> BrokerLine:
     if os.fork() == 0:
         try:
             _be_broker(config, our_questions, our_news)
+        except Exception as error:
+            text = f"stratovirt: the broker process: {type(error).__name__}: {error}\n"
+            os.write(2, text.encode(errors="replace"))
         finally:
             os._exit(0)
     our_questions.close()
@@ -160,6 +163,12 @@ class Broker:
         self._loop.stop()
         return {}, []
 
+    def _module(self, name: str) -> Answer:
+        from stratovirt.host.modules import open_module
+
+        is_package, fd = open_module(name)
+        return {"is_package": is_package}, [fd]
+
     def _image(self, path: str, source: str, readonly: bool, direct: bool) -> Answer:
         from stratovirt.block.image import open_image
 
@@ -231,7 +240,7 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "leave": Broker._leave, "image": Broker._image, "tap": Broker._tap,
     "vhost-net": Broker._vhost_net, "vfio": Broker._vfio, "unix": Broker._unix,
     "tcp": Broker._tcp, "draft": Broker._open_draft, "commit": Broker._commit,
-    "discard": Broker._discard,
+    "discard": Broker._discard, "module": Broker._module,
 }  # fmt: skip
 
 

@@ -8,11 +8,13 @@ from importlib import import_module
 
 from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.calls_x86_64 import DECLINED, PREFERRED, calls_of
+from stratovirt.lockdown.imports import LateImports
 from stratovirt.runtime import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
+    from stratovirt.host.line import BrokerLine
     from stratovirt.machine.x86_64_board import Board
 
 BLOCK = 2
@@ -20,44 +22,40 @@ BLOCK = 2
 
 ALWAYS = ("stratovirt.accel.kvm.x86_64", "stratovirt._native.kvm_state")
 """What a reset needs."""
-WITH_MONITORS = (
-    "stratovirt.monitor.commands", "stratovirt.monitor.registry", "stratovirt.host.access",
-    "stratovirt.config.board_check", "stratovirt.config.devices", "stratovirt.config.machine",
-    "stratovirt.config.objects", "stratovirt.config.command_line", "stratovirt.config.monitor",
-    "stratovirt.config.process", "stratovirt.config.numa", "stratovirt.config.net",
-    "stratovirt.config.drive", "stratovirt.config.reference", "stratovirt.config.numa_check",
-    "stratovirt.monitor.schema_listing", "stratovirt.runtime.trace", "stratovirt.block.image",
-    "stratovirt.net.tap", "stratovirt.net.back_end", "stratovirt.virtio.blk",
-    "stratovirt.virtio.net", "stratovirt.snapshot.capture", "stratovirt.snapshot.save",
-    "stratovirt.accel.kvm.x86_64_state",
-)  # fmt: skip
-"""What commands need."""
 ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
 """What the clock's registers and a reset need."""
-WITH_ROOT_PORTS = (
-    "stratovirt.machine.pci_hotplug", "stratovirt.net.vhost_user", "stratovirt.vfio.container",
-    "stratovirt.vfio.function", "stratovirt.vfio.host",
+CODE_OF_MONITORS = (
+    "_socket", "array", "hashlib", "math", "fcntl", "stratovirt._native.memory_file",
+    "stratovirt._native.rename",
 )  # fmt: skip
-"""What may be plugged in."""
+"""Extension modules that commands need: the Python ones come through the broker."""
+CODE_OF_DEVICES = (
+    "stratovirt._native.block_engine", "stratovirt._native.net_engine",
+    "stratovirt._native.tap", "stratovirt._native.vhost", "stratovirt._native.disk",
+)  # fmt: skip
+"""Those of what may be plugged in."""
+CODE_OF_ROOT_PORTS = ("stratovirt._native.vfio",)
 
 
-def lock_down(config: VmConfig, board: Board | None) -> None:
+def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) -> None:
     """Load, open and make what a running machine may need later, and install the filter.
 
     Raises StratovirtError where the kernel has no seccomp filters.
     """
     _import(ALWAYS)
-    if config.monitors:
-        _import(WITH_MONITORS)
-        _open_for_monitors()
     if config.machine.type == "q35":
         _import(ON_Q35)
-        if config.monitors and board is not None and board.hot_plug is not None:
-            _import(WITH_ROOT_PORTS)
+    if config.monitors:
+        _import(CODE_OF_MONITORS)
+        if board is not None and board.hot_plug is not None:
+            _import(CODE_OF_DEVICES)
+            if config.machine.type == "q35":
+                _import(CODE_OF_ROOT_PORTS)
+        _open_for_monitors()
     _make_rings(config, board)
     # The C library reads the host's time zone once.
     time.localtime()
-    sys.meta_path.insert(0, LateImports())
+    LateImports(broker).install()
     sys.excepthook = sys.unraisablehook = _report
     _install(config)
 
@@ -83,14 +81,6 @@ def _make_rings(config: VmConfig, board: Board | None) -> None:
         from stratovirt._native.uring import make_no_more
 
         make_no_more(count, RING_ENTRIES)
-
-
-class LateImports:
-    """Says which module nobody thought of, where else the filter would end the process."""
-
-    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
-        """Called for modules that are not loaded."""
-        raise ImportError(f"{name} is not loaded, and a running machine loads nothing")
 
 
 def _report(*what: object) -> None:
