@@ -79,7 +79,7 @@ class Vm:
     def build(self) -> None:
         """Create everything the configuration names; raises StratovirtError."""
         config = self.config
-        if self._is_locked_down and needs_broker(config):
+        if self._is_locked_down and config.needs_broker:
             from stratovirt.host.broker import start_broker
 
             self._broker = start_broker(config)
@@ -509,13 +509,3 @@ class Vm:
         QMP_EVENT(name)
         for session in self._sessions:
             session.send_event(name, content)
-
-
-def needs_broker(config: VmConfig) -> bool:
-    """Whether anything may have to be opened while the machine runs, or removed when it ends."""
-    chardevs = [*config.chardevs.values(), *([config.serial] if config.serial else [])]
-    return bool(
-        config.monitors
-        or config.pidfile is not None
-        or any(chardev.flag == "-chardev socket" for chardev in chardevs)
-    )

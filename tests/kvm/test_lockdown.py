@@ -171,13 +171,18 @@ def test_no_other_modules_can_be_had(tmp_path: Path, name: str) -> None:
 
 def test_the_broker_survives_nonsense_and_is_sealed_once(tmp_path: Path) -> None:
     code = (
-        "for question in ('seal', 'nonsense', 'image', '', 'monitors'):\n"
-        "    try: vm._broker.ask(question, removals=[['/etc/passwd', 1, 1]], detached=False)\n"
+        "import socket\n"
+        "for question in ('seal', 'nonsense', 'image', '', 'monitors', 'serve', 'module'):\n"
+        "    try: vm._broker.ask(question, name=7, removals=[['/etc/passwd', 1, 1]])\n"
         "    except Exception as error: os.write(1, b'no ')\n"
-        "vm._broker._questions.sendmsg([b'no json'])\n"
+        "line = vm._broker._questions\n"
+        "for nonsense in (b'no json', b'[]', b'[' * 60000, b'x' * 100000):\n"
+        "    socket.send_fds(line, [nonsense], [0, 1, 2])\n"
+        "    os.write(1, b'no ' if b'no message' in line.recvmsg(1000)[0] else b'?')\n"
+        "vm._broker.ask('commit'); os.write(1, b'alive ')\n"
     )
     done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
-    assert done.stdout == "no no no no no x", done
+    assert done.stdout == 11 * "no " + "alive x", done
     assert not (tmp_path / "qmp").exists()
 
 

@@ -77,6 +77,16 @@ class VmConfig:
         self.start_paused = False
         self.seccomp = True
 
+    @property
+    def needs_broker(self) -> bool:
+        """Whether anything may have to be opened while the machine runs, or removed at its end."""
+        chardevs = [*self.chardevs.values(), *([self.serial] if self.serial else [])]
+        return bool(
+            self.monitors
+            or self.pidfile is not None
+            or any(chardev.flag == "-chardev socket" for chardev in chardevs)
+        )
+
     def check(self) -> None:
         """Raise ConfigError for options that contradict each other or name what is not there."""
         self._check_accel()

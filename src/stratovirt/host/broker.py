@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Answer = tuple[dict[str, object], list[int]]
 
 NAME = "stratovirt-brk"
+AT_START = ("monitors", "serve", "seal")
+"""Questions that are asked before the guest runs, when the machine can be trusted."""
 
 
 def start_broker(config: VmConfig) -> BrokerLine:
@@ -74,7 +76,6 @@ class Broker:
         self._relays: list[Relay] = []
         self._draft: Draft | None = None
         self._is_sealed = False
-        self._is_left = False
 
     def serve(self) -> None:
         """Until the machine is gone."""
@@ -94,18 +95,18 @@ class Broker:
     def _asked(self, _events: int) -> None:
         try:
             question, fds = wire.receive(self._questions)
+            for fd in fds:
+                os.close(fd)
+            answer, given = self._answer(str(question.pop("ask", "")), question)
         except EOFError:
             self._loop.stop()
             return
-        for fd in fds:
-            os.close(fd)
-        try:
-            answer, given = self._answer(str(question.pop("ask", "")), question)
         except OSError as error:
             answer, given = {"errno": error.errno}, []
         except StratovirtError as error:
             answer, given = {"error": str(error)}, []
-        except (TypeError, ValueError, KeyError) as error:
+        except Exception as error:
+            # Whoever has taken the machine over may say anything.
             answer, given = {"error": f"the broker does not understand: {error}"}, []
         try:
             wire.send(self._questions, answer, given)
@@ -118,6 +119,8 @@ class Broker:
         handler = _ANSWERS.get(question)
         if handler is None:
             raise ValueError(f"no question {question!r}")
+        if self._is_sealed and question in AT_START:
+            raise ValueError(f"{question!r} comes too late")
         return handler(self, **details)
 
     def _require(self, kind: str, name: str) -> None:
@@ -146,9 +149,7 @@ class Broker:
         return {}, []
 
     def _seal(self, removals: list[tuple[str, int, int]], detached: bool) -> Answer:
-        """Before its guest runs the machine says what it leaves behind; once."""
-        if self._is_sealed:
-            raise ValueError("sealed already")
+        """Before its guest runs the machine says what it leaves behind."""
         self._is_sealed = True
         for path, device, inode in removals:
             cleanup.remove_at_exit(path, (device, inode))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 
 from stratovirt.runtime.sockets import receive_descriptors
@@ -26,13 +27,22 @@ def send(line: socket.socket, message: dict[str, object], fds: Sequence[int] = (
 
 
 def receive(line: socket.socket) -> tuple[dict[str, object], list[int]]:
-    """Wait for one message; raises EOFError when the other side is gone."""
+    """Wait for one message; raises EOFError when the other side is gone, ValueError for nonsense.
+
+    The descriptors of a message that is nonsense are closed.
+    """
     try:
         content, fds = receive_descriptors(line, LONGEST, MOST_DESCRIPTORS)
     except ConnectionError as error:
         raise EOFError(str(error)) from error
     if not content:
         raise EOFError("the other side has hung up")
-    message = json.loads(content)
-    assert isinstance(message, dict)
+    try:
+        message = json.loads(content)
+        if not isinstance(message, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
+        for fd in fds:
+            os.close(fd)
+        raise ValueError(f"no message: {error}") from error
     return message, fds
