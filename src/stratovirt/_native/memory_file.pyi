@@ -2,6 +2,8 @@ from stratovirt._native.guest_memory import RamMapping
 
 class CancelledError(Exception): ...
 
+PAGEMAP: str
+
 def open_pagemap() -> None: ...
 
 class MemoryFile:

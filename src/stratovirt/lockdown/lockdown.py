@@ -70,7 +70,13 @@ def _open_for_monitors() -> None:
     from stratovirt.runtime import trace
 
     trace.open_sinks()
-    memory_file.open_pagemap()
+    try:
+        memory_file.open_pagemap()
+    except OSError as error:
+        raise StratovirtError(
+            f"{memory_file.PAGEMAP}, which a snapshot would need: {error.strerror}; "
+            "-disable-seccomp opens it later"
+        ) from error
 
 
 def _make_rings(config: VmConfig, board: Board | None) -> None:
