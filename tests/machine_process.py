@@ -128,7 +128,7 @@ class MachineProcess:
         _trace: TracebackType | None,
     ) -> None:
         if self.process.poll() is None:
-            self._look()
+            self.look()
             self.process.kill()
         self._drain()
         self.process.wait()
@@ -171,7 +171,7 @@ class MachineProcess:
             if time.monotonic() > deadline:
                 shown = self.console[-1500:].decode(errors="replace")
                 raise AssertionError(
-                    f"the console never showed {pattern!r}, but {shown!r}; {self._look()}"
+                    f"the console never showed {pattern!r}, but {shown!r}; {self.look()}"
                 )
             if not self._pump(0.5) and self.process.poll() is not None:
                 self._drain()
@@ -185,7 +185,7 @@ class MachineProcess:
             or bool(LOST_IN_SYSCALL.search(self.console))
         )
 
-    def _look(self) -> str:
+    def look(self) -> str:
         """What a machine does that does not answer: its threads and, in the lab, KVM's events."""
         threads = [
             # NAME) STATE PPID ... with the CPU time as 12th and 13th behind the name.
@@ -230,7 +230,7 @@ class MachineProcess:
                 # A guest that starts anew does not end for it.
                 raise MachineEndedError("its end", self)
             if time.monotonic() > deadline:
-                raise AssertionError(f"the machine did not end; {self._look()}")
+                raise AssertionError(f"the machine did not end; {self.look()}")
             self._pump(0.1)
         self._drain()
         return self.process.returncode
