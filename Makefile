@@ -30,7 +30,7 @@ SOURCES := src tests bench tools setup.py
 lint: build check-guidebook
 	@.venv/bin/ruff check $(SOURCES)
 	@.venv/bin/ruff format --check -q $(SOURCES)
-	@.venv/bin/mypy src/stratovirt src/stratovirt_lab src/ozone tests tools
+	@.venv/bin/mypy src/stratovirt src/stratovirt_lab src/ozone tests tools bench
 	@$(PY) -m tools.generate_docs --check
 
 docs: build

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bench.ring_load import RingLoad, compile_driver
@@ -96,7 +96,7 @@ def main() -> int:
         driver = compile_driver(folder)
         image = folder / "image"
         image.write_bytes(os.urandom(1 << 20) * IMAGE_MIB)
-        sides = {
+        sides: dict[str, Callable[[RingLoad], AbstractContextManager[int]]] = {
             "stratovirt": lambda load: ours(load, image),
             "qemu": lambda load: peer(load, image, 0),
             "qemu, polling": lambda load: peer(load, image, 32768),

@@ -13,6 +13,7 @@ from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.block.image import Image
 from stratovirt.config.drive import Drive
 from stratovirt.config.vm_config import VmConfig
+from stratovirt.host.access import HostAccess
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.clock import MonotonicClock
 from stratovirt.runtime.loop import Loop
@@ -30,10 +31,10 @@ def main() -> int:
     host = DeviceHost(
         config=VmConfig(), loop=loop, clock=MonotonicClock(loop), memory=memory, iothreads={},
         open_chardev=lambda _name: (_ for _ in ()).throw(KeyError()),
-        send_event=lambda _name, _content: None,
+        send_event=lambda _name, _content: None, access=HostAccess(),
     )  # fmt: skip
     disk = Blk("bench", 1, host)
-    disk.insert(Image(Drive(id="bench", file=path, direct=direct)), None, None)
+    disk.insert(Image(Drive(id="bench", file=path, direct=direct), host.access), None, None)
     ring = Virtqueue(memory, RING_SIZE, desc, avail, used, True)
     notifier = Notifier(InterruptStatus(), 1, call_fd)
     disk.activate([ActiveQueue(0, ring, kick_fd, notifier)], VERSION_1 | RING_EVENT_IDX | F_FLUSH)
