@@ -31,6 +31,10 @@ def _if_sanitized(argv: tuple[str, ...]) -> tuple[str, ...]:
     return (NO_FILTER,) if "ASAN_OPTIONS" in os.environ and NO_FILTER not in argv else ()
 
 
+COMMAND = [STRATOVIRT, *_if_sanitized(())]
+"""How tests that need more than MachineProcess start a machine."""
+
+
 def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Run stratovirt until it ends by itself."""
     return subprocess.run(

@@ -1,6 +1,7 @@
 """Tiny payloads on real /dev/kvm: exits, ends, pauses and errors as a user meets them."""
 
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -152,14 +153,14 @@ def test_the_terminal_is_raw_while_running_and_as_before_afterwards(tmp_path: Pa
     import subprocess
     import termios
 
-    from tests.machine_process import STRATOVIRT
+    from tests.machine_process import COMMAND
 
     kernel = write_kernel(tmp_path, say("on\n") + SPIN)
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     for leave in (b"\x01x", None):
         process = subprocess.Popen(
-            [STRATOVIRT, "-kernel", str(kernel), "-serial", "stdio"],
+            [*COMMAND, "-kernel", str(kernel), "-serial", "stdio"],
             stdin=slave, stdout=slave, stderr=subprocess.PIPE,
         )  # fmt: skip
         shown = b""
@@ -204,15 +205,15 @@ def test_mistakes_at_start_are_one_line_and_leave_nothing(tmp_path: Path) -> Non
 def test_no_kvm_device_and_no_permission_are_told_apart(tmp_path: Path) -> None:
     import subprocess
 
-    from tests.machine_process import STRATOVIRT
+    from tests.machine_process import COMMAND
 
-    kernel = write_kernel(tmp_path, SPIN)
+    kernel, command = write_kernel(tmp_path, SPIN), shlex.join(COMMAND)
     for prepare, message in (
         ("mount -t tmpfs none /dev", "/dev/kvm does not exist"),
         ("mount --bind /dev/null /dev/kvm", "/dev/kvm speaks API version -1"),
     ):
         done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", f"{prepare} && exec {STRATOVIRT} -kernel {kernel}"],
+            ["unshare", "-m", "sh", "-c", f"{prepare} && exec {command} -kernel {kernel}"],
             capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 1

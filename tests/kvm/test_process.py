@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.machine_process import (
+    COMMAND,
     PATIENCE,
-    STRATOVIRT,
     MachineProcess,
     QmpClient,
     run_to_end,
@@ -94,7 +94,7 @@ def test_log_lines_have_time_level_and_module(tmp_path: Path, place: str) -> Non
     kernel = write_kernel(tmp_path, POWER_OFF + BUSY)
     where = ("-D", str(log)) if place == "file" else ("-D",)
     done = subprocess.run(
-        [STRATOVIRT, *where, "-kernel", str(kernel)],
+        [*COMMAND, *where, "-kernel", str(kernel)],
         env={**os.environ, "STRATOVIRT_LOG_LEVEL": "info"},
         capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_log_lines_have_time_level_and_module(tmp_path: Path, place: str) -> Non
 
 def test_a_log_level_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
     done = subprocess.run(
-        [STRATOVIRT, "-machine", "none"],
+        [*COMMAND, "-machine", "none"],
         env={**os.environ, "STRATOVIRT_LOG_LEVEL": "loud"},
         capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
@@ -161,7 +161,7 @@ def test_the_terminal_is_raw_while_it_runs_and_restored_at_the_end(
     master, slave = pty.openpty()
     before = terminal_settings(slave)
     process = subprocess.Popen(
-        [STRATOVIRT, "-kernel", str(kernel), "-serial", "stdio"],
+        [*COMMAND, "-kernel", str(kernel), "-serial", "stdio"],
         stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
     )  # fmt: skip
     shown = b""
