@@ -260,6 +260,7 @@ def test_a_cancelled_snapshot_leaves_nothing(large: Saved, tmp_path: Path) -> No
     assert large.qmp.cmd("query-status")["running"]
 
 
+@pytest.mark.needs_filter
 def test_a_sudden_death_leaves_the_earlier_snapshot(large: Saved, tmp_path: Path) -> None:
     begin(large)
     large.machine.process.kill()
