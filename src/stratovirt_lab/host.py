@@ -11,12 +11,13 @@ import sys
 import tempfile
 import termios
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from stratovirt_lab import images, qemu
+from stratovirt_lab import images
 from stratovirt_lab.diagnosis import where_the_cpus_are
 from stratovirt_lab.errors import LabError
+from stratovirt_lab.qemu import emulator
 
 SCRATCH_SIZE = "8G"
 """Size of the lab's scratch disk; sparse on the host."""
@@ -60,9 +61,10 @@ def run(
             size = os.get_terminal_size()
             (job / "tty").write_text(f"rows {size.lines} cols {size.columns}")
         images.scratch_disk(job / "scratch.img", SCRATCH_SIZE)
-        command = _qemu_command(qemu.program(), kernel, initramfs, job, cpus, memory_mib, writable)
+        qemu = emulator()
+        command = _qemu_command(qemu.program, kernel, initramfs, job, cpus, memory_mib, writable)
         names = ("tty", "status") if interactive else ("in", "out", "err", "status")
-        return _relay(command, names, job, interactive)
+        return _relay(command, qemu.environment, names, job, interactive)
 
 
 def _script(argv: Sequence[str], extra: dict[str, str]) -> str:
@@ -158,7 +160,13 @@ def _two_nodes(cpus: int, memory_mib: int) -> list[str]:
     return options
 
 
-def _relay(command: list[str], names: Sequence[str], job: Path, interactive: bool) -> int:
+def _relay(
+    command: list[str],
+    environment: Mapping[str, str],
+    names: Sequence[str],
+    job: Path,
+    interactive: bool,
+) -> int:
     ours: dict[str, socket.socket] = {}
     theirs: list[socket.socket] = []
     for name in names:
@@ -179,7 +187,7 @@ def _relay(command: list[str], names: Sequence[str], job: Path, interactive: boo
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | qemu.environment(),
+            env={**os.environ, **environment},
         )
     for far in theirs:
         far.close()

@@ -1,46 +1,96 @@
-"""The emulator that the lab runs in, and the mending of a lock that its SVM forgets."""
+"""The emulator that the lab runs in, and the mending of what its SVM forgets to lock.
 
+QEMU 7.2 emulates SVM with two kinds of locks missing:
+
+* A nested guest that writes CR8 while an interrupt waits makes ``cpu_interrupt()`` run without
+  QEMU's big lock, which ends QEMU with an assertion: ``qemu-lock.c`` takes it.
+* VMRUN and #VMEXIT set and clear a bit of ``CPUState.interrupt_request`` with an instruction that
+  is not atomic, while another thread may set a bit there to interrupt this CPU.  Now and then one
+  of the two is lost: a CPU of the lab sleeps for good with an interrupt waiting, a guest's
+  interrupt never comes, or it comes to the guest's host.  The three instructions that meet there
+  get LOCK prefixes.
+"""
+
+import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratovirt_lab.cache import built
+from stratovirt_lab.cache import built, say
 from stratovirt_lab.errors import LabError
 from stratovirt_lab.kernels import run_tool
 
 HERE = Path(__file__).parent
 MODULE = Path("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so")
-RENAMED = {
+NAME = "qemu-system-x86_64"
+
+PROGRAM_PATCHES = {
+    # VMRUN: orl $0x100,-0x12d8(%rbx) -> lock btsl $8,-0x12d8(%rbx); nop
+    bytes.fromhex("818b28edffff00010000"): bytes.fromhex("f00fbaab28edffff0890"),
+    # #VMEXIT: andl $0xfffffeff,-0x12d8(%rbx) -> lock btrl $8,-0x12d8(%rbx); nop
+    bytes.fromhex("81a328edfffffffeffff"): bytes.fromhex("f00fbab328edffff0890"),
+}
+MODULE_PATCHES = {
+    # Imports that qemu-lock.c stands in for: what the assertion calls, and the last thing in
+    # tcg_handle_interrupt() that needs the lock.
     b"\0qemu_mutex_iothread_locked\0": b"\0held_mutex_iothread_locked\0",
     b"\0qemu_cpu_is_self\0": b"\0held_cpu_is_self\0",
+    # There: test %al,%al; jne 1f; the assertion, which holds now; 1: or %ebp,0xd8(%rbx)
+    # -> lock or %ebp,0xd8(%rbx); jmp to what follows the old one
+    bytes.fromhex("84c075244c8d05ee170000"): bytes.fromhex("f009abd8000000eb259090"),
 }
-"""Imports of the TCG module that qemu-lock.c stands in for."""
+"""What is replaced by as many bytes; each has to be found once, or this is another QEMU."""
 
 
-def program() -> str:
-    """The path of QEMU for x86_64."""
-    found = shutil.which("qemu-system-x86_64")
+@dataclass(frozen=True)
+class Emulator:
+    """QEMU for x86_64: the path of its program, and variables to start it with."""
+
+    program: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def emulator() -> Emulator:
+    """The installed QEMU, mended when it is the one that needs it.
+
+    Raises LabError when there is none.
+    """
+    found = shutil.which(NAME)
     if found is None:
-        raise LabError("qemu-system-x86_64 is missing; run 'make setup'")
-    return found
+        raise LabError(f"{NAME} is missing; run 'make setup'")
+    program = Path(found)
+    originals = {program: PROGRAM_PATCHES, MODULE: MODULE_PATCHES}
+    if not all(_matches(path, patches) for path, patches in originals.items()):
+        say(f"{found} is not the QEMU whose SVM is mended here: guests may be lost")
+        return Emulator(found)
+    stamps = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, originals)]
+    recipe = f"{stamps} {originals} {(HERE / 'qemu-lock.c').read_text()}"
+    folder = built("qemu", recipe, lambda target: _mend(program, target))
+    return Emulator(
+        str(folder / "bin" / NAME),
+        {"QEMU_MODULE_DIR": str(folder), "LD_PRELOAD": str(folder / "qemu-lock.so")},
+    )
 
 
-def environment() -> dict[str, str]:
-    """Variables that make this QEMU take its lock; none for one that needs no mending."""
-    if not MODULE.exists():
-        return {}
-    module = MODULE.read_bytes()
-    if any(module.count(name) != 1 for name in RENAMED):
-        return {}
-    stat = MODULE.stat()
-    recipe = f"{stat.st_size} {stat.st_mtime_ns} {(HERE / 'qemu-lock.c').read_text()}"
-    folder = built("qemu-modules", recipe, lambda target: _mend(module, target))
-    return {"QEMU_MODULE_DIR": str(folder), "LD_PRELOAD": str(folder / "qemu-lock.so")}
+def _matches(path: Path, patches: Mapping[bytes, bytes]) -> bool:
+    content = path.read_bytes() if path.exists() else b""
+    return all(content.count(old) == 1 for old in patches)
 
 
-def _mend(module: bytes, folder: Path) -> None:
-    folder.mkdir()
-    for name, replacement in RENAMED.items():
-        module = module.replace(name, replacement)
-    (folder / MODULE.name).write_bytes(module)
+def _mend(program: Path, folder: Path) -> None:
+    (folder / "bin").mkdir(parents=True)
+    # QEMU looks for its firmware beside the folder it was started from.
+    (folder / "share").symlink_to("/usr/share")
+    (folder / "lib").symlink_to("/usr/lib")
+    for source, target, patches in (
+        (program, folder / "bin" / NAME, PROGRAM_PATCHES),
+        (MODULE, folder / MODULE.name, MODULE_PATCHES),
+    ):
+        content = source.read_bytes()
+        for old, new in patches.items():
+            content = content.replace(old, new)
+        target.write_bytes(content)
+        target.chmod(0o755)
     library = str(folder / "qemu-lock.so")
     run_tool("gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, str(HERE / "qemu-lock.c"))

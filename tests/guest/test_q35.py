@@ -49,7 +49,7 @@ def test_every_device_works_over_pci(
     assert guest.command("ls -d /sys/class/net/eth0/queues/rx-* | wc -l").strip() == "2"
     content = os.urandom(4 * MIB)
     assert send_to_guest(guest, content) == hashlib.md5(content).hexdigest()
-    assert " 0% packet loss" in guest.command(f"ping -c 3 -i 0.2 {HOST}")
+    assert ", 0% packet loss" in guest.command(f"ping -c 3 -i 0.2 {HOST}")
     guest.command("stty raw -echo </dev/hvc0; cat </dev/hvc0 >/dev/hvc0 & sleep 0")
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(PATIENCE)
