@@ -20,6 +20,12 @@ def main() -> None:
     run.add_argument("--cpus", type=int, default=2, help="CPUs of the lab host (default 2)")
     run.add_argument("--mem", type=int, default=4096, metavar="MIB", help="its memory in MiB")
     run.add_argument(
+        "--silence",
+        type=float,
+        metavar="SECONDS",
+        help="give the lab up when it says nothing for so long (default: never)",
+    )
+    run.add_argument(
         "--rw",
         type=Path,
         action="append",
@@ -49,7 +55,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             if not path.is_dir():
                 raise LabError(f"--rw {path}: no such directory")
         return host.run(
-            arguments.argv, cpus=arguments.cpus, memory_mib=arguments.mem, writable=writable
+            arguments.argv,
+            cpus=arguments.cpus,
+            memory_mib=arguments.mem,
+            writable=writable,
+            silence=arguments.silence,
         )
     if arguments.command == "images":
         from stratovirt_lab import images

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stratovirt_lab import images
 from stratovirt_lab.diagnosis import where_the_cpus_are
-from stratovirt_lab.errors import LabError
+from stratovirt_lab.errors import LabError, LabSilentError
 from stratovirt_lab.qemu import emulator
 
 SCRATCH_SIZE = "8G"
@@ -44,12 +44,14 @@ def run(
     memory_mib: int = 4096,
     writable: Sequence[Path] = (),
     environment: dict[str, str] | None = None,
+    silence: float | None = None,
 ) -> int:
     """Run `argv` in a fresh lab and return its exit status.
 
     The lab sees this machine's root file system read-only (changes go to memory) except for the
     folders in `writable`.  A scratch ext4 disk is at ``/scratch``.  When standard input and
-    output are terminals, the command gets one of its own.
+    output are terminals, the command gets one of its own.  A lab that says nothing for `silence`
+    seconds is given up.  Raises LabError when the lab itself fails.
     """
     kernel, initramfs = images.lab_host()
     interactive = os.isatty(0) and os.isatty(1)
@@ -64,7 +66,7 @@ def run(
         qemu = emulator()
         command = _qemu_command(qemu.program, kernel, initramfs, job, cpus, memory_mib, writable)
         names = ("tty", "status") if interactive else ("in", "out", "err", "status")
-        return _relay(command, qemu.environment, names, job, interactive)
+        return _relay(command, qemu.environment, names, job, interactive, silence)
 
 
 def _script(argv: Sequence[str], extra: dict[str, str]) -> str:
@@ -166,6 +168,7 @@ def _relay(
     names: Sequence[str],
     job: Path,
     interactive: bool,
+    silence: float | None,
 ) -> int:
     ours: dict[str, socket.socket] = {}
     theirs: list[socket.socket] = []
@@ -194,10 +197,13 @@ def _relay(
     status = b""
     try:
         with _raw_terminal(interactive), _signals_end(process, job):
-            status = _pump(ours)
+            status = _pump(ours, silence)
         process.wait(timeout=30)
     except subprocess.TimeoutExpired:
         pass
+    except LabSilentError:
+        print(where_the_cpus_are(job / MONITOR), file=sys.stderr)
+        raise
     finally:
         process.kill()
         process.wait()
@@ -220,8 +226,11 @@ def _last_words(job: Path) -> str:
     return "\n".join(found) or "nothing on its console"
 
 
-def _pump(ours: dict[str, socket.socket]) -> bytes:
-    """Move bytes between this process's streams and the lab's until the status has come."""
+def _pump(ours: dict[str, socket.socket], silence: float | None) -> bytes:
+    """Move bytes between this process's streams and the lab's until the status has come.
+
+    Raises LabSilentError when nothing moves for `silence` seconds.
+    """
     sinks = {"out": 1, "err": 2, "tty": 1}
     status = b""
     writer = ours.get("in") or ours["tty"]
@@ -236,7 +245,10 @@ def _pump(ours: dict[str, socket.socket]) -> bytes:
             _send_all_of_stdin(writer, "in" in ours)
         open_ports = {name for name in ours if name != "in"}
         while open_ports:
-            for key, _ in selector.select():
+            ready = selector.select(silence)
+            if not ready:
+                raise LabSilentError(f"the lab said nothing for {silence:g} s")
+            for key, _ in ready:
                 if key.data == "stdin":
                     data = os.read(0, CHUNK)
                     if data:

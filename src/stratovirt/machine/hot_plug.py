@@ -6,6 +6,8 @@ the device's.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from stratovirt.block.image import Image
 from stratovirt.config.drive import Drive
 from stratovirt.config.hot_replace import Blockdev
@@ -78,7 +80,7 @@ class Pool(PoolOf["T"]):
         self.free.clear()
 
 
-class HotPlug:
+class HotPlug(ABC):
     """What can be added to a running machine and removed from it."""
 
     def __init__(self, host: DeviceHost) -> None:
@@ -90,16 +92,16 @@ class HotPlug:
         self._added_chardevs: dict[str, set[str]] = {}
         """The netdevs of each."""
 
+    @abstractmethod
     def plug(self, options: Any) -> None:
         """Add a device; raises StratovirtError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unplug(self, name: str) -> None:
         """Remove a device that was added, now or as soon as the guest lets go of it.
 
         DEVICE_DELETED tells when it is gone.  Raises HotPlugError.
         """
-        raise NotImplementedError
 
     def close(self) -> None:
         """Give back what no device has; the devices were closed before."""
@@ -155,9 +157,9 @@ class HotPlug:
         if isinstance(netdev, VhostUser):
             self._added_chardevs[netdev.chardev].add(name)
 
+    @abstractmethod
     def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
         """Open what the kind of machine can use; raises StratovirtError."""
-        raise NotImplementedError
 
     def remove_back_end(self, name: str) -> None:
         """Close what no device has; raises HotPlugError."""

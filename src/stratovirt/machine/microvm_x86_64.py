@@ -112,18 +112,16 @@ class Microvm(Board):
             self.uart.reset()
         return self.load()
 
-    def obstacle(self) -> str | None:
-        """Why the machine cannot be saved as it is; None when it can."""
+    def save(self) -> BoardState:
+        """All devices of a machine at rest; raises SnapshotError naming what cannot be saved."""
         if self.hot_plug is not None and self.hot_plug.plugged:
             name = next(iter(self.hot_plug.plugged))
-            return f"{name}: it was added while the machine ran; remove it first (device_del)"
+            raise SnapshotError(
+                f"{name}: it was added while the machine ran; remove it first (device_del)"
+            )
         for device in self.devices:
             if device.obstacle is not None:
-                return f"{device.name}: {device.obstacle}"
-        return None
-
-    def save(self) -> BoardState:
-        """All devices of a machine at rest."""
+                raise SnapshotError(f"{device.name}: {device.obstacle}")
         return BoardState(
             ged=self._ged.save(),
             uart=self.uart.save() if self.uart is not None else None,

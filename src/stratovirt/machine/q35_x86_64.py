@@ -15,16 +15,19 @@ from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
 from stratovirt.machine.x86_64_board import Board
 from stratovirt.pci.host_bridge import PORTS as CONFIG_PORTS
 from stratovirt.pci.host_bridge import ConfigPorts, Ecam, PciHost
+from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
     from stratovirt.cpu.x86_64_boot import EntryPoint
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.q35_x86_64_firmware import Firmware
+    from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice
 
 SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
@@ -151,9 +154,13 @@ class Q35(Board):
             self._firmware.reset()
         return self.load()
 
-    def obstacle(self) -> str:
-        """Why the machine cannot be saved."""
-        return "-machine q35: only microvm can be saved yet"
+    def save(self) -> NoReturn:
+        """Raises SnapshotError: it cannot be saved yet."""
+        raise SnapshotError("-machine q35: only microvm can be saved yet")
+
+    def restore(self, _state: State) -> NoReturn:
+        """Raises SnapshotError: there is none that was saved."""
+        raise SnapshotError("-machine q35: only microvm can be restored yet")
 
     def press_power_button(self) -> None:
         """Tell the guest that somebody wants it to power off."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from stratovirt.acpi import aml
 from stratovirt.boot.image import BootFile, KernelFile
 from stratovirt.config.errors import ConfigError
@@ -36,7 +38,7 @@ NOTIFY_BUTTON_PRESSED = 0x80
 """ACPI 6.5, table 5.136: the code of a control-method power button."""
 
 
-class Board:
+class Board(ABC):
     """What the machine's life knows of a board."""
 
     target = "x86_64"
@@ -75,37 +77,33 @@ class Board:
             self.add_ports("uart", UART_PORT, UART_REGISTERS, self.uart)
 
     @property
+    @abstractmethod
     def devices(self) -> list[VirtioDevice]:
         """All virtio devices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self) -> EntryPoint | None:
         """Load what is booted; where the first vCPU starts, None for its reset vector."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset(self) -> EntryPoint | None:
         """All devices as after power-on and what is booted loaded anew; vCPUs must be paused."""
-        raise NotImplementedError
 
-    def obstacle(self) -> str | None:
-        """Why the machine cannot be saved as it is; None when it can."""
-        raise NotImplementedError
-
+    @abstractmethod
     def save(self) -> State:
-        """All devices of a machine at rest, for a snapshot."""
-        raise NotImplementedError
+        """All devices of a machine at rest; raises SnapshotError naming what cannot be saved."""
 
+    @abstractmethod
     def restore(self, state: Any) -> None:
         """Become as the board that was saved, at rest; raises SnapshotError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def press_power_button(self) -> None:
         """Tell the guest that somebody wants it to power off."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Stop the devices and give back their files; requests in flight are completed."""
-        raise NotImplementedError
 
     def _uart_irq(self, level: bool) -> None:
         self.accelerator.set_irq_level(UART_GSI, level)

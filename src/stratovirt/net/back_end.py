@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 
 from stratovirt._native import tap as tun
 from stratovirt._native.net_engine import NetEngine
@@ -79,7 +80,7 @@ class PairSetup:
         self.control, self.failure_fd = control, failure_fd
 
 
-class BackEnd:
+class BackEnd(ABC):
     """The contract: what any back end offers a card.
 
     `link_changed` hears, in the loop, when what is behind comes or goes.
@@ -101,26 +102,28 @@ class BackEnd:
         return True
 
     @property
+    @abstractmethod
     def pairs(self) -> int:
         """Queue pairs it can serve."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, card: int) -> int:
         """The card's features with what this back end adds and lacks."""
-        raise NotImplementedError
 
     @property
     def ring_features(self) -> int:
         """Ring features it can serve."""
         return TRANSPORT_FEATURES
 
+    @abstractmethod
     def prepare(self, agreed: int, pairs: int) -> None:
         """The driver agreed to these features and uses so many pairs."""
 
+    @abstractmethod
     def make_pair(self, setup: PairSetup) -> Pair:
         """What will serve a pair; raises OSError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what it holds of the host."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.snapshot.machine import MachineState, guest_visible
-from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,9 +13,7 @@ if TYPE_CHECKING:
 
 def capture(config: VmConfig, board: Board, kvm: KvmAccelerator | None) -> MachineState:
     """What a snapshot holds besides memory; raises SnapshotError naming what cannot be saved."""
-    obstacle = board.obstacle()
-    if obstacle is not None:
-        raise SnapshotError(obstacle)
+    saved = board.save()
     vcpus = None
     if kvm is not None:
         from stratovirt.accel.kvm import x86_64_state
@@ -25,6 +22,6 @@ def capture(config: VmConfig, board: Board, kvm: KvmAccelerator | None) -> Machi
     return MachineState(
         options=guest_visible(config),
         memory_bytes=config.memory.size,
-        board=board.save().to_json(),
+        board=saved.to_json(),
         kvm=vcpus,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.runtime.loop import Loop
 from stratovirt.virtio.device import ActiveQueue, VirtioDevice
 from stratovirt.virtio.served_queue import ServedQueue
 
 
-class PythonDevice(VirtioDevice):
+class PythonDevice(VirtioDevice, ABC):
     """A device that says in `handle` what becomes of a chain of each queue."""
 
     def __init__(self, loop: Loop) -> None:
@@ -19,9 +21,9 @@ class PythonDevice(VirtioDevice):
         self.agreed = 0
         """The features both sides agreed on."""
 
+    @abstractmethod
     def handle(self, queue: int, chain: DescriptorChain) -> bool:
         """Take one chain of `queue`; False when it must wait."""
-        raise NotImplementedError
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Serve the queues."""

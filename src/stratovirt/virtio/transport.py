@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
 from stratovirt.runtime.eventfds import new_eventfd
@@ -44,7 +45,7 @@ class QueueSetup:
         self.desc = self.driver = self.device = 0
 
 
-class VirtioTransport:
+class VirtioTransport(ABC):
     """The part of a transport that does not depend on where its registers are.
 
     A subclass decodes registers and says how interrupts reach the guest; it sets up what
@@ -61,13 +62,13 @@ class VirtioTransport:
         device.config_changed = self._config_changed
         self._reset_registers()
 
+    @abstractmethod
     def notifier(self, queue: int) -> Notifier:
         """What interrupts the guest for a queue."""
-        raise NotImplementedError
 
+    @abstractmethod
     def notify_config(self) -> None:
         """Interrupt the guest because the configuration changed."""
-        raise NotImplementedError
 
     def _reset_registers(self) -> None:
         self.status = 0
