@@ -138,11 +138,16 @@ class Guest:
         server = subprocess.Popen(
             ["iperf3", "-s", "-1", "-J", "-B", host], stdout=subprocess.PIPE, text=True
         )
-        self._machine.command(
-            f"sleep 1; chroot /tools iperf3 -c {host} -t {SECONDS} {'-R ' * back}>/dev/null",
-            LOST_AFTER_S,
-        )
-        answer, _ = server.communicate(timeout=30)
+        try:
+            self._machine.command(
+                f"sleep 1; chroot /tools iperf3 -c {host} -t {SECONDS} {'-R ' * back}>/dev/null",
+                LOST_AFTER_S,
+            )
+            answer, _ = server.communicate(timeout=30)
+        finally:
+            # One that waits for a lost guest would answer the next guest in its successor's place.
+            server.kill()
+            server.wait()
         total = json.loads(answer)["end"]
         return float(total["sum_sent" if back else "sum_received"]["bits_per_second"]) / 1e6
 
