@@ -1,14 +1,12 @@
-"""The emulator that the lab runs in, and the mending of what its SVM forgets to lock.
+"""The emulator that the lab runs in, and the mending of its SVM.
 
-QEMU 7.2 emulates SVM with two kinds of locks missing:
+In QEMU 7.2:
 
-* A nested guest that writes CR8 while an interrupt waits makes ``cpu_interrupt()`` run without
-  QEMU's big lock, which ends QEMU with an assertion: ``qemu-lock.c`` takes it.
+* A nested guest that writes CR8 while an interrupt waits ends QEMU with an assertion, and a CPU now
+  and then halts for good without its global interrupt flag: ``qemu-lock.c`` mends both.
 * VMRUN and #VMEXIT set and clear a bit of ``CPUState.interrupt_request`` with an instruction that
-  is not atomic, while another thread may set a bit there to interrupt this CPU.  Now and then one
-  of the two is lost: a CPU of the lab sleeps for good with an interrupt waiting, a guest's
-  interrupt never comes, or it comes to the guest's host.  The three instructions that meet there
-  get LOCK prefixes.
+  is not atomic, while another thread may set a bit there to interrupt this CPU.  The three
+  instructions that meet there get LOCK prefixes.
 """
 
 import os
@@ -32,10 +30,10 @@ PROGRAM_PATCHES = {
     bytes.fromhex("81a328edfffffffeffff"): bytes.fromhex("f00fbab328edffff0890"),
 }
 MODULE_PATCHES = {
-    # Imports that qemu-lock.c stands in for: what the assertion calls, and the last thing in
-    # tcg_handle_interrupt() that needs the lock.
+    # Imports that qemu-lock.c stands in for.
     b"\0qemu_mutex_iothread_locked\0": b"\0held_mutex_iothread_locked\0",
     b"\0qemu_cpu_is_self\0": b"\0held_cpu_is_self\0",
+    b"\0qemu_wait_io_event\0": b"\0held_wait_io_event\0",
     # There: test %al,%al; jne 1f; the assertion, which holds now; 1: or %ebp,0xd8(%rbx)
     # -> lock or %ebp,0xd8(%rbx); jmp to what follows the old one
     bytes.fromhex("84c075244c8d05ee170000"): bytes.fromhex("f009abd8000000eb259090"),
