@@ -106,7 +106,7 @@ WORKS: dict[str, dict[str, str]] = {
         "num-queues": f"{BLOCK}::test_each_queue_of_a_disk_is_served",
         "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
     },
-    "-global": {"pcie-root-port.fast-unplug": f"{HOTPLUG}[1-0]"},
+    "-global": {"pcie-root-port.fast-unplug": f"{HOTPLUG}[1-0-3]"},
     "-uuid": {"uuid": Q35},
     "-drive if=pflash": dict.fromkeys(("file", "unit", "readonly", "if"), FIRMWARE)
     | dict.fromkeys(("id", "format"), MISTAKES),
@@ -123,7 +123,7 @@ WORKS: dict[str, dict[str, str]] = {
     | {"guest-cid": Q35, "id": Q35, "vhostfd": f"{DEVICES}::test_vsock_by_descriptor"},
     "-device virtio-balloon-pci": PLACE | {"id": Q35, "deflate-on-oom": Q35},
     "-device virtio-rng-pci": PLACE | dict.fromkeys(("rng", "id", "max-bytes", "period"), Q35),
-    "-device pcie-root-port": dict.fromkeys(("bus", "addr", "multifunction"), f"{HOTPLUG}[0-0]")
+    "-device pcie-root-port": dict.fromkeys(("bus", "addr", "multifunction"), f"{HOTPLUG}[0-0-3]")
     | {
         "id": RESTARTS,
         "port": RESTARTS,

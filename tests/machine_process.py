@@ -47,8 +47,12 @@ def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedPro
     )
 
 
-LOST_IN_SYSCALL = re.compile(rb"RIP: 0010:entry_SYSCALL_64\+0x0/.*Kernel panic", re.DOTALL)
-"""A guest that took an event on the first instruction behind SYSCALL, where it can take none."""
+LOST_IN_ENTRY = re.compile(
+    rb"RIP: 0010:(entry_SYSCALL_64\+0x0|error_entry\+0x[0-9a-f]+)/.*Kernel panic", re.DOTALL
+)
+"""A guest that took an event on the first instruction behind SYSCALL or an exception, before its
+GS base is the kernel's: it can take none there, and faults in error_entry until its stack is used
+up."""
 
 
 ENOUGH_FAULTS = 1000
@@ -186,7 +190,7 @@ class MachineProcess:
         return (
             self._is_stuck
             or b"triple fault; " in self.errors
-            or bool(LOST_IN_SYSCALL.search(self.console))
+            or bool(LOST_IN_ENTRY.search(self.console))
         )
 
     def look(self) -> str:

@@ -34,9 +34,6 @@ PANIC_LINES = 80
 LAST_LINES = 10
 """How much of each log is shown when the lab has ended without saying why."""
 
-MENDED = "lab: "
-"""How a line begins with which the mended emulator says what it did."""
-
 CHUNK = 65536
 
 
@@ -212,9 +209,6 @@ def _relay(
         process.wait()
         for near in ours.values():
             near.close()
-    for line in qemu_log.read_text(errors="replace").splitlines():
-        if line.startswith(MENDED):
-            print(line, file=sys.stderr)
     text = status.decode(errors="replace").strip()
     if not text.isdigit():
         raise LabError(f"the lab ended before its command did: {_last_words(job)}")

@@ -2,11 +2,17 @@
 
 In QEMU 7.2:
 
-* A nested guest that writes CR8 while an interrupt waits ends QEMU with an assertion, and a CPU now
-  and then halts for good without its global interrupt flag: ``qemu-lock.c`` mends both.
+* FXRSTOR and XRSTOR, of any CPU, clear IGNNE# in ``hflags2`` of the first CPU, whose thread sets
+  and clears other bits there with no regard to that.  So it lost its global interrupt flag, and
+  halted for good, or the flag of nested paging, and the guest it was entering walked page tables
+  without it.  Nobody ever sets IGNNE#: the instruction goes.
 * VMRUN and #VMEXIT set and clear a bit of ``CPUState.interrupt_request`` with an instruction that
   is not atomic, while another thread may set a bit there to interrupt this CPU.  The three
   instructions that meet there get LOCK prefixes.
+* VMRUN leaves an interrupt that it has injected in ``CPUState.exception_index``, and the next
+  request to leave the execution loop delivers it once more.
+* A nested guest that writes CR8 while an interrupt waits ends QEMU with an assertion:
+  ``qemu-lock.c`` mends that.
 """
 
 import os
@@ -24,16 +30,20 @@ MODULE = Path("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so")
 NAME = "qemu-system-x86_64"
 
 PROGRAM_PATCHES = {
+    # cpu_clear_ignne(): andl $0xffffff7f,0x1464(%rax) -> nopl 0x656e6769(%rax,%rax); nop
+    bytes.fromhex("81a0641400007fffffff"): bytes.fromhex("0f1f840069676e656690"),
     # VMRUN: orl $0x100,-0x12d8(%rbx) -> lock btsl $8,-0x12d8(%rbx); nop
     bytes.fromhex("818b28edffff00010000"): bytes.fromhex("f00fbaab28edffff0890"),
     # #VMEXIT: andl $0xfffffeff,-0x12d8(%rbx) -> lock btrl $8,-0x12d8(%rbx); nop
     bytes.fromhex("81a328edfffffffeffff"): bytes.fromhex("f00fbab328edffff0890"),
+    # VMRUN, an interrupt to inject: mov %r13d,0x3380(%rbx); mov %esi,-0x10ac(%rbx) -> the first;
+    # nopw 0(%rax,%rax)
+    bytes.fromhex("4489ab8033000089b354efffff"): bytes.fromhex("4489ab80330000660f1f440000"),
 }
 MODULE_PATCHES = {
     # Imports that qemu-lock.c stands in for.
     b"\0qemu_mutex_iothread_locked\0": b"\0held_mutex_iothread_locked\0",
     b"\0qemu_cpu_is_self\0": b"\0held_cpu_is_self\0",
-    b"\0qemu_wait_io_event\0": b"\0held_wait_io_event\0",
     # There: test %al,%al; jne 1f; the assertion, which holds now; 1: or %ebp,0xd8(%rbx)
     # -> lock or %ebp,0xd8(%rbx); jmp to what follows the old one
     bytes.fromhex("84c075244c8d05ee170000"): bytes.fromhex("f009abd8000000eb259090"),
