@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan clean
+	bench-io bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
 
 setup:
 	@tools/setup.sh
@@ -67,10 +67,14 @@ $(ASAN)/.native: $(NATIVE) | build
 		$(CURDIR)/$(PY) setup.py --quiet build_ext --inplace -j2
 	@touch $@
 
-asan: $(ASAN)/.native
+# The Python beside them is this tree's, also when nothing was to build.
+asan-copy: $(ASAN)/.native
+	@tar -c --exclude='*.so' --exclude=__pycache__ src | tar -x -C $(ASAN)
+
+asan: asan-copy
 	@$(ASAN_ENV) $(PYTEST) -m 'not measures_memory and not needs_filter' tests/unit tests/board tests/kvm
 
-fuzz-asan: $(ASAN)/.native .venv/.fuzz
+fuzz-asan: asan-copy .venv/.fuzz
 	@$(ASAN_ENV) $(PY) -m tests.fuzz $(T) $(MIN)
 
 # The seccomp lists; and what the machines of the guest suite (or of T=test_disk) really call.
