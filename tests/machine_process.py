@@ -50,10 +50,10 @@ def run_to_end(*argv: str, timeout: float = PATIENCE) -> subprocess.CompletedPro
 LOST_IN_ENTRY = re.compile(
     rb"RIP: 0010:(entry_SYSCALL_64\+0x0|error_entry\+0x[0-9a-f]+)/.*Kernel panic", re.DOTALL
 )
-"""A guest that took an event on the first instruction behind SYSCALL or an exception, before its
-GS base is the kernel's: it can take none there, and faults in error_entry until its stack is used
-up."""
+"""A guest that walked wrong page tables at the first instruction behind SYSCALL or an exception.
 
+Its GS base is not the kernel's yet, so the handler of that fault faults itself.
+"""
 
 ENOUGH_FAULTS = 1000
 """So often in a third of a second no healthy guest fails to fetch its next instruction."""

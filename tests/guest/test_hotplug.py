@@ -74,7 +74,7 @@ def unplug(client: QmpClient) -> None:
 
 
 # In parts, so that a guest that the lab loses costs one part.
-@pytest.mark.parametrize("first, end", [(0, 3), (3, 6), (6, 8), (8, 10)])
+@pytest.mark.parametrize(("first", "end"), [(0, 3), (3, 6), (6, 8), (8, 10)])
 @pytest.mark.parametrize("fast", ["0", "1"])
 def test_devices_come_and_go_under_load(
     ready: Boot, make_tap: MakeTap, tools: type[Tools], root_image: Path, tmp_path: Path,
