@@ -24,9 +24,12 @@ GUIDEBOOK = {"microvm": 47, "q35": 53}
 """Chapter 4, GNU toolchain."""
 FAST = (
     "ioctl", "read", "write", "readv", "writev", "futex", "epoll_wait", "poll", "preadv2",
-    "pwritev", "io_uring_enter",
+    "pwritev", "io_uring_enter", "clock_gettime",
 )  # fmt: skip
-"""What machines call all the time: on the lists, and not traced, since tracing would stop them."""
+"""What machines call all the time: on the lists, and not traced, since tracing would stop them.
+
+The clock is a call only where the host's own is not to be trusted, as in the lab.
+"""
 CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")
 RESULT = re.compile(r"\) += (\d+)")
 
