@@ -10,23 +10,27 @@ from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers, set_common_state
 from stratovirt.cpu.x86_64_cpuid import Entry, guest_cpuid
 
-
-class FixedPages:
-    """Guest physical pages that KVM on Intel hosts takes for itself."""
-
-    def __init__(self, identity_map: int, tss: int) -> None:
-        self.identity_map, self.tss = identity_map, tss
+IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
+"""Guest physical pages that KVM on Intel hosts takes for itself, which boards leave free."""
 
 
-def create_interrupt_controllers(vm: KvmVm, pages: FixedPages) -> None:
-    """PIC, IOAPIC, LAPICs and PIT in the kernel; before the first vCPU."""
-    vm.create_irqchip(pages.identity_map, pages.tss)
-    vm.create_pit()
+def create_interrupt_controllers(vm: KvmVm) -> None:
+    """PIC, IOAPIC, LAPICs and PIT in the kernel; before the first vCPU. Raises AccelError."""
+    try:
+        vm.create_irqchip(IDENTITY_MAP, TSS)
+        vm.create_pit()
+    except OSError as error:
+        raise AccelError(f"-accel kvm: {error.strerror}") from error
 
 
 def create_vcpus(accelerator: KvmAccelerator, smp: Smp) -> None:
-    """Create the vCPUs with their CPUID and reset state."""
-    vcpus = _new_vcpus(accelerator.system, accelerator.vm, accelerator.dispatcher, smp)
+    """Create the vCPUs with their CPUID and reset state; raises AccelError."""
+    try:
+        vcpus = _new_vcpus(accelerator.system, accelerator.vm, accelerator.dispatcher, smp)
+    except OSError as error:
+        raise AccelError(
+            f"-smp {smp.cpus}: KVM cannot create the vCPUs: {error.strerror}"
+        ) from error
     for vcpu in vcpus:
         accelerator.add_vcpu(vcpu)
 
@@ -52,13 +56,17 @@ def _new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, smp: Smp) -> list
 
 
 def set_entry(accelerator: KvmAccelerator, entry: EntryPoint) -> None:
-    """Let the first vCPU start at the kernel; the others wait for its startup IPI."""
-    set_boot_registers(accelerator.vcpus[0].vcpu, entry)
+    """Let the first vCPU start at the kernel; the others wait for its startup IPI.
+
+    Raises AccelError.
+    """
+    try:
+        set_boot_registers(accelerator.vcpus[0].vcpu, entry)
+    except OSError as error:
+        raise AccelError(f"-accel kvm: KVM refuses the entry: {error.strerror}") from error
 
 
-def reset(
-    accelerator: KvmAccelerator, smp: Smp, pages: FixedPages, entry: EntryPoint | None
-) -> None:
+def reset(accelerator: KvmAccelerator, smp: Smp, entry: EntryPoint | None) -> None:
     """Put the paused machine back into its state of power-on; raises AccelError.
 
     That state is read from a twin made for the purpose, so that nothing has to be saved when a
@@ -69,7 +77,7 @@ def reset(
     try:
         system = accelerator.system
         twin = system.create_vm()
-        create_interrupt_controllers(twin, pages)
+        create_interrupt_controllers(twin)
         fresh = _new_vcpus(system, twin, accelerator.dispatcher, smp)
         kvm_state.restore_chips(accelerator.vm.fd, kvm_state.save_chips(twin.fd))
         indices = kvm_state.msr_indices(system.fd)

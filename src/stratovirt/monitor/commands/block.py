@@ -69,16 +69,16 @@ def query_block(session: Session, _arguments: NoArguments) -> object:
             "locked": False,
             "inserted": _node(image),
         }
-        for disk, image in session.vm.disks
+        for disk, image in session.vm.machine.disks
     ]
 
 
 @command("query-named-block-nodes", answer=ListOf(NODE_INFO))
 def query_named_block_nodes(session: Session, _arguments: NoArguments) -> object:
     """List the open images."""
-    hot_plug = session.vm.hot_plug
+    hot_plug = session.vm.machine.hot_plug
     free = hot_plug.images.free.values() if hot_plug is not None else ()
-    return [_node(image) for image in (*(image for _, image in session.vm.disks), *free)]
+    return [_node(image) for image in (*(image for _, image in session.vm.machine.disks), *free)]
 
 
 @command("query-blockstats", answer=ListOf(STATS))
@@ -86,7 +86,7 @@ def query_blockstats(session: Session, _arguments: NoArguments) -> object:
     """Count what each disk has done since the machine started, or its medium came."""
     return [
         {"device": image.drive.id, "qdev": disk.name, "stats": disk.statistics()}
-        for disk, image in session.vm.disks
+        for disk, image in session.vm.machine.disks
     ]
 
 

@@ -36,7 +36,7 @@ class IdArguments(Options):
 
 
 def _slots(session: Session) -> HotPlug:
-    slots = session.vm.hot_plug
+    slots = session.vm.machine.hot_plug
     if slots is None:
         raise QmpError("there is no machine that could take devices")
     return slots
@@ -111,6 +111,6 @@ def device_del(session: Session, arguments: IdArguments) -> object:
 @command("announce-self", NoArguments)
 def announce_self(session: Session, _arguments: NoArguments) -> object:
     """Have the guest tell its networks where it is."""
-    for card in session.vm.cards:
+    for card in session.vm.machine.cards:
         card.announce()
     return {}

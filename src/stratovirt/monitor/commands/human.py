@@ -40,7 +40,7 @@ def _kvm(vm: Vm) -> str:
 
 
 def _cpus(vm: Vm) -> str:
-    lines = [f"  CPU #{i}: thread_id={tid}" for i, tid in enumerate(vm.vcpu_thread_ids())]
+    lines = [f"  CPU #{i}: thread_id={tid}" for i, tid in enumerate(vm.machine.vcpu_thread_ids())]
     return "\r\n".join(lines)
 
 

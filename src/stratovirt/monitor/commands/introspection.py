@@ -94,7 +94,7 @@ def query_qmp_schema(_session: Session, _arguments: NoArguments) -> object:
 @command("query-target", answer=TARGET_INFO)
 def query_target(session: Session, _arguments: NoArguments) -> object:
     """Say which architecture the guest has."""
-    return {"arch": session.vm.target}
+    return {"arch": session.vm.machine.target}
 
 
 @command("query-machines", answer=ListOf(MACHINE_INFO))
@@ -112,7 +112,7 @@ def query_machines(session: Session, _arguments: NoArguments) -> object:
             "numa-mem-supported": False,
             "deprecated": False,
         }
-        | ({} if name == "none" else {"default-cpu-type": f"host-{session.vm.target}-cpu"})
+        | ({} if name == "none" else {"default-cpu-type": f"host-{session.vm.machine.target}-cpu"})
         for name in BUILT_BOARDS
     ]
 
@@ -126,7 +126,7 @@ def query_cpu_definitions(session: Session, _arguments: NoArguments) -> object:
             "migration-safe": False,
             "static": False,
             "unavailable-features": [],
-            "typename": f"host-{session.vm.target}-cpu",
+            "typename": f"host-{session.vm.machine.target}-cpu",
             "deprecated": False,
         }
     ]
@@ -174,7 +174,7 @@ def _parameter(field: Field) -> dict[str, object]:
 @command("query-gic-capabilities", answer=ListOf(GIC))
 def query_gic_capabilities(session: Session, _arguments: NoArguments) -> object:
     """List the interrupt controllers of Arm machines."""
-    if session.vm.target != "aarch64":
+    if session.vm.machine.target != "aarch64":
         return []
     return [{"version": 3, "emulated": False, "kernel": True}]
 

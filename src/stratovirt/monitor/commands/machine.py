@@ -61,7 +61,7 @@ BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
 def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
     """(index, host thread id, topology ids) of each vCPU."""
     topology = vm.config.smp.topology
-    for index, thread_id in enumerate(vm.vcpu_thread_ids()):
+    for index, thread_id in enumerate(vm.machine.vcpu_thread_ids()):
         rest, thread = divmod(index, topology.threads)
         rest, core = divmod(rest, topology.cores)
         rest, cluster = divmod(rest, topology.clusters)
@@ -75,7 +75,7 @@ def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
 
 
 def _arch(vm: Vm) -> str:
-    return "arm" if vm.target == "aarch64" else "x86"
+    return "arm" if vm.machine.target == "aarch64" else "x86"
 
 
 def _path(index: int) -> str:
@@ -102,7 +102,7 @@ def query_cpus_fast(session: Session, _arguments: NoArguments) -> object:
     return [
         {
             "cpu-index": index, "qom-path": _path(index), "thread-id": thread_id,
-            "arch": _arch(vm), "target": vm.target, "props": props,
+            "arch": _arch(vm), "target": vm.machine.target, "props": props,
         }
         for index, thread_id, props in _cpus(vm)
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def query_hotpluggable_cpus(session: Session, _arguments: NoArguments) -> object
     """List the places for vCPUs; all of them are taken."""
     return [
         {
-            "type": f"host-{session.vm.target}-cpu",
+            "type": f"host-{session.vm.machine.target}-cpu",
             "vcpus-count": 1,
             "props": props,
             "qom-path": _path(index),
@@ -150,7 +150,7 @@ def query_iothreads(session: Session, _arguments: NoArguments) -> object:
     """List the iothreads."""
     return [
         {"id": name, "thread-id": thread.thread_id, **NEVER_POLLS}
-        for name, thread in session.vm.iothreads.items()
+        for name, thread in session.vm.machine.iothreads.items()
     ]
 
 
@@ -161,7 +161,7 @@ class BalloonArguments(Options):
 
 
 def _balloon(session: Session) -> Balloon:
-    found = session.vm.balloon
+    found = session.vm.machine.balloon
     if found is None:
         raise QmpError("No balloon device has been activated", "DeviceNotActive")
     return found

@@ -26,7 +26,7 @@ def query_mem(session: Session, _arguments: NoArguments) -> object:
     """List the machine's RAM by guest physical address, with its NUMA node."""
     return [
         {"gpa": p.gpa, "size": p.size, "name": f"ram@0x{p.gpa:x}", "node": p.node}
-        for p in session.vm.ram_pieces
+        for p in session.vm.machine.ram_pieces
     ]
 
 
@@ -34,7 +34,7 @@ def query_mem(session: Session, _arguments: NoArguments) -> object:
 def query_mem_gpa(session: Session, arguments: GpaArguments) -> object:
     """Read 32 bits of guest memory, little endian."""
     try:
-        content = session.vm.read_memory(arguments.gpa, 4)
+        content = session.vm.machine.read_memory(arguments.gpa, 4)
     except ValueError as error:
         raise QmpError(f"query-mem-gpa: no RAM at 0x{arguments.gpa:x}") from error
     return f"0x{int.from_bytes(content, 'little'):x}"

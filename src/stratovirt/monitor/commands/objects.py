@@ -82,7 +82,7 @@ def qom_list_types(session: Session, arguments: TypesArguments) -> object:
         ]
     found += [
         {"name": name, "parent": parent}
-        for name, (parent, _) in concrete_types(session.vm.target).items()
+        for name, (parent, _) in concrete_types(session.vm.machine.target).items()
         if arguments.implements in (None, name) or _is_below(parent, str(arguments.implements))
     ]
     return found
@@ -101,7 +101,7 @@ def qom_list_properties(session: Session, arguments: TypeArguments) -> object:
 
 
 def _properties(session: Session, name: str) -> object:
-    types = concrete_types(session.vm.target)
+    types = concrete_types(session.vm.machine.target)
     if name not in types:
         raise QmpError(f"Class '{name}' not found", "DeviceNotFound")
     definition = types[name][1]
@@ -134,7 +134,7 @@ Node = dict[str, object]
 def _tree(vm: Vm) -> Node:
     peripheral: Node = {}
     anonymous: Node = {}
-    added = vm.hot_plug.plugged.values() if vm.hot_plug is not None else ()
+    added = vm.machine.hot_plug.plugged.values() if vm.machine.hot_plug is not None else ()
     for index, device in enumerate((*vm.config.devices, *added)):
         options: Node = {"type": device.flag.rpartition(" ")[2]}
         options |= {
@@ -143,12 +143,12 @@ def _tree(vm: Vm) -> Node:
             if isinstance(value := getattr(device, field.name), bool | int | str)
         }
         place = peripheral if device.id is not None else anonymous
-        if vm.balloon is not None and device.flag.startswith("-device virtio-balloon"):
-            options["guest-stats"] = BalloonStatistics(vm.balloon)
+        if vm.machine.balloon is not None and device.flag.startswith("-device virtio-balloon"):
+            options["guest-stats"] = BalloonStatistics(vm.machine.balloon)
         place[device.id or f"device[{index}]"] = options
     cpus: Node = {
-        f"device[{index}]": {"type": f"host-{vm.target}-cpu", "realized": True}
-        for index in range(len(vm.vcpu_thread_ids()))
+        f"device[{index}]": {"type": f"host-{vm.machine.target}-cpu", "realized": True}
+        for index in range(len(vm.machine.vcpu_thread_ids()))
     }
     machine: Node = {
         "type": f"{vm.config.machine.type}-machine",

@@ -1,0 +1,221 @@
+"""What there is of a machine: accelerator, I/O threads, board, vCPUs; and what is asked of them."""
+
+from __future__ import annotations
+
+from stratovirt.errors import StratovirtError
+from stratovirt.runtime.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.accel.base import Accelerator
+    from stratovirt.accel.kvm.machine import KvmAccelerator
+    from stratovirt.block.image import Image
+    from stratovirt.chardev.backend import Chardev
+    from stratovirt.config.vm_config import VmConfig
+    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.machine.hot_plug import HotPlug
+    from stratovirt.machine.x86_64_board import Board
+    from stratovirt.memory.ram import RamPiece
+    from stratovirt.runtime.io_thread import IoThread
+    from stratovirt.snapshot.restore import Template
+    from stratovirt.virtio.balloon import Balloon
+    from stratovirt.virtio.blk import Blk
+    from stratovirt.virtio.device import VirtioDevice
+    from stratovirt.virtio.net import Net
+    from stratovirt.vm import Vm
+
+log = Log(__name__)
+
+NET, BLOCK, BALLOON = 1, 2, 5
+"""Device ids (virtio 1.2, section 5)."""
+
+
+class Machine:
+    """Empty until `build`; a machine of type none stays so and has no board and no accelerator.
+
+    Whoever fails in `build` leaves what there is so far to `close`.
+    """
+
+    def __init__(self, config: VmConfig) -> None:
+        self._config = config
+        self.accelerator: Accelerator | None = None
+        self.kvm: KvmAccelerator | None = None
+        """The accelerator once more, where it runs vCPUs."""
+        self.board: Board | None = None
+        self.iothreads: dict[str, IoThread] = {}
+
+    def build(self, vm: Vm, template: Template | None) -> None:
+        """Create what the configuration names, or the template has; `vm` hears what befalls it.
+
+        Raises StratovirtError.
+        """
+        config = self._config
+        if config.cpu.partition(",")[0] != "host":
+            log.warn(f"-cpu {config.cpu}: the guest gets the host's CPU, the only model there is")
+        accelerator = self._open_accelerator(vm)
+        serial = vm.add_chardev(config.serial) if config.serial is not None else None
+        if self.kvm is not None:
+            from stratovirt.accel.kvm import x86_64
+
+            x86_64.create_interrupt_controllers(self.kvm.vm)
+        from stratovirt._native.guest_memory import GuestMemory
+        from stratovirt.machine.device_host import DeviceHost
+
+        self._start_iothreads()
+        host = DeviceHost(
+            config=config,
+            loop=vm.loop,
+            clock=accelerator.clock,
+            memory=GuestMemory(),
+            iothreads=self.iothreads,
+            open_chardev=lambda name: vm.add_chardev(config.chardevs[name]),
+            send_event=vm.send_event,
+            access=vm.access,
+        )
+        self.board = board = self._make_board(vm, accelerator, host, serial, template)
+        entry = board.load() if template is None else None
+        if self.kvm is not None:
+            x86_64.create_vcpus(self.kvm, config.smp)
+            if self._names_threads:
+                for index, vcpu in enumerate(self.kvm.vcpus):
+                    vcpu.name = f"CPU {index}/KVM"
+            if entry is not None:
+                x86_64.set_entry(self.kvm, entry)
+        if template is not None:
+            template.apply(board, self.kvm)
+
+    def _open_accelerator(self, vm: Vm) -> Accelerator:
+        if self._config.accel == "test":
+            from stratovirt.accel.test import TestAccelerator
+
+            assert self._config.mod_test is not None
+            test = TestAccelerator(vm.loop, vm.lock, self._config.mod_test)
+            test.disconnected = lambda: vm.request_shutdown(guest=False, reason="host-signal")
+            self.accelerator = test
+        else:
+            from stratovirt.accel.kvm.machine import KvmAccelerator
+
+            self.accelerator = self.kvm = KvmAccelerator(vm.loop, vm.lock)
+            self.kvm.exited = vm.vcpu_exited
+        return self.accelerator
+
+    def _start_iothreads(self) -> None:
+        names = [o.id for o in self._config.objects.values() if o.flag == "-object iothread"]
+        if names:
+            from stratovirt.runtime.io_thread import IoThread
+
+            for name in names:
+                self.iothreads[name] = IoThread(f"IO {name}" if self._names_threads else None)
+
+    @property
+    def _names_threads(self) -> bool:
+        return self._config.name is not None and self._config.name.debug_threads
+
+    def _make_board(
+        self,
+        vm: Vm,
+        accelerator: Accelerator,
+        host: DeviceHost,
+        serial: Chardev | None,
+        template: Template | None,
+    ) -> Board:
+        config, reset, power_off = self._config, vm.guest_resets, vm.guest_powers_off
+        if config.machine.type == "q35":
+            from stratovirt.machine.q35_x86_64 import Q35
+
+            return Q35(config, accelerator, host, serial, reset, power_off)
+        from stratovirt.machine.microvm_x86_64 import Microvm
+
+        return Microvm(config, accelerator, host, serial, reset, power_off, template)
+
+    def pause(self) -> None:
+        """Stop vCPUs and drain devices; when this returns nothing of the machine moves."""
+        if self.accelerator is not None and self.board is not None:
+            self.accelerator.pause()
+            for device in self.board.devices:
+                device.quiesce()
+
+    def resume(self) -> None:
+        """Let devices and vCPUs run."""
+        if self.accelerator is not None and self.board is not None:
+            for device in self.board.devices:
+                device.resume()
+            self.accelerator.resume()
+
+    def reset(self) -> None:
+        """All of the paused machine as after power-on; raises StratovirtError."""
+        assert self.board is not None
+        entry = self.board.reset()
+        if self.kvm is not None:
+            from stratovirt.accel.kvm import x86_64
+
+            x86_64.reset(self.kvm, self._config.smp, entry)
+
+    def close(self) -> None:
+        """End the vCPUs, then the devices, then the threads that served them."""
+        if self.accelerator is not None:
+            self.accelerator.stop()
+        if self.board is not None:
+            self.board.close()
+        for thread in self.iothreads.values():
+            thread.close()
+
+    @property
+    def target(self) -> str:
+        """The architecture of the board; of the host's guests where there is no board."""
+        return "x86_64"
+
+    @property
+    def devices(self) -> list[VirtioDevice]:
+        """All virtio devices."""
+        return self.board.devices if self.board is not None else []
+
+    def _devices_of(self, device_id: int) -> list[VirtioDevice]:
+        return [device for device in self.devices if device.device_id == device_id]
+
+    @property
+    def disks(self) -> list[tuple[Blk, Image]]:
+        """The block devices that have a medium, each with it."""
+        disks: list[Blk] = self._devices_of(BLOCK)  # type: ignore[assignment]
+        return [(disk, disk.image) for disk in disks if disk.image is not None]
+
+    @property
+    def cards(self) -> list[Net]:
+        """The network cards."""
+        return self._devices_of(NET)  # type: ignore[return-value]
+
+    @property
+    def balloon(self) -> Balloon | None:
+        """The balloon device, if there is one."""
+        found = self._devices_of(BALLOON)
+        return found[0] if found else None  # type: ignore[return-value]
+
+    @property
+    def hot_plug(self) -> HotPlug | None:
+        """What can be added and removed while the machine runs; None without a board."""
+        return self.board.hot_plug if self.board is not None else None
+
+    @property
+    def ram_pieces(self) -> list[RamPiece]:
+        """Each piece of RAM, by address."""
+        return self.board.ram_pieces if self.board is not None else []
+
+    def read_memory(self, gpa: int, size: int) -> bytes:
+        """Guest RAM; raises ValueError where there is none."""
+        if self.board is None:
+            raise ValueError("there is no machine")
+        return self.board.guest_memory.read(gpa, size)
+
+    def vcpu_thread_ids(self) -> list[int]:
+        """The host thread of each vCPU, 0 while it has not run."""
+        if self.board is None:
+            return []
+        if self.kvm is None:
+            return [0] * self._config.smp.cpus
+        return [vcpu.thread_id for vcpu in self.kvm.vcpus]
+
+    def press_power_button(self) -> None:
+        """Ask the guest to power itself off; raises StratovirtError."""
+        if self.board is None:
+            raise StratovirtError("there is no machine that has a power button")
+        self.board.press_power_button()
