@@ -15,8 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from tests.machine_process import STRATOVIRT, MachineProcess
@@ -27,8 +25,6 @@ ROUNDS = 5
 NET_ROUNDS = 11
 """A connection's speed in the lab depends on which CPU each end happened to get."""
 SECONDS = 3
-LOST_AFTER_S = 30
-"""A guest that has not answered by then is lost; the emulated CPUs lose one now and then."""
 IMAGE_MIB = 256
 TARGET = 0.9
 APPEND = "console=ttyS0 quiet panic=1"
@@ -103,7 +99,6 @@ class Guest:
     """A running guest, with its two cards' addresses on the host."""
 
     def __init__(self, number: int, command: list[str], taps: list[str]) -> None:
-        self._command = command
         self._machine = MachineProcess(*command[1:], program=command[0])
         self.hosts = []
         for index, tap in enumerate(taps):
@@ -127,9 +122,7 @@ class Guest:
 
     def iops(self, mode: str, depth: int) -> float:
         """fio's IOPS."""
-        fields = self._machine.command(f"{FIO} --rw={mode} --iodepth={depth}", LOST_AFTER_S).split(
-            ";"
-        )
+        fields = self._machine.command(f"{FIO} --rw={mode} --iodepth={depth}").split(";")
         return float(fields[READ_IOPS if mode == "randread" else WRITE_IOPS])
 
     def megabits(self, vhost: bool, back: bool) -> float:
@@ -140,28 +133,15 @@ class Guest:
         )
         try:
             self._machine.command(
-                f"sleep 1; chroot /tools iperf3 -c {host} -t {SECONDS} {'-R ' * back}>/dev/null",
-                LOST_AFTER_S,
+                f"sleep 1; chroot /tools iperf3 -c {host} -t {SECONDS} {'-R ' * back}>/dev/null"
             )
             answer, _ = server.communicate(timeout=30)
         finally:
-            # One that waits for a lost guest would answer the next guest in its successor's place.
+            # One that still waits would answer the next guest in its successor's place.
             server.kill()
             server.wait()
         total = json.loads(answer)["end"]
         return float(total["sum_sent" if back else "sum_received"]["bits_per_second"]) / 1e6
-
-    def measure(self, what: Callable[[], float]) -> float:
-        """A measurement; once more in a fresh guest when the emulated CPUs lose one."""
-        for _ in range(3):
-            try:
-                return what()
-            except (AssertionError, BrokenPipeError):
-                print(f"(a guest of {Path(self._command[0]).name} was lost and is started anew)")
-                self.end()
-                self._machine = MachineProcess(*self._command[1:], program=self._command[0])
-                self.prepare()
-        raise SystemExit("bench: the lab loses guests; try again")
 
     def end(self) -> None:
         """Kill it."""
@@ -198,13 +178,13 @@ def main() -> int:
             found: dict[str, list[float]] = {name: [] for name in guests}
             for _ in range(ROUNDS):
                 for name, guest in guests.items():
-                    found[name].append(guest.measure(partial(guest.iops, mode, depth)))
+                    found[name].append(guest.iops(mode, depth))
             missed |= report(f"fio 4 KiB {mode}, depth {depth}, IOPS", found)
         for vhost, back in NET_CASES:
             found = {name: [] for name in guests}
             for _ in range(NET_ROUNDS):
                 for name, guest in guests.items():
-                    found[name].append(guest.measure(partial(guest.megabits, vhost, back)))
+                    found[name].append(guest.megabits(vhost, back))
             way = "host to guest" if back else "guest to host"
             missed |= report(f"iperf3 {way}{', vhost' if vhost else ''}, Mbit/s", found)
         for guest in guests.values():

@@ -2,38 +2,16 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest.runner import runtestprotocol
 
 from stratovirt_lab import images
 from tests.machine_process import MachineProcess
 
 APPEND = "console=ttyS0 quiet panic=1"
-
-LOST_TRIES = 5
-"""How often a test is made when the lab's emulated CPUs lost its guest (docs/testing.md)."""
-
-
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Make a failed test again if the emulated CPU lost a guest of it; other failures stand."""
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for left in reversed(range(LOST_TRIES)):
-        lost_before = MachineProcess.lost
-        reports = runtestprotocol(item, log=False, nextitem=nextitem)
-        lost = MachineProcess.lost > lost_before and any(report.failed for report in reports)
-        if not lost or not left:
-            break
-        print(f"\n{item.nodeid}: the guest was lost; once more", file=sys.stderr)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
 
 PASSED = "STRATOVIRT_PASSED"
 """The variable that names a file of tests that have passed: they are not made again when the lab
