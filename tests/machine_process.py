@@ -57,7 +57,8 @@ def _tracer() -> list[str]:
     handle, path = tempfile.mkstemp(dir=os.environ[TRACES])
     os.close(handle)
     calls = ",".join(FAST)
-    return ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", f"trace=!{calls}", "-o", path]
+    how = ("-D", "-f", "-qq", "--seccomp-bpf", "--decode-pids=pidns")
+    return ["strace", *how, "-e", f"trace=!{calls}", "-o", path]
 
 
 class MachineEndedError(AssertionError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from stratovirt.lockdown.calls_x86_64 import BOARDS, DECLINED
@@ -31,35 +31,49 @@ FAST = (
 The clock is a call only where the host's own is not to be trusted, as in the lab.
 """
 CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")
-RESULT = re.compile(r"\) += (\d+)")
+CHILD = re.compile(r"\) += (?:\d+ /\* )?(\d+)")
+"""The new thread, as strace knows it: in a PID namespace it is not what the call gives back."""
+CREATING = ("clone", "clone3", "fork", "vfork")
 
 
-def calls_behind_the_filter(lines: Iterable[str]) -> Counter[str]:
-    """What a machine's threads called from the filter on; its broker has no filter."""
+def calls_behind_the_filter(lines: Sequence[str]) -> Counter[str]:
+    """What a machine's threads called from the filter on.
+
+    Other processes of the trace, its broker for one, have no filter.
+    """
+    process_of = _processes(lines)
     called: Counter[str] = Counter()
-    forks: set[str] = set()
-    forking: set[str] = set()
-    in_force = False
+    filtered: set[str] = set()
     for line in lines:
         found = CALL.match(line)
         if found is None:
             continue
         pid, name, rest = found.groups()
-        if name in ("clone", "clone3", "fork", "vfork"):
-            is_process = "SIGCHLD" in rest or name.endswith("fork") or pid in forking
-            result = RESULT.search(rest)
-            if is_process and result is not None:
-                forks.add(result[1])
-                forking.discard(pid)
-            elif is_process:
-                forking.add(pid)
-        if pid in forks:
-            continue
+        process = process_of.get(pid, pid)
         if name == "seccomp" and "SECCOMP_FILTER_FLAG_TSYNC|" in rest and ") = 0" in rest:
-            in_force = True
-        elif in_force and "<... " not in line:
+            filtered.add(process)
+        elif process in filtered and "<... " not in line:
             called[name] += 1
     return called
+
+
+def _processes(lines: Iterable[str]) -> dict[str, str]:
+    """The process of each thread that is not a process's first."""
+    process_of: dict[str, str] = {}
+    beginning: set[str] = set()
+    for line in lines:
+        found = CALL.match(line)
+        if found is None or found[2] not in CREATING:
+            continue
+        pid, _, rest = found.groups()
+        is_thread = "CLONE_THREAD" in rest or pid in beginning
+        child = CHILD.search(rest)
+        beginning.discard(pid)
+        if is_thread and child is not None:
+            process_of[child[1]] = process_of.get(pid, pid)
+        elif is_thread:
+            beginning.add(pid)
+    return process_of
 
 
 def describe(alternatives: Alternatives) -> str:

@@ -18,7 +18,6 @@ PTRACE_ATTACH, CLONE_NEWUSER, CLONE_NEWNS = 16, 0x1000_0000, 0x2_0000
 MNT_DETACH, MS_BIND, MS_REMOUNT = 2, 0x1000, 0x20
 PIVOT_ROOT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT = 155, 303, 304
 HANDLE = struct.Struct("=Ii128s")
-MOST_PIDS = 1 << 16
 PACKAGE = "/opt/stratovirt/stratovirt"
 DONE = "done"
 libc = ctypes.CDLL(None, use_errno=True)
@@ -63,10 +62,10 @@ def threads() -> list[int]:
     return [int(name) for pid in pids for name in os.listdir(f"/proc/{pid}/task")]
 
 
-def signalled() -> list[int]:
-    """Threads that a signal would reach."""
+def signalled(most: int) -> list[int]:
+    """Threads, among the first `most` numbers, that a signal would reach."""
     found = []
-    for pid in range(1, MOST_PIDS):
+    for pid in range(1, most + 1):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -101,11 +100,11 @@ def connect(family: int, address: Any) -> None:
 
 
 def open_by_handle() -> None:
-    """Open the root by its handle; with another number it would be the host's."""
+    """Open a folder by its handle: with other numbers it would be one outside."""
     handle = ctypes.create_string_buffer(HANDLE.pack(128, 0, b""))
     mount = ctypes.c_int()
-    call(libc.syscall(NAME_TO_HANDLE_AT, -100, b"/", handle, ctypes.byref(mount), 0))
-    folder = os.open("/", os.O_RDONLY)
+    call(libc.syscall(NAME_TO_HANDLE_AT, -100, b"/dev", handle, ctypes.byref(mount), 0))
+    folder = os.open("/dev", os.O_RDONLY)
     try:
         call(libc.syscall(OPEN_BY_HANDLE_AT, folder, handle, os.O_RDONLY))
     finally:
@@ -185,7 +184,7 @@ def run_jailed(host: dict[str, Any]) -> None:
     seen = walk()
     report("/findings", {
         "seen": seen, "writable": writable(["/", *seen]), "open": open_files(),
-        "threads": threads(), "signalled": signalled(), "proc": os.listdir("/proc"),
+        "threads": threads(), "signalled": signalled(host["pid"]), "proc": os.listdir("/proc"),
         "above the root": os.stat("/..").st_ino == os.stat("/").st_ino,
         "host": reach_the_host(host), "out": break_out(), "as root": as_another_root(),
     })  # fmt: skip
