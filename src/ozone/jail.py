@@ -101,6 +101,8 @@ class Jail:
             linux.mount(host, target, "", linux.MS_BIND)
             flags = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | QUIET
             linux.mount("", target, "", flags)
+        for path in view.hidden:
+            linux.mount("tmpfs", f"{root}{path}", "tmpfs", QUIET | linux.MS_RDONLY, SMALL)
         for top in view.tops:
             linux.mount("", f"{root}/{top}", "", linux.MS_REMOUNT | linux.MS_RDONLY | QUIET)
         self._mount_devices()

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ozone.errors import OzoneError
 
@@ -27,10 +27,14 @@ PROBE = (
 
 @dataclass
 class View:
-    """Files and folders shown read-only, as (on the host, in the jail), and the program's argv."""
+    """Files and folders shown read-only, as (on the host, in the jail), and the program's argv.
+
+    Of these, `hidden` are folders in the jail that stay empty.
+    """
 
     shown: list[tuple[str, str]]
     argv: list[str]
+    hidden: list[str] = field(default_factory=list)
 
     @property
     def tops(self) -> list[str]:
@@ -81,7 +85,10 @@ def _view_of_package(exec_file: str, python: str) -> View:
     # Extension modules lie there and nowhere else.
     folders = (f"{library}/lib-dynload", f"{package}/_native")
     shown += [(path, path) for path in _shared_objects(executable, *folders)]
-    return View(shown, [executable, "-I", "-S", "-c", START])
+    # Some Pythons keep what else is installed among their own modules.
+    packages = [f"{library}/{name}" for name in ("site-packages", "dist-packages")]
+    hidden = [path for path in packages if os.path.isdir(path)]
+    return View(shown, [executable, "-I", "-S", "-c", START], hidden)
 
 
 def _shared_objects(executable: str, *folders: str) -> list[str]:

@@ -124,11 +124,12 @@ def identity(path: Path | str, *, follow: bool = True) -> tuple[int, int]:
 
 def shown(build: Path, sources: list[Path]) -> dict[str, tuple[int, int]]:
     """Paths in the jail, and which of the host's files each must be."""
-    mounts = [*view_for(str(build)).shown, *((str(path), f"/{path.name}") for path in sources)]
+    view = view_for(str(build))
     found = {}
-    for host, inside in mounts:
+    for host, inside in (*view.shown, *((str(path), f"/{path.name}") for path in sources)):
         found[inside] = identity(host)
         for folder, folders, names in os.walk(host):
+            folders[:] = [n for n in folders if not n.endswith("-packages")]
             for name in (*folders, *names):
                 path = os.path.join(folder, name)
                 found[inside + path.removeprefix(host)] = identity(path, follow=False)
@@ -147,7 +148,8 @@ def test_it_sees_the_jail_and_nothing_else_of_the_host(
     seen = {path: tuple(facts) for path, facts in findings["seen"].items()}
     wanted = shown(broken_build, sources)
     nodes = {f"/dev/{name}" for name in DEVICES}
-    own = {"/qmp", *nodes}
+    # Whatever else is installed on the host is not shown, be it among Python's own modules.
+    own = {"/qmp", *view_for(str(broken_build)).hidden, *nodes}
     ways = {str(parent) for path in (*wanted, *own) for parent in Path(path).parents}
     for path, facts in seen.items():
         assert path in own or path in ways or wanted.get(path) == facts, path
