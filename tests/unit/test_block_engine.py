@@ -1,6 +1,7 @@
 """The block engine on a ring in this process, with io_uring and without."""
 
 import os
+import select
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +25,21 @@ SIZE = 256
 class DriverSide:
     """An engine on an image, and the driver's half of its ring."""
 
-    def __init__(self, image: Path, *, direct: bool, uring: bool, writeback: bool = True) -> None:
+    def __init__(
+        self,
+        image: Path,
+        *,
+        direct: bool,
+        uring: bool,
+        writeback: bool = True,
+        event_idx: bool = False,
+    ) -> None:
         self._ram = RamMapping(16 << 20)
         self.memory = GuestMemory()
         self.memory.add(0, self._ram, 0, 16 << 20)
         self.ring = DriverRing(self.memory, RING, SIZE)
-        queue = Virtqueue(self.memory, SIZE, self.ring.desc, self.ring.avail, self.ring.used, False)
+        parts = (self.ring.desc, self.ring.avail, self.ring.used)
+        queue = Virtqueue(self.memory, SIZE, *parts, event_idx)
         self._fds = [os.open(image, os.O_RDWR)]
         self._fds.append(os.open(image, os.O_RDWR | os.O_DIRECT) if direct else self._fds[0])
         self._kick, self._irq, self.failure = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3))
@@ -64,6 +74,12 @@ class DriverSide:
     def kick(self) -> None:
         os.eventfd_write(self._kick, 1)
         wait_until(lambda: self.ring.used_index() == self._offered, "all come back", timeout=20)
+
+    def take_back(self) -> None:
+        """Wait for the interrupt and see all that is complete, as a driver does."""
+        assert select.select([self._irq], [], [], 10)[0], "no interrupt"
+        os.eventfd_read(self._irq)
+        self.ring.want_interrupt_after(self.ring.used_index())
 
     def status(self, at: int) -> int:
         return self.memory.read(at + 0x3000, 1)[0]
@@ -136,4 +152,18 @@ def test_without_write_back_a_write_is_durable_before_it_completes(
     at = disk.offer(OUT, 0, b"x" * 4096)
     disk.kick()
     assert disk.status(at) == 0 and image.read_bytes()[:4096] == b"x" * 4096
+    disk.close()
+
+
+@pytest.mark.parametrize("uring", [False, True])
+def test_an_interrupt_that_waits_for_more_requests_comes_without_them_too(
+    image: Path, uring: bool
+) -> None:
+    disk = DriverSide(image, direct=False, uring=uring, event_idx=True)
+    disk.ring.want_interrupt_after(0)
+    for depth in (1, 40, 1, 1, 1, 7, 3, 1, 1, 1, 1):
+        for n in range(depth):
+            disk.offer(IN, 8 * n, length=512)
+        disk.kick()
+        disk.take_back()
     disk.close()

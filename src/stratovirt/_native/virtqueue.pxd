@@ -53,7 +53,9 @@ cdef class Virtqueue:
     cdef bint _event_idx
     cdef int error
     cdef bint has_more(self) noexcept nogil
+    cdef bint await_more(self, uint32_t looks) noexcept nogil
     cdef int pop(self, Chain *chain) noexcept nogil
+    cdef uint16_t under_way(self) noexcept nogil
     cdef void push(self, uint16_t head, uint32_t written) noexcept nogil
     cdef bint should_notify(self) noexcept nogil
     cdef void disable_kicks(self) noexcept nogil

@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from stratovirt._native.atomics cimport full_barrier, load_acquire16, store_release16
+from stratovirt._native.atomics cimport full_barrier, load_acquire16, relax_cpu, store_release16
 from stratovirt._native.guest_memory cimport GuestMemory
 
 RING_ERRORS = {
@@ -177,6 +177,21 @@ cdef class Virtqueue:
     cdef bint has_more(self) noexcept nogil:
         """Whether the driver offers another chain."""
         return load_acquire16(&self._avail[1]) != self._last_avail
+
+    cdef bint await_more(self, uint32_t looks) noexcept nogil:
+        """Whether the driver offers another chain before `looks` looks, microseconds in all."""
+        cdef uint32_t i
+        for i in range(looks):
+            if self.has_more():
+                return True
+            relax_cpu()
+        return False
+
+    cdef uint16_t under_way(self) noexcept nogil:
+        """Chains that the driver has offered and not taken back, as far as its event index tells."""
+        if not self._event_idx:
+            return 1
+        return min(<uint16_t>(self._last_avail - self._avail[2 + self.size]), self.size)
 
     cdef void push(self, uint16_t head, uint32_t written) noexcept nogil:
         cdef vring_used_elem *elements = <vring_used_elem *>(self._used + 2)
