@@ -153,7 +153,8 @@ def test_it_sees_the_jail_and_nothing_else_of_the_host(
     ways = {str(parent) for path in (*wanted, *own) for parent in Path(path).parents}
     for path, facts in seen.items():
         assert path in own or path in ways or wanted.get(path) == facts, path
-    assert wanted.keys() <= seen.keys()
+    # The host may have compiled something since.
+    assert {path for path in wanted if "__pycache__" not in path} <= seen.keys()
     mine = {"/", "/qmp", "/attack.py", "/payload.elf", "/disk", "/dev/zero", *nodes}
     assert set(findings["writable"]) <= mine and "/disk" in findings["writable"]
     assert findings["above the root"]
