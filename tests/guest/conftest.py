@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ def files() -> type[GuestFiles]:
 def root_image(tmp_path: Path) -> Path:
     """A fresh copy of the ext4 root, on the lab's scratch disk."""
     return Path(shutil.copy(images.guest_root(), tmp_path / "root.img"))
+
+
+@pytest.fixture
+def netns() -> Iterator[Path]:
+    """A network namespace of the lab."""
+    subprocess.run(["ip", "netns", "add", "mynet"], check=True)
+    yield Path("/var/run/netns/mynet")
+    subprocess.run(["ip", "netns", "del", "mynet"], check=True)
 
 
 Boot = Callable[..., MachineProcess]

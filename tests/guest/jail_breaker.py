@@ -68,12 +68,10 @@ def signalled(most: int) -> list[int]:
     for pid in range(1, most + 1):
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            found.append(pid)
-        else:
-            found.append(pid)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                continue
+        found.append(pid)
     return found
 
 
@@ -125,20 +123,26 @@ def reach_the_host(host: dict[str, Any]) -> dict[str, str]:
     return {name: outcome(attempt) for name, attempt in attempts.items()}
 
 
+WAYS_OUT: dict[str, Callable[[], object]] = {
+    "unmount": lambda: call(libc.umount2(b"/proc", MNT_DETACH)),
+    "make a mount writable": lambda: call(
+        libc.mount(None, b"/opt", None, MS_BIND | MS_REMOUNT, None)
+    ),
+    "make a device": lambda: os.mknod("/device", stat.S_IFBLK | 0o600, os.makedev(254, 0)),
+    "enter the first process's root": lambda: os.chdir("/proc/1/root"),
+    "trace the first process": lambda: call(libc.ptrace(PTRACE_ATTACH, 1, None, None)),
+}
+"""Attempts that a host would suffer from, of this user and of a root that it makes itself."""
+
+
 def break_out() -> dict[str, str]:
-    """Attempts that a host would suffer from."""
+    """Those, and what only a user without a namespace of its own is refused."""
     attempts: dict[str, Callable[[], object]] = {
+        **WAYS_OUT,
         "mount": lambda: call(libc.mount(b"none", b"/", b"tmpfs", 0, None)),
-        "make a mount writable": lambda: call(
-            libc.mount(None, b"/opt", None, MS_BIND | MS_REMOUNT, None)
-        ),
-        "unmount": lambda: call(libc.umount2(b"/proc", MNT_DETACH)),
         "pivot_root": lambda: call(libc.syscall(PIVOT_ROOT, b"/", b"/")),
         "chroot": lambda: os.chroot("/"),
-        "make a device": lambda: os.mknod("/device", stat.S_IFBLK | 0o600, os.makedev(254, 0)),
-        "enter the first process's root": lambda: os.chdir("/proc/1/root"),
         "list the first process's files": lambda: os.listdir("/proc/1/fd"),
-        "trace the first process": lambda: call(libc.ptrace(PTRACE_ATTACH, 1, None, None)),
         "be root": lambda: os.setuid(0),
         "set the host's name": lambda: socket.sethostname("taken"),
         "change a program": lambda: os.close(os.open(f"{PACKAGE}/vm.py", os.O_RDWR)),
@@ -153,15 +157,9 @@ def as_another_root() -> dict[str, str]:
     if child == 0:
         entered = outcome(lambda: call(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS)))
         attempts: dict[str, Callable[[], object]] = {
-            "unmount": lambda: call(libc.umount2(b"/proc", MNT_DETACH)),
+            **WAYS_OUT,
             "mount another proc": lambda: call(libc.mount(b"proc", b"/proc", b"proc", 0, None)),
-            "make a mount writable": lambda: call(
-                libc.mount(None, b"/opt", None, MS_BIND | MS_REMOUNT, None)
-            ),
-            "enter the first process's root": lambda: os.chdir("/proc/1/root"),
-            "trace the first process": lambda: call(libc.ptrace(PTRACE_ATTACH, 1, None, None)),
             "open by handle": open_by_handle,
-            "make a device": lambda: os.mknod("/device", stat.S_IFBLK | 0o600, os.makedev(254, 0)),
         }
         results = {name: outcome(attempt) for name, attempt in attempts.items()}
         os.write(writer, json.dumps({"become it": entered, **results}).encode())

@@ -46,13 +46,6 @@ def cgroups() -> Iterator[None]:
 
 
 @pytest.fixture
-def netns() -> Iterator[Path]:
-    subprocess.run(["ip", "netns", "add", "mynet"], check=True)
-    yield Path("/var/run/netns/mynet")
-    subprocess.run(["ip", "netns", "del", "mynet"], check=True)
-
-
-@pytest.fixture
 def sources(tmp_path: Path, files: type[GuestFiles], root_image: Path) -> list[str]:
     """A kernel, an initramfs and a disk that the user may read, and the last one write."""
     kernel, initramfs = tmp_path / "vmlinux.bin", tmp_path / "initramfs"

@@ -80,15 +80,8 @@ def host(tmp_path: Path) -> Iterator[dict[str, Any]]:
     libc.shmctl(segment, 0, None)
 
 
-@pytest.fixture
-def netns() -> Iterator[str]:
-    subprocess.run(["ip", "netns", "add", "broken"], check=True)
-    yield "/var/run/netns/broken"
-    subprocess.run(["ip", "netns", "del", "broken"], check=True)
-
-
 def attack(
-    build: Path, folder: Path, code: str, *argv: str, netns: str
+    build: Path, folder: Path, code: str, *argv: str, netns: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run a jailed machine, to its end, whose guest runs the code in it."""
     kernel = write_kernel(folder, say("x") + POWER_OFF + SPIN)
@@ -101,7 +94,7 @@ def attack(
     return subprocess.run(
         [
             OZONE, "-name", NAME, "-exec_file", str(build), "-uid", str(UID), "-gid", str(UID),
-            "-netns", netns, "-source", str(kernel), str(script), str(disk), "--",
+            "-netns", str(netns), "-source", str(kernel), str(script), str(disk), "--",
             "-kernel", "./payload.elf", "-serial", "stdio", "-qmp", "unix:./qmp,server,nowait",
             "-drive", "file=./disk,id=d,direct=off", "-device", "virtio-blk-device,drive=d",
             *argv,
@@ -137,7 +130,7 @@ def shown(build: Path, sources: list[Path]) -> dict[str, tuple[int, int]]:
 
 
 def test_it_sees_the_jail_and_nothing_else_of_the_host(
-    broken_build: Path, tmp_path: Path, host: dict[str, Any], netns: str, cleaned: None
+    broken_build: Path, tmp_path: Path, host: dict[str, Any], netns: Path, cleaned: None
 ) -> None:
     code = f"{Path(jail_breaker.__file__).read_text()}\nrun_jailed({host!r})\n"
     done = attack(broken_build, tmp_path, code, "-disable-seccomp", netns=netns)
@@ -187,7 +180,7 @@ def test_the_same_attempts_reach_the_host_without_a_jail(host: dict[str, Any]) -
 
 
 def test_in_the_jail_too_the_filter_ends_a_process_that_opens_a_file(
-    broken_build: Path, tmp_path: Path, netns: str, cleaned: None
+    broken_build: Path, tmp_path: Path, netns: Path, cleaned: None
 ) -> None:
     done = attack(broken_build, tmp_path, "os.open('/disk', os.O_RDONLY)", netns=netns)
     assert done.returncode == 128 + signal.SIGSYS

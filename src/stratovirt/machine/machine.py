@@ -7,22 +7,54 @@ from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import RLock
+    from typing import Protocol
+
     from stratovirt.accel.base import Accelerator
     from stratovirt.accel.kvm.machine import KvmAccelerator
+    from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.block.image import Image
     from stratovirt.chardev.backend import Chardev
+    from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.config.vm_config import VmConfig
+    from stratovirt.host.access import HostAccess
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.machine.x86_64_board import Board
     from stratovirt.memory.ram import RamPiece
     from stratovirt.runtime.io_thread import IoThread
+    from stratovirt.runtime.loop import Loop
     from stratovirt.snapshot.restore import Template
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.device import VirtioDevice
     from stratovirt.virtio.net import Net
-    from stratovirt.vm import Vm
+
+    class Owner(Protocol):
+        """Who lets the machine live, and hears what befalls it."""
+
+        loop: Loop
+        lock: RLock
+        access: HostAccess
+
+        def add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
+            """Make what is opened before the machine starts; raises StratovirtError."""
+
+        def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
+            """Tell managers."""
+
+        def guest_resets(self) -> None:
+            """The guest pulled a reset line; from any thread."""
+
+        def guest_powers_off(self) -> None:
+            """The guest switched itself off; from any thread."""
+
+        def vcpu_exited(self, report: ExitReport) -> None:
+            """A vCPU cannot go on, or has reset itself."""
+
+        def request_shutdown(self, *, guest: bool, reason: str) -> None:
+            """End the machine soon; from any thread."""
+
 
 log = Log(__name__)
 
@@ -44,16 +76,16 @@ class Machine:
         self.board: Board | None = None
         self.iothreads: dict[str, IoThread] = {}
 
-    def build(self, vm: Vm, template: Template | None) -> None:
-        """Create what the configuration names, or the template has; `vm` hears what befalls it.
+    def build(self, owner: Owner, template: Template | None) -> None:
+        """Create what the configuration names, or the template has; `owner` hears of it.
 
         Raises StratovirtError.
         """
         config = self._config
         if config.cpu.partition(",")[0] != "host":
             log.warn(f"-cpu {config.cpu}: the guest gets the host's CPU, the only model there is")
-        accelerator = self._open_accelerator(vm)
-        serial = vm.add_chardev(config.serial) if config.serial is not None else None
+        accelerator = self._open_accelerator(owner)
+        serial = owner.add_chardev(config.serial) if config.serial is not None else None
         if self.kvm is not None:
             from stratovirt.accel.kvm import x86_64
 
@@ -64,15 +96,15 @@ class Machine:
         self._start_iothreads()
         host = DeviceHost(
             config=config,
-            loop=vm.loop,
+            loop=owner.loop,
             clock=accelerator.clock,
             memory=GuestMemory(),
             iothreads=self.iothreads,
-            open_chardev=lambda name: vm.add_chardev(config.chardevs[name]),
-            send_event=vm.send_event,
-            access=vm.access,
+            open_chardev=lambda name: owner.add_chardev(config.chardevs[name]),
+            send_event=owner.send_event,
+            access=owner.access,
         )
-        self.board = board = self._make_board(vm, accelerator, host, serial, template)
+        self.board = board = self._make_board(owner, accelerator, host, serial, template)
         entry = board.load() if template is None else None
         if self.kvm is not None:
             x86_64.create_vcpus(self.kvm, config.smp)
@@ -84,19 +116,19 @@ class Machine:
         if template is not None:
             template.apply(board, self.kvm)
 
-    def _open_accelerator(self, vm: Vm) -> Accelerator:
+    def _open_accelerator(self, owner: Owner) -> Accelerator:
         if self._config.accel == "test":
             from stratovirt.accel.test import TestAccelerator
 
             assert self._config.mod_test is not None
-            test = TestAccelerator(vm.loop, vm.lock, self._config.mod_test)
-            test.disconnected = lambda: vm.request_shutdown(guest=False, reason="host-signal")
+            test = TestAccelerator(owner.loop, owner.lock, self._config.mod_test)
+            test.disconnected = lambda: owner.request_shutdown(guest=False, reason="host-signal")
             self.accelerator = test
         else:
             from stratovirt.accel.kvm.machine import KvmAccelerator
 
-            self.accelerator = self.kvm = KvmAccelerator(vm.loop, vm.lock)
-            self.kvm.exited = vm.vcpu_exited
+            self.accelerator = self.kvm = KvmAccelerator(owner.loop, owner.lock)
+            self.kvm.exited = owner.vcpu_exited
         return self.accelerator
 
     def _start_iothreads(self) -> None:
@@ -113,13 +145,13 @@ class Machine:
 
     def _make_board(
         self,
-        vm: Vm,
+        owner: Owner,
         accelerator: Accelerator,
         host: DeviceHost,
         serial: Chardev | None,
         template: Template | None,
     ) -> Board:
-        config, reset, power_off = self._config, vm.guest_resets, vm.guest_powers_off
+        config, reset, power_off = self._config, owner.guest_resets, owner.guest_powers_off
         if config.machine.type == "q35":
             from stratovirt.machine.q35_x86_64 import Q35
 
