@@ -43,18 +43,9 @@ def run(argv: list[str]) -> int:
 
 
 def _report_bug(error: Exception) -> None:
-    # Without the traceback module: it opens the source files, which a running machine cannot.
-    from stratovirt.runtime.log import Log
+    from stratovirt.runtime.faults import describe
 
-    places = []
-    frame = error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        places.append(f"{code.co_filename.rpartition('/')[2]}:{frame.tb_lineno}")
-        frame = frame.tb_next
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    print(f"stratovirt: internal error at {places[-1]}, please report it: {text}", file=sys.stderr)
-    Log(__name__).debug(" > ".join(places))
+    print(f"stratovirt: internal error, please report it: {describe(error)}", file=sys.stderr)
 
 
 def _run_machine(argv: list[str]) -> int:

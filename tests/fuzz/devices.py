@@ -158,9 +158,9 @@ class Bench:
         """Let the loop serve what is ready."""
         for _ in range(3):
             for fd, events in self.loop._epoll.poll(0):
-                callback = self.loop._ready.get(fd)
-                if callback is not None:
-                    callback(events)
+                watch = self.loop._ready.get(fd)
+                if watch is not None:
+                    watch.callback(events)
         self.clock.move_to(self.clock.now_ns() + 10_000_000)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
-from stratovirt.runtime.loop import Loop, Timer
+from stratovirt.runtime.faults import report_bug
+from stratovirt.runtime.loop import Loop, Timer, run_guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stratovirt.runtime.loop import Failed
 
 
 class MonotonicClock:
@@ -21,9 +24,11 @@ class MonotonicClock:
         """Nanoseconds since some fixed point."""
         return time.monotonic_ns()
 
-    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
-        """Run `callback` at `deadline_ns`."""
-        return self._loop.call_at(deadline_ns, callback)
+    def call_at(
+        self, deadline_ns: int, callback: Callable[[], None], failed: Failed = report_bug
+    ) -> Timer:
+        """Run `callback` at `deadline_ns`; `failed` hears of its exception."""
+        return self._loop.call_at(deadline_ns, callback, failed)
 
 
 class VirtualClock:
@@ -37,9 +42,11 @@ class VirtualClock:
         """Nanoseconds it has been moved."""
         return self._now_ns
 
-    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
+    def call_at(
+        self, deadline_ns: int, callback: Callable[[], None], failed: Failed = report_bug
+    ) -> Timer:
         """Run `callback` when the clock is moved to or past `deadline_ns`."""
-        timer = Timer(deadline_ns, callback)
+        timer = Timer(deadline_ns, callback, failed)
         self._timers.append(timer)
         return timer
 
@@ -54,7 +61,7 @@ class VirtualClock:
             self._timers.remove(timer)
             self._now_ns = max(self._now_ns, due)
             if timer.callback is not None:
-                timer.callback()
+                run_guarded(timer.callback, timer.failed)
         self._timers = [t for t in self._timers if t.callback is not None]
         self._now_ns = max(self._now_ns, now_ns)
 

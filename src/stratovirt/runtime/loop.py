@@ -7,12 +7,16 @@ import select
 import signal
 import time
 
+from stratovirt.runtime.eventfds import forget_signal
+from stratovirt.runtime.faults import report_bug
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Callback = Callable[[], None]
     ReadyCallback = Callable[[int], None]
+    Failed = Callable[[Exception], None]
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -22,59 +26,90 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 class Timer:
     """One pending call; `cancel` forgets it."""
 
-    __slots__ = ("callback", "deadline_ns")
+    __slots__ = ("callback", "deadline_ns", "failed")
 
-    def __init__(self, deadline_ns: int, callback: Callback) -> None:
+    def __init__(self, deadline_ns: int, callback: Callback, failed: Failed = report_bug) -> None:
         self.deadline_ns = deadline_ns
         self.callback: Callback | None = callback
+        self.failed = failed
 
     def cancel(self) -> None:
         """Never run it."""
         self.callback = None
 
 
+class Watch:
+    """One registration of a descriptor.
+
+    An event is for the registration that was polled: the loop polls without the lock, so a
+    callback that another thread or an earlier callback of the same turn replaced would otherwise
+    hear of something that it did not ask for, or that is over.
+    """
+
+    __slots__ = ("callback", "events", "failed", "since")
+
+    def __init__(self, events: int, callback: ReadyCallback, failed: Failed, since: int) -> None:
+        self.events, self.callback, self.failed, self.since = events, callback, failed, since
+
+
 class Loop:
-    """Single-threaded; only `call_soon` may be used from other threads.
+    """Runs callbacks in the thread that calls `run`; everything else is safe from any thread
+    that holds `lock`, and `call_soon` from any thread at all.
 
     `lock` is held around every callback: Python device code runs under it, whichever thread it
-    is in.
+    is in.  An exception of a callback goes to the `failed` that was given with it, its owner's.
+    Without an owner it is a bug in this program, which is said in the log; the loop goes on.
     """
 
     def __init__(self, lock: object) -> None:
         self._lock = lock
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
-        self._ready: dict[int, ReadyCallback] = {}
+        self._ready: dict[int, Watch] = {}
         self._timers: list[Timer] = []
-        self._calls: list[Callback] = []
+        self._calls: list[tuple[Callback, Failed]] = []
         self._stopped = False
+        self._turn = 0
+        """Counts the polls; a registration younger than the poll heard nothing of it."""
+        self._sleeps_until_ns: int | None = None
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wakeup, READABLE, self._woken)
         self._signals: dict[int, Callback] = {}
         self._signal_pipe: tuple[int, int] | None = None
 
-    def watch(self, fd: int, events: int, callback: ReadyCallback) -> None:
-        """Call `callback(events)` whenever one of `events` (or a hang-up) is there."""
-        if fd in self._ready:
-            self._epoll.modify(fd, events)
-        else:
+    def watch(
+        self, fd: int, events: int, callback: ReadyCallback, failed: Failed = report_bug
+    ) -> None:
+        """Call `callback(events)` whenever one of `events` (or a hang-up) is there.
+
+        Raises PermissionError for what cannot be polled (a regular file), OSError when the host
+        has no more room.
+        """
+        known = self._ready.get(fd)
+        if known is None:
             self._epoll.register(fd, events)
-        self._ready[fd] = callback
+        elif known.events != events:
+            self._epoll.modify(fd, events)
+        self._ready[fd] = Watch(events, callback, failed, self._turn)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching; call before closing the descriptor."""
         if self._ready.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def call_soon(self, callback: Callback) -> None:
+    def call_soon(self, callback: Callback, failed: Failed = report_bug) -> None:
         """Run `callback` in the loop's thread; safe from any thread."""
-        self._calls.append(callback)
-        os.eventfd_write(self._wakeup, 1)
+        self._calls.append((callback, failed))
+        self._wake()
 
-    def call_at(self, deadline_ns: int, callback: Callback) -> Timer:
+    def call_at(self, deadline_ns: int, callback: Callback, failed: Failed = report_bug) -> Timer:
         """Run `callback` once time.monotonic_ns() has reached `deadline_ns`."""
-        timer = Timer(deadline_ns, callback)
+        timer = Timer(deadline_ns, callback, failed)
         self._timers.append(timer)
         self._timers.sort(key=lambda entry: entry.deadline_ns)
+        sleeps_until = self._sleeps_until_ns
+        if sleeps_until is None or deadline_ns < sleeps_until:
+            # Set by a vCPU's thread while the loop sleeps longer than that.
+            self._wake()
         return timer
 
     def on_signal(self, number: int, callback: Callback) -> None:
@@ -99,13 +134,16 @@ class Loop:
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Serve callbacks until `stop`, or until `until` says True."""
         while not self._stopped and not until():
-            events = self._epoll.poll(self._timeout_s())
             with self._lock:  # type: ignore[attr-defined]
+                timeout_s = self._fall_asleep()
+            events = self._epoll.poll(timeout_s)
+            with self._lock:  # type: ignore[attr-defined]
+                self._sleeps_until_ns = 0
                 self._run_timers()
                 for fd, mask in events:
-                    callback = self._ready.get(fd)
-                    if callback is not None and not self._stopped:
-                        callback(mask)
+                    watch = self._ready.get(fd)
+                    if watch is not None and watch.since < self._turn and not self._stopped:
+                        self._call(fd, watch, mask)
 
     def close(self) -> None:
         """Give back the loop's own descriptors."""
@@ -116,29 +154,64 @@ class Loop:
         os.close(self._wakeup)
         self._epoll.close()
 
-    def _timeout_s(self) -> float | None:
+    def _fall_asleep(self) -> float | None:
+        """How long the loop may sleep; from now on a timer that is due before wakes it."""
+        self._turn += 1
         while self._timers and self._timers[0].callback is None:
             self._timers.pop(0)
         if not self._timers:
+            self._sleeps_until_ns = None
             return None
-        return max(0.0, (self._timers[0].deadline_ns - time.monotonic_ns()) / 1e9)
+        self._sleeps_until_ns = self._timers[0].deadline_ns
+        return max(0.0, (self._sleeps_until_ns - time.monotonic_ns()) / 1e9)
+
+    def _call(self, fd: int, watch: Watch, mask: int) -> None:
+        try:
+            watch.callback(mask)
+        except Exception as error:
+            # Whatever it could not deal with is there still, and would come again at once.
+            if self._ready.get(fd) is watch:
+                self.unwatch(fd)
+            _tell(watch.failed, error)
 
     def _run_timers(self) -> None:
         now = time.monotonic_ns()
         while self._timers and self._timers[0].deadline_ns <= now:
-            callback = self._timers.pop(0).callback
-            if callback is not None:
-                callback()
+            timer = self._timers.pop(0)
+            if timer.callback is not None:
+                run_guarded(timer.callback, timer.failed)
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wakeup, 1)
 
     def _woken(self, _events: int) -> None:
-        os.eventfd_read(self._wakeup)
-        calls, self._calls = self._calls, []
-        for callback in calls:
-            callback()
+        forget_signal(self._wakeup)
+        # Those that come meanwhile have woken the loop again.
+        for _ in range(len(self._calls)):
+            run_guarded(*self._calls.pop(0))
 
     def _signalled(self, _events: int) -> None:
         assert self._signal_pipe is not None
-        for number in os.read(self._signal_pipe[0], 64):
+        try:
+            numbers = os.read(self._signal_pipe[0], 64)
+        except BlockingIOError:
+            return
+        for number in numbers:
             callback = self._signals.get(number)
             if callback is not None:
-                callback()
+                run_guarded(callback, report_bug)
+
+
+def run_guarded(callback: Callback, failed: Failed) -> None:
+    """Call `callback`; an exception of it goes to `failed`."""
+    try:
+        callback()
+    except Exception as error:
+        _tell(failed, error)
+
+
+def _tell(failed: Failed, error: Exception) -> None:
+    try:
+        failed(error)
+    except Exception as another:
+        report_bug(another)
