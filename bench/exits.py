@@ -20,6 +20,7 @@ from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.interrupt import InterruptStatus
 from stratovirt.cpu.x86_64_boot import RFLAGS_RESERVED
+from stratovirt.runtime.faults import access_failed
 
 COUNT = 100_000
 ROUNDS = 9
@@ -56,7 +57,7 @@ class Machine:
     """The payload under our loop."""
 
     def __init__(self) -> None:
-        self.dispatcher = Dispatcher(_thread.RLock())
+        self.dispatcher = Dispatcher(_thread.RLock(), access_failed)
         self.ram = RamMapping(RAM_BYTES)
         memoryview(self.ram)[LOAD_ADDRESS : LOAD_ADDRESS + len(PAYLOAD)] = PAYLOAD
         self.vm = native.Kvm().create_vm()

@@ -11,6 +11,7 @@ import signal
 
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.kvm import Kvm
+from stratovirt.runtime.faults import access_failed
 
 IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
 
@@ -20,7 +21,7 @@ def main() -> None:
     machine = Kvm().create_vm()
     machine.create_irqchip(IDENTITY_MAP, TSS)
     # A vCPU whose local APIC is software disabled, as after power-on, holds the keys of APICs.
-    vcpu = machine.create_vcpu(0, Dispatcher(_thread.RLock()))
+    vcpu = machine.create_vcpu(0, Dispatcher(_thread.RLock(), access_failed))
     signal.pause()
     del vcpu
 

@@ -41,6 +41,7 @@ cdef class Dispatcher:
     cdef list _owners
     cdef pthread_rwlock_t _lock
     cdef object _vm_lock
+    cdef object _failed
     cdef uint8_t _unassigned
     cdef Entry *_find(self, int space, uint64_t address, uint32_t size) noexcept nogil
     cdef int access_native(self, int space, uint64_t address, uint32_t size, bint is_write, uint8_t *data) noexcept nogil

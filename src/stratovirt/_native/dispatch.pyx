@@ -20,12 +20,14 @@ cdef class Dispatcher:
     """Routes port and memory accesses of one machine.
 
     `vm_lock` is the lock that all Python device code runs under.  `unassigned` is the byte that
-    reads of nothing return: 0xff on a real bus.
+    reads of nothing return: 0xff on a real bus.  An exception of a region goes to
+    `failed(region, exception)`; the access then reads as nothing, and the vCPU goes on.
     """
 
-    def __cinit__(self, object vm_lock, int unassigned=0xFF):
+    def __cinit__(self, object vm_lock, object failed, int unassigned=0xFF):
         pthread_rwlock_init(&self._lock, NULL)
         self._vm_lock = vm_lock
+        self._failed = failed
         self._unassigned = <uint8_t>unassigned
         self._owners = [[], []]
         self._tables[0].entries = NULL
@@ -136,12 +138,17 @@ cdef class Dispatcher:
                 memset(data, self._unassigned, size)
             return 0
         with self._vm_lock:
-            if is_write:
-                memcpy(&value, data, size)
-                region.write(offset, size, value)
-            else:
-                value = <uint64_t>region.read(offset, size)
-                memcpy(data, &value, size)
+            try:
+                if is_write:
+                    memcpy(&value, data, size)
+                    region.write(offset, size, value)
+                else:
+                    value = <uint64_t>region.read(offset, size)
+                    memcpy(data, &value, size)
+            except Exception as error:
+                if not is_write:
+                    memset(data, self._unassigned, size)
+                self._failed(region, error)
         return 0
 
     def read(self, bint port_space, uint64_t address, uint32_t size):

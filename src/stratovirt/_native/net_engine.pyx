@@ -56,7 +56,8 @@ cdef class NetEngine(Engine):
     cdef Watch _rx_kick
     cdef Watch _tx_kick
     cdef Watch _tap
-    cdef Notifier _notifier
+    cdef Notifier _rx_notifier
+    cdef Notifier _tx_notifier
     cdef bint _mergeable
     cdef int _failure_fd
     cdef bint _is_deaf
@@ -71,14 +72,14 @@ cdef class NetEngine(Engine):
     cdef readonly uint64_t dropped
 
     def __cinit__(self, Virtqueue rx not None, int rx_kick, Virtqueue tx not None, int tx_kick,
-                  Notifier notifier not None, int tap, *, bint mergeable, int failure_fd):
+                  Notifier rx_notifier not None, Notifier tx_notifier not None, int tap, *, bint mergeable, int failure_fd):
         self._rx, self._tx = rx, tx
         self._rx_kick.fd, self._tx_kick.fd, self._tap.fd = rx_kick, tx_kick, tap
         self._rx_kick.ready = <ready_t>_has_room
         self._tx_kick.ready = <ready_t>_has_packets
         self._tap.ready = <ready_t>_tap_ready
         self._rx_kick.context = self._tx_kick.context = self._tap.context = <void *>self
-        self._notifier = notifier
+        self._rx_notifier, self._tx_notifier = rx_notifier, tx_notifier
         self._mergeable = mergeable
         self._failure_fd = failure_fd
         self._filter.promiscuous = True
@@ -199,7 +200,7 @@ cdef class NetEngine(Engine):
             self._tx.push(self._chain.head, 0)
             notify |= self._tx.should_notify()
         if notify:
-            self._notifier.notify()
+            self._tx_notifier.notify()
         return 1 if sent == BATCH else 0
 
     cdef ssize_t _send(self) noexcept nogil:
@@ -248,7 +249,7 @@ cdef class NetEngine(Engine):
             seen += 1
             notify |= self._rx.should_notify()
         if notify:
-            self._notifier.notify()
+            self._rx_notifier.notify()
         return 1 if seen == BATCH else 0
 
     cdef int _deliver(self) noexcept nogil:

@@ -15,6 +15,8 @@ from stratovirt.accel.base import AccelError
 from stratovirt.memory.address_space import AddressSpace, FlatRange, IoRegion, RamRegion, RomRegion
 from stratovirt.memory.dispatch import connect
 from stratovirt.runtime.clock import VirtualClock
+from stratovirt.runtime.eventfds import take_signal
+from stratovirt.runtime.faults import access_failed
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 
@@ -71,7 +73,7 @@ class TestAccelerator:
     def __init__(self, loop: Loop, vm_lock: object, path: str) -> None:
         self.clock = VirtualClock()
         # An access that hits nothing reads zeros here, not the floating bus of real hardware.
-        self.dispatcher = Dispatcher(vm_lock, 0)
+        self.dispatcher = Dispatcher(vm_lock, access_failed, 0)
         self._loop = loop
         self._levels: dict[int, bool] = {}
         self._irqfds: dict[int, int] = {}
@@ -280,9 +282,7 @@ class TestAccelerator:
 
     def _collect_irqfds(self) -> None:
         for fd, gsi in self._irqfds.items():
-            try:
-                os.eventfd_read(fd)
-            except BlockingIOError:
+            if not take_signal(fd):
                 continue
             if gsi in self._routes:
                 # A client that never asks must not make this process grow.

@@ -59,9 +59,11 @@ def open_image(path: str, source: str, *, readonly: bool, direct: bool) -> Image
             fds.append(_open_direct(path, access, source))
             direct_align = direct_alignment(fds[1])
         can_discard = not readonly and _can_discard(fds[0])
-    except StratovirtError:
+    except Exception as error:
         for fd in fds:
             os.close(fd)
+        if isinstance(error, OSError):
+            raise ImageError(f"{source}: {error.strerror}") from error
         raise
     return ImageFiles(fds, size=size, direct_align=direct_align, can_discard=can_discard)
 
@@ -135,13 +137,17 @@ class Image:
         self.sectors = self._files.size // SECTOR
         self.can_discard = self._files.can_discard
         # Two descriptors: what O_DIRECT cannot take goes through the page cache.
-        self.disk = Disk(
-            self._files.fd,
-            self._files.buffered_fd,
-            direct_align=self._files.direct_align,
-            capacity=self.sectors,
-            readonly=self.readonly,
-        )
+        try:
+            self.disk = Disk(
+                self._files.fd,
+                self._files.buffered_fd,
+                direct_align=self._files.direct_align,
+                capacity=self.sectors,
+                readonly=self.readonly,
+            )
+        except Exception:
+            self._files.close()
+            raise
 
     def close(self) -> None:
         """Give back the descriptors, and with them the lock."""

@@ -6,11 +6,14 @@ import os
 import socket
 
 from stratovirt.chardev.backend import Chardev
+from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
-from stratovirt.runtime.sockets import receive_descriptors
+from stratovirt.runtime.sockets import LostDescriptorsError, receive_descriptors
+
+log = Log(__name__)
 
 MOST_DESCRIPTORS = 16
-"""Descriptors kept of one message; a client that sends more loses the others."""
+"""Descriptors taken of one message; a client that sends more loses all of them."""
 
 
 class PeerChardev(Chardev):
@@ -55,7 +58,11 @@ class PeerChardev(Chardev):
         if not self.takes_descriptors or not self.carries_descriptors:
             return super()._read(size)
         assert self._peer is not None
-        received, descriptors = receive_descriptors(self._peer, size, MOST_DESCRIPTORS)
+        try:
+            received, descriptors = receive_descriptors(self._peer, size, MOST_DESCRIPTORS)
+        except LostDescriptorsError as error:
+            log.warn(f"chardev {self.label}: {error.strerror}")
+            received, descriptors = error.content, []
         if descriptors:
             # Those of an earlier message that nobody asked for are given back.
             self._forget_descriptors()

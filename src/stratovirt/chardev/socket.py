@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
+ACCEPT_PAUSE_NS = 1_000_000_000
+"""How long a client waits when this process may open no more descriptors."""
+
 
 class SocketBackend(PeerChardev):
     """See the module's text."""
@@ -75,10 +78,8 @@ class SocketBackend(PeerChardev):
         """Start to serve the peer, or to wait for one."""
         if self._peer is not None:
             self._use(self._peer)
-        elif self._listener is not None:
-            self.loop.watch(self._listener.fileno(), READABLE, self._accept)
         else:
-            self._reconnect_later()
+            self._await_next()
 
     def close(self) -> None:
         """Leave the peer and stop listening; nobody is told."""
@@ -92,14 +93,20 @@ class SocketBackend(PeerChardev):
         assert self._listener is not None
         try:
             peer, _ = self._listener.accept()
+        except BlockingIOError:
+            return
         except OSError as error:
+            # It is there still: without a pause the loop would do nothing else.
             log.warn(f"chardev {self.label}: a client could not be accepted: {error.strerror}")
+            self.loop.unwatch(self._listener.fileno())
+            self.loop.call_at(time.monotonic_ns() + ACCEPT_PAUSE_NS, self._await_next)
             return
         self.loop.unwatch(self._listener.fileno())
         self._use(peer)
 
     def _await_next(self) -> None:
         if self._listener is not None:
+            self._listener.setblocking(False)
             self.loop.watch(self._listener.fileno(), READABLE, self._accept)
         elif self._options.reconnect:
             self._reconnect_later()

@@ -11,6 +11,7 @@ from stratovirt.errors import StratovirtError
 from stratovirt.host import wire
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
+from stratovirt.runtime.sockets import LostDescriptorsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class BrokerLine:
             try:
                 wire.send(self._questions, {"ask": question, **details})
                 answer, fds = wire.receive(self._questions)
+            except LostDescriptorsError:
+                raise
             except (EOFError, OSError) as error:
                 raise BrokerError("the broker process has died; nothing can be opened") from error
         if "errno" in answer:
@@ -74,6 +77,9 @@ class BrokerLine:
     def _heard(self, _events: int) -> None:
         try:
             message, fds = wire.receive(self._news)
+        except LostDescriptorsError as error:
+            log.warn(f"a monitor's client cannot be served: {error.strerror}")
+            return
         except EOFError:
             assert self._loop is not None
             self._loop.unwatch(self._news.fileno())

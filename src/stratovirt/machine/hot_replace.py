@@ -83,14 +83,26 @@ class HotReplace(HotPlug):
         if disk.image is not None:
             raise HotPlugError(f"device_add: block slot {options.addr} is taken")
         iothread = self.iothread(options.iothread)
-        image = self.images.take(options.drive or options.id, options.id, "device_add")
+        name = options.drive or options.id
+        image = self.images.take(name, options.id, "device_add")
+        try:
+            disk.insert(image, options.serial, iothread)
+        except Exception:
+            disk.image = None
+            self.images.give_back(name, image)
+            raise
         disk.name = options.id
-        disk.insert(image, options.serial, iothread)
 
     def _connect(self, options: HotNet, card: Net) -> None:
         if card.back_end is not None:
             raise HotPlugError(f"device_add: net slot {options.addr} is taken")
         iothread = self.iothread(options.iothread)
-        back_end = self.netdevs.take(options.netdev or options.id, options.id, "device_add")
+        name = options.netdev or options.id
+        back_end = self.netdevs.take(name, options.id, "device_add")
+        try:
+            card.connect(back_end, options.mac, iothread)
+        except Exception:
+            card.back_end = None
+            self.netdevs.give_back(name, back_end)
+            raise
         card.name = options.id
-        card.connect(back_end, options.mac, iothread)

@@ -11,6 +11,7 @@ from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
+from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.trace_events import QMP_COMMAND
 
@@ -154,8 +155,12 @@ class Session:
             reply: dict[str, object] = {"return": self._execute(request)}
         except QmpError as error:
             reply = _error(str(error), error.error_class)
-        except StratovirtError as error:
-            reply = _error(str(error))
+        except Exception as error:
+            # Whatever a command ran into is its client's to hear, and the machine goes on.
+            why = reason(error)
+            if not isinstance(error, StratovirtError | OSError):
+                log.error(why)
+            reply = _error(why)
         self._send(reply | request_id)
 
     def _execute(self, request: dict[str, object]) -> object:
@@ -181,11 +186,20 @@ def _error(text: str, error_class: str = "GenericError") -> dict[str, object]:
     return {"error": {"class": error_class, "desc": text}}
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:80]} is no number that JSON can say")
+    return number
+
+
 def _decode(line: bytes) -> dict[str, object]:
     if line.count(b"[") + line.count(b"{") > MAX_NESTED:
         raise QmpError(f"a request has more than {MAX_NESTED} arrays and objects")
     try:
-        request = json.loads(line)
+        request = json.loads(line, parse_float=_finite, parse_constant=_finite)
+        # A lone surrogate is JSON and no text: nothing that takes a name could use it.
+        json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise QmpError(f"JSON parse error: {error}") from None
     if not isinstance(request, dict):

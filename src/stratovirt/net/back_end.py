@@ -257,6 +257,7 @@ class TapBackEnd(BackEnd):
             transmit.ring,
             transmit.kick_fd,
             receive.notifier,
+            transmit.notifier,
             tap,
             mergeable=bool(setup.agreed & F_MRG_RXBUF),
             failure_fd=setup.failure_fd,

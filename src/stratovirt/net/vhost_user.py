@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.net import VhostUser as VhostUserOptions
 from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup
+from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE
 from stratovirt.vhost.user import Inflight, MemoryRegion, VhostUser, VhostUserError
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from stratovirt.net.back_end import Pair
 
 log = Log(__name__)
+
+LONGEST_PAUSE_S = 60
+"""A peer that cannot be used is tried ever more rarely, but not more rarely than this."""
 
 
 class VhostUserPair:
@@ -65,6 +71,8 @@ class VhostUserBackEnd(BackEnd):
         self._access = host.access
         self._clock = host.clock
         self._regions = _shared_regions(host.memory, self.source)
+        self._is_closed = False
+        self._pause_s = self._reconnect_s
         self._agreed = 0
         self._inflight: Inflight | None = None
         self._peer: VhostUser | None = None
@@ -95,6 +103,7 @@ class VhostUserBackEnd(BackEnd):
 
     def _use(self, peer: VhostUser) -> None:
         self._peer = peer
+        self._pause_s = self._reconnect_s
         self._loop.watch(peer.fd, READABLE, self._heard)
 
     @property
@@ -122,6 +131,7 @@ class VhostUserBackEnd(BackEnd):
         self._agreed = agreed
         if self._peer is None:
             return
+        self._peer.begin()
         try:
             self._peer.set_features(agreed & self._offered)
             self._peer.set_memory(self._regions)
@@ -136,6 +146,7 @@ class VhostUserBackEnd(BackEnd):
         """Let the peer serve these rings."""
         if self._peer is None:
             return
+        self._peer.begin()
         try:
             self._share_inflight(self._peer, max(queue.ring.size for queue in queues.values()))
             for index, queue in queues.items():
@@ -154,6 +165,8 @@ class VhostUserBackEnd(BackEnd):
 
     def take_back(self, queues: dict[int, ActiveQueue]) -> None:
         """Have the peer stop; of one that is gone, the used ring says how far it came."""
+        if self._peer is not None:
+            self._peer.begin()
         for index, queue in queues.items():
             used = queue.ring.used_index
             position = used
@@ -171,6 +184,9 @@ class VhostUserBackEnd(BackEnd):
 
     def _heard(self, events: int) -> None:
         """The peer says nothing by itself, so it has hung up."""
+        if self._peer is None or self._peer.is_silent():
+            # What woke the loop was an answer, which the vCPU that asked has taken meanwhile.
+            return
         self._lost("it hung up" if events & HANGUP else "it spoke out of turn or hung up")
 
     def _lost(self, reason: str) -> None:
@@ -185,16 +201,32 @@ class VhostUserBackEnd(BackEnd):
         self._reconnect_later()
 
     def _reconnect_later(self) -> None:
-        if self._reconnect_s:
-            due_ns = self._clock.now_ns() + self._reconnect_s * 1_000_000_000
+        if self._reconnect_s and not self._is_closed:
+            due_ns = self._clock.now_ns() + self._pause_s * 1_000_000_000
+            self._pause_s = min(2 * self._pause_s, max(LONGEST_PAUSE_S, self._reconnect_s))
             self._clock.call_at(due_ns, self._reconnect)
 
     def _reconnect(self) -> None:
+        # Not in the loop: a peer may take all of its time to answer, and the machine runs on.
+        if not self._is_closed:
+            _thread.start_new_thread(self._try_to_connect, ())
+
+    def _try_to_connect(self) -> None:
+        found: VhostUser | str
         try:
-            peer = self._connect()
-        except OSError as error:
-            log.debug(f"{self.source}: still no back end: {error.strerror}")
+            found = self._connect()
+        except (OSError, StratovirtError) as error:
+            found = reason(error)
+        self._loop.call_soon(lambda: self._tried(found))
+
+    def _tried(self, found: VhostUser | str) -> None:
+        if isinstance(found, str):
+            log.debug(f"{self.source}: still no back end: {found}")
             self._reconnect_later()
+            return
+        peer = found
+        if self._is_closed:
+            peer.close()
             return
         lacking = self._agreed & self._offered & ~peer.features
         if lacking or peer.queues < self.pairs:
@@ -207,7 +239,7 @@ class VhostUserBackEnd(BackEnd):
 
     def close(self) -> None:
         """Leave the peer."""
-        self._reconnect_s = 0
+        self._is_closed = True
         if self._peer is not None:
             self._loop.unwatch(self._peer.fd)
             self._peer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.memory.address_space import AddressSpace, Region
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.config_space import ConfigSpace
+from stratovirt.runtime.faults import report_bug
 from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
@@ -64,6 +65,8 @@ class PciFunction:
         self.msix: Msix | None = None
         self.bus: PciBus | None = None
         self.devfn = 0
+        self.failed: Callable[[Exception], None] = report_bug
+        """Hears of the exception of an access to the function."""
         config = self.config
         config.set(regs.VENDOR_ID, 2, vendor)
         config.set(regs.DEVICE_ID, 2, device)

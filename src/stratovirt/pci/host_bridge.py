@@ -89,13 +89,20 @@ class PciHost:
         function = self.find(bus_number, devfn)
         if function is None or offset % 4 + size > 4:
             return (1 << 8 * size) - 1
-        return function.read_config(offset, size)
+        try:
+            return function.read_config(offset, size)
+        except Exception as error:
+            function.failed(error)
+            return (1 << 8 * size) - 1
 
     def write_config(self, bus_number: int, devfn: int, offset: int, size: int, value: int) -> None:
         """A configuration write; lost where nobody is."""
         function = self.find(bus_number, devfn)
         if function is not None and offset % 4 + size <= 4:
-            function.write_config(offset, size, value)
+            try:
+                function.write_config(offset, size, value)
+            except Exception as error:
+                function.failed(error)
 
     def reset(self) -> None:
         """All functions of all buses as after power-on."""

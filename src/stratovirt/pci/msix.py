@@ -87,6 +87,10 @@ class Msix:
     def _control(self) -> int:
         return self._function.config.get(self._capability + CONTROL, 2)
 
+    def failed(self, error: Exception) -> None:
+        """An access to the table failed."""
+        self._function.failed(error)
+
     def attach(self, fd: int, vector: int) -> None:
         """Let eventfd `fd` speak through `vector` only; through none if that does not exist."""
         if self._vector_of.get(fd) == vector:

@@ -10,9 +10,18 @@ def new_eventfd() -> int:
     return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
 
-def forget_signal(fd: int) -> None:
-    """Take what was signalled, if anything was."""
+def take_signal(fd: int) -> bool:
+    """Take what was signalled; whether anything was.
+
+    Nothing is no error anywhere: between the poll and the read somebody else may have taken it.
+    """
     try:
         os.eventfd_read(fd)
     except BlockingIOError:
-        return
+        return False
+    return True
+
+
+def forget_signal(fd: int) -> None:
+    """Take what was signalled, if anything was."""
+    take_signal(fd)

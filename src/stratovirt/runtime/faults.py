@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 
 log = Log(__name__)
@@ -21,6 +22,20 @@ def describe(error: BaseException) -> str:
     log.debug(" > ".join(places))
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{text} ({places[-1]})" if places else text
+
+
+def reason(error: Exception) -> str:
+    """What to tell the user of an error: the host's words, ours, or that it is a fault of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, StratovirtError):
+        return str(error)
+    return f"internal error, please report it: {describe(error)}"
+
+
+def access_failed(handler: object, error: Exception) -> None:
+    """An access of the guest's failed: `handler` says what becomes of it, if it has a say."""
+    getattr(handler, "failed", report_bug)(error)
 
 
 def report_bug(error: Exception) -> None:

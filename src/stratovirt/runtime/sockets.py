@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import stat
@@ -57,17 +58,30 @@ def connect_unix(path: str) -> socket.socket:
     return peer
 
 
+class LostDescriptorsError(OSError):
+    """Descriptors were sent along that this process has no room for; all of them are lost."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(errno.EMFILE, "file descriptors that were sent along are lost: too many")
+        self.content = content
+
+
 def receive_descriptors(peer: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
     """Up to `size` bytes and `most` descriptors sent along, which no child inherits.
 
-    socket.recv_fds would be this, if it passed its flags on.
+    socket.recv_fds would be this, if it passed its flags on.  Raises LostDescriptorsError, with
+    the content in `content`, when more than `most` came or this process may open no more.
     """
     space = socket.CMSG_LEN(most * array.array("i").itemsize)
-    content, ancillary, _flags, _address = peer.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    content, ancillary, flags, _address = peer.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise LostDescriptorsError(content)
     return content, list(fds)
 
 

@@ -10,7 +10,7 @@ from stratovirt.memory.address_space import DeviceRegion, IoRegion, Region
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.function import BAR_64, BAR_IO, ROM_INDEX, PciFunction
 from stratovirt.pci.msix import ENTRY, Msix
-from stratovirt.runtime.eventfds import new_eventfd
+from stratovirt.runtime.eventfds import new_eventfd, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.vfio.interrupts import (
@@ -239,7 +239,8 @@ class VfioFunction(PciFunction):
             self._loop.watch(self._request_fd, READABLE, self._requested)
 
     def _requested(self, _events: int) -> None:
-        os.eventfd_read(self._request_fd)
+        if not take_signal(self._request_fd):
+            return
         self.gone()
 
     def read_config(self, offset: int, size: int) -> int:

@@ -1,15 +1,17 @@
 """The front end's half of the vhost-user protocol (QEMU's docs/interop/vhost-user).
 
-Every answer has a deadline and a bound: a peer that is silent, talks nonsense or goes away is a
-VhostUserError, after which the connection is of no use.
+Every conversation has a deadline and every answer a bound: a peer that is silent or slow, talks
+nonsense or goes away is a VhostUserError, after which the connection is of no use.
 """
 
 from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
+import time
 
 from stratovirt.runtime.sockets import receive_descriptors
 
@@ -33,6 +35,7 @@ VERSION_MASK = 3
 LONGEST_ANSWER = 4096
 MOST_REGIONS = 8
 PATIENCE_S = 5.0
+"""What a whole conversation may take, however many pieces its answers come in."""
 INFLIGHT = struct.Struct("<QQHH4x")
 
 
@@ -66,7 +69,8 @@ class VhostUser:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        connection.settimeout(PATIENCE_S)
+        connection.setblocking(False)
+        self.begin()
         self.protocol = 0
         self.queues = 1
         self._send(SET_OWNER)
@@ -82,6 +86,28 @@ class VhostUser:
     def fd(self) -> int:
         """The socket, to hear of the peer's going."""
         return self._socket.fileno()
+
+    def begin(self) -> None:
+        """A conversation begins: what is asked until the next has to be answered in time."""
+        self._deadline = time.monotonic() + PATIENCE_S
+
+    def is_silent(self) -> bool:
+        """Whether the peer is there and has said nothing that waits to be read."""
+        try:
+            self._socket.recvmsg(1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _await(self, events: int) -> None:
+        """Return when the socket is ready; raises VhostUserError at the deadline."""
+        poller = select.poll()
+        poller.register(self._socket.fileno(), events)
+        left_ms = (self._deadline - time.monotonic()) * 1000
+        if left_ms <= 0 or not poller.poll(left_ms):
+            raise VhostUserError(0, f"the peer did not answer in {PATIENCE_S:.0f} seconds")
 
     def close(self) -> None:
         """Leave the peer."""
@@ -169,6 +195,7 @@ class VhostUser:
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         message = HEADER.pack(request, VERSION | flags, len(payload)) + payload
+        self._await(select.POLLOUT)
         try:
             sent = self._socket.sendmsg([message], rights, socket.MSG_NOSIGNAL)
         except OSError as error:
@@ -198,7 +225,13 @@ class VhostUser:
         fds: list[int] = []
         while len(content) < size:
             try:
+                self._await(select.POLLIN)
                 piece, received = receive_descriptors(self._socket, size - len(content), 1)
+            except BlockingIOError:
+                continue
+            except VhostUserError:
+                _close(fds)
+                raise
             except OSError as error:
                 _close(fds)
                 raise _broken(error) from error
@@ -216,6 +249,4 @@ def _close(fds: list[int]) -> None:
 
 
 def _broken(error: OSError) -> VhostUserError:
-    if isinstance(error, TimeoutError):
-        return VhostUserError(0, f"the peer did not answer in {PATIENCE_S:.0f} seconds")
     return VhostUserError(error.errno, f"the peer is gone: {error.strerror}")

@@ -152,7 +152,7 @@ class Balloon(PythonDevice):
             self._report()
         else:
             self._event_is_due = True
-            self._clock.call_at(self._next_event_ns, self._report)
+            self._clock.call_at(self._next_event_ns, self._report, self.failed)
 
     def _report(self) -> None:
         self._event_is_due = False

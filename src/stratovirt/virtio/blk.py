@@ -9,6 +9,7 @@ from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
 from stratovirt.config.options import opt
+from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.snapshot.state import FLAG, U64, SnapshotError, State
@@ -82,7 +83,7 @@ class Blk(VirtioDevice):
         self._counted = dict.fromkeys(COUNTERS, 0)
         self._thread: EngineThread | None = None
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._loop.watch(self._failure_fd, READABLE, self._failed)
+        self._loop.watch(self._failure_fd, READABLE, self._engine_failed, self._fault)
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
@@ -207,6 +208,8 @@ class Blk(VirtioDevice):
             if self._engine is not None:
                 self._engine.release()
             self._engine = None
+            # An engine that has failed was the driver's before the reset.
+            forget_signal(self._failure_fd)
 
     def statistics(self) -> dict[str, int]:
         """What the disk has done since the machine started, named as in query-blockstats."""
@@ -218,8 +221,12 @@ class Blk(VirtioDevice):
             for name, counter in COUNTERS.items()
         }
 
-    def _failed(self, _events: int) -> None:
-        os.eventfd_read(self._failure_fd)
+    def _fault(self, error: Exception) -> None:
+        self.failed(error)
+
+    def _engine_failed(self, _events: int) -> None:
+        if not take_signal(self._failure_fd):
+            return
         reasons = [queue.ring.failure for queue in self._queues if queue.ring.failure]
         self.broken(reasons[0] if reasons else "the engine stopped")
 

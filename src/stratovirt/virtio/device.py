@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stratovirt._native.interrupt import Notifier
 from stratovirt._native.virtqueue import Virtqueue
+from stratovirt.runtime.faults import report_bug
 from stratovirt.snapshot.state import NoState, State
 
 TYPE_CHECKING = False
@@ -34,7 +35,8 @@ class VirtioDevice:
     The transport calls `activate` at DRIVER_OK and `deactivate` at reset, both from one thread at
     a time; `quiesce` and `resume` bracket a pause of the machine, and what is activated within
     waits for `resume`.  A device whose driver breaks the rules calls `broken` with the reason, in
-    the loop's thread; one whose configuration space changes by itself calls `config_changed`.
+    the loop's thread; one whose configuration space changes by itself calls `config_changed`.  An
+    exception of a callback or of an access goes to `failed`: the device then needs a reset.
 
     A snapshot of a machine at rest takes `save`; `restore` gets it back, in another process, at
     rest and activated as the device was.  What the transport and the rings know is not in it.
@@ -51,6 +53,7 @@ class VirtioDevice:
     def __init__(self) -> None:
         self.is_resting = False
         self.broken: Callable[[str], None] = lambda _reason: None
+        self.failed: Callable[[Exception], None] = report_bug
         self.config_changed: Callable[[], None] = lambda: None
 
     @property

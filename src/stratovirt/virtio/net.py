@@ -11,6 +11,7 @@ from stratovirt.config.devices import VirtioNet
 from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup, TapBackEnd
+from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.snapshot.state import FLAG, Bytes, SnapshotError, State, Struct
@@ -75,7 +76,7 @@ class Net(VirtioDevice):
         self._running: list[Pair] = []
         self._control = NetControl(self._first_mac, pairs, self._control_changed, self._announced)
         self._failure_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._loop.watch(self._failure_fd, READABLE, self._failed)
+        self._loop.watch(self._failure_fd, READABLE, self._engine_failed, self._fault)
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
@@ -145,8 +146,19 @@ class Net(VirtioDevice):
         self._must_announce = False
 
     def _prepare_back_end(self) -> None:
-        if self.back_end is not None:
+        if self.back_end is None or not self._link_up:
+            return
+        try:
             self.back_end.prepare(self._agreed, self._control.pairs)
+        except OSError as error:
+            self._lose_link(str(error.strerror))
+
+    def _lose_link(self, why: str) -> None:
+        """What the card is plugged into does not work any more."""
+        log.warn(f"{self.name}: {why}; the link is down")
+        self._stop_pairs()
+        self._link_up = False
+        self.config_changed()
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
         """Start with one pair; the driver asks for more over the control queue."""
@@ -157,7 +169,7 @@ class Net(VirtioDevice):
         control = self._queues.get(2 * self._pairs_most if features & F_MQ else 2)
         if features & F_CTRL_VQ and control is not None:
             self._control_queue = ServedQueue(
-                self._loop, control, self._handle_control, self._queue_broken
+                self._loop, control, self._handle_control, self._queue_broken, self.failed
             )
         if not self.is_resting:
             self._start()
@@ -249,9 +261,11 @@ class Net(VirtioDevice):
             self._queue_broken(str(error))
 
     def _stop_pairs(self) -> None:
-        for pair in self._running:
+        running, self._running = self._running, []
+        for pair in running:
             pair.stop()
-        self._running = []
+        # A pair that has failed was the driver's before the reset.
+        forget_signal(self._failure_fd)
 
     def _handle_control(self, chain: DescriptorChain) -> bool:
         self._control.handle(chain)
@@ -268,17 +282,19 @@ class Net(VirtioDevice):
         self._stop()
         self.broken(reason)
 
-    def _failed(self, _events: int) -> None:
-        os.eventfd_read(self._failure_fd)
+    def _fault(self, error: Exception) -> None:
+        self.failed(error)
+
+    def _engine_failed(self, _events: int) -> None:
+        if not take_signal(self._failure_fd):
+            return
         gone = any(pair.is_gone for pair in self._running)
         reasons = [queue.ring.failure for queue in self._queues.values() if queue.ring.failure]
         self._stop_pairs()
         if reasons:
             self._queue_broken(reasons[0])
         elif gone:
-            log.warn(f"{self.name}: the tap was deleted; the link is down")
-            self._link_up = False
-            self.config_changed()
+            self._lose_link("the tap was deleted")
 
 
 def make(options: VirtioNet, host: DeviceHost) -> Net:

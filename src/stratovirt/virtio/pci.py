@@ -11,7 +11,7 @@ from stratovirt.pci import config_space as regs
 from stratovirt.pci import express
 from stratovirt.pci.function import BAR_64, BAR_PREFETCHABLE, PciFunction
 from stratovirt.pci.msix import NO_VECTOR, add_msix
-from stratovirt.runtime.eventfds import forget_signal, new_eventfd
+from stratovirt.runtime.eventfds import forget_signal, new_eventfd, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.transport import (
@@ -160,6 +160,7 @@ class PciTransport(VirtioTransport):
         )
         self.function.add_registers(registers)
         self.function.config.keep()
+        self.function.failed = self.failed
         self._areas = (
             (self._read_common, self._write_common),
             (self._read_isr, lambda _offset, _size, _value: None),
@@ -300,7 +301,7 @@ class PciTransport(VirtioTransport):
         if self.is_active and fd not in self._watched:
             bit = INTERRUPT_CONFIG if source == self._config_source else INTERRUPT_USED
             self._watched.add(fd)
-            self._loop.watch(fd, READABLE, lambda _events: self._raise_pin(fd, bit))
+            self._loop.watch(fd, READABLE, lambda _events: self._raise_pin(fd, bit), self.failed)
 
     def _unwatch(self, fd: int) -> None:
         if fd in self._watched:
@@ -308,7 +309,8 @@ class PciTransport(VirtioTransport):
             self._loop.unwatch(fd)
 
     def _raise_pin(self, fd: int, bit: int) -> None:
-        os.eventfd_read(fd)
+        if not take_signal(fd):
+            return
         self._isr |= bit
         self._drive_pin()
 

@@ -34,6 +34,7 @@ class PythonDevice(VirtioDevice, ABC):
                 queue,
                 lambda chain, index=queue.index: self.handle(index, chain),  # type: ignore[misc]
                 self._queue_broken,
+                self.failed,
             )
             for queue in queues
         }

@@ -113,7 +113,7 @@ class Rng(PythonDevice):
     def _wait_until(self, deadline_ns: int) -> None:
         if not self._waits_for_budget:
             self._waits_for_budget = True
-            self._clock.call_at(deadline_ns, self._refilled)
+            self._clock.call_at(deadline_ns, self._refilled, self.failed)
 
     def _refilled(self) -> None:
         self._waits_for_budget = False
@@ -122,7 +122,7 @@ class Rng(PythonDevice):
     def _wait_for_source(self) -> None:
         if not self._waits_for_source:
             self._waits_for_source = True
-            self.loop.watch(self._source_fd, READABLE, self._source_ready)
+            self.loop.watch(self._source_fd, READABLE, self._source_ready, self.failed)
 
     def _source_ready(self, _events: int) -> None:
         self._waits_for_source = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from stratovirt._native.virtqueue import DescriptorChain, VirtqueueError
+from stratovirt.runtime.eventfds import take_signal
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.virtio.device import ActiveQueue
 
@@ -18,7 +19,7 @@ class ServedQueue:
 
     `handle` returns True when it is done with the chain, which then goes back to the driver, or
     False when it cannot take it now: the queue rests until `serve` is called again.  A broken
-    ring calls `broken` with the reason, and is not touched again.
+    ring calls `broken` with the reason, and is not touched again; `failed` hears of exceptions.
     """
 
     def __init__(
@@ -27,17 +28,18 @@ class ServedQueue:
         queue: ActiveQueue,
         handle: Callable[[DescriptorChain], bool],
         broken: Callable[[str], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._loop = loop
         self._queue = queue
         self._handle = handle
-        self._broken = broken
+        self._broken, self._failed = broken, failed
         self._is_running = False
 
     def start(self) -> None:
         """Serve from now on, first what is there already."""
         self._is_running = True
-        self._loop.watch(self._queue.kick_fd, READABLE, self._kicked)
+        self._loop.watch(self._queue.kick_fd, READABLE, self._kicked, self._failed)
         # The driver may have offered chains before there was anybody to hear its kick.
         os.eventfd_write(self._queue.kick_fd, 1)
 
@@ -73,5 +75,5 @@ class ServedQueue:
             self._queue.notifier.raise_interrupt()
 
     def _kicked(self, _events: int) -> None:
-        os.eventfd_read(self._queue.kick_fd)
-        self.serve()
+        if take_signal(self._queue.kick_fd):
+            self.serve()

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
 from stratovirt.runtime.eventfds import new_eventfd
+from stratovirt.runtime.faults import reason, report_bug
 from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import run_guarded
 from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 
@@ -59,6 +61,7 @@ class VirtioTransport(ABC):
         self.rings: dict[int, Virtqueue] = {}
         self.is_active = False
         device.broken = self._broken
+        device.failed = self.failed
         device.config_changed = self._config_changed
         self._reset_registers()
 
@@ -169,12 +172,20 @@ class VirtioTransport(ABC):
         if self.status & DRIVER_OK:
             self.notify_config()
 
-    def _broken(self, reason: str) -> None:
+    def _broken(self, why: str) -> None:
         VIRTIO_BROKEN(self.device.name)
-        log.warn(f"{self.device.name}: the device needs a reset: {reason}")
+        log.warn(f"{self.device.name}: the device needs a reset: {why}")
         self.status |= DEVICE_NEEDS_RESET
         if self.status & DRIVER_OK:
             self.notify_config()
+
+    def failed(self, error: Exception) -> None:
+        """The host failed the device, or the device has a fault: the driver may start it anew."""
+        if self.is_active:
+            self.is_active = False
+            run_guarded(self.device.deactivate, report_bug)
+            self.rings = {}
+        self._broken(reason(error))
 
     def reset(self) -> None:
         """The device as after power-on; returns when no request is in flight."""

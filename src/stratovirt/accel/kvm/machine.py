@@ -12,6 +12,7 @@ from stratovirt.accel.kvm.vcpu import ExitReport, VcpuThread
 from stratovirt.memory.address_space import AddressSpace, FlatRange, RamRegion
 from stratovirt.memory.dispatch import connect
 from stratovirt.runtime.clock import MonotonicClock
+from stratovirt.runtime.faults import access_failed
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.trace_events import MEMORY_SLOT
 
@@ -89,7 +90,7 @@ class KvmAccelerator:
         self.system = open_kvm()
         self.vm = self.system.create_vm()
         self.clock = MonotonicClock(loop)
-        self.dispatcher = Dispatcher(vm_lock)
+        self.dispatcher = Dispatcher(vm_lock, access_failed)
         self.vcpus: list[VcpuThread] = []
         self._loop = loop
         self._vfio_fd = -1
