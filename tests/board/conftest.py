@@ -22,6 +22,11 @@ class Processor:
         self._stream.flush()
         return self._stream.readline().strip()
 
+    def ask_piece(self, piece: str) -> str:
+        """Send a piece as it is, without a newline, and return the reply."""
+        self._connection.sendall(piece.encode())
+        return self._stream.readline().strip()
+
     def leave(self) -> None:
         """Hang up."""
         self._connection.shutdown(socket.SHUT_RDWR)

@@ -44,6 +44,33 @@ def test_unknown_and_malformed_commands_are_answered_and_survived(start_board: S
     assert cpu.value("readb 0") == 0
 
 
+def test_a_command_without_a_newline_is_answered_once_it_is_whole(start_board: Start) -> None:
+    cpu = start_board().cpu
+    assert cpu.ask_piece("writel 0x1000 0x12345678") == "OK"
+    assert cpu.ask_piece("readl 0x1000") == "OK 0x0000000012345678"
+    assert cpu.ask_piece("clock_step") == "OK 0"
+    # Newlines go on working, before, behind, and sent by themselves.
+    assert cpu.ask("readb 0x1000") == "OK 0x0000000000000078"
+    assert cpu.ask_piece("readb 0x1001") == "OK 0x0000000000000056"
+    assert cpu.ask_piece("\nreadb 0x1002\n") == "OK 0x0000000000000034"
+    assert cpu.ask_piece("readb 0x1003") == "OK 0x0000000000000012"
+
+
+def test_a_long_write_is_one_command_in_however_many_pieces_it_comes(start_board: Start) -> None:
+    cpu = start_board().cpu
+    content = bytes(range(256)) * 1024
+    assert cpu.ask_piece(f"write 100000 {len(content):x} 0x{content.hex()}") == "OK"
+    assert cpu.read(0x100000, len(content)) == content
+
+
+def test_a_wrong_number_of_words_is_answered_by_one_plain_line(start_board: Start) -> None:
+    cpu = start_board().cpu
+    assert cpu.ask("readb") == "ERR readb: 0 words follow, not 1"
+    assert cpu.ask("writel 1000") == "ERR writel: 1 words follow, not 2"
+    assert cpu.ask("clock_step 1 2") == "ERR clock_step: 2 words follow, not 0 or 1"
+    assert cpu.ask_piece("readb 0 0") == "ERR readb: 2 words follow, not 1"
+
+
 def test_the_clock_moves_only_when_told(start_board: Start) -> None:
     cpu = start_board().cpu
     assert cpu.ask("clock_step 1000") == "OK 1000"

@@ -32,6 +32,8 @@ LINE_LIMIT = 1 << 20
 TRANSFER_LIMIT = 1 << 19
 """Most bytes one read, write or memset moves."""
 
+NONE_OR_ONE, ONE, TWO, THREE = range(2), range(1, 2), range(2, 3), range(3, 4)
+"""How many words follow a command."""
 
 FIRST_MSI_GSI = 24
 MESSAGES_KEPT = 4096
@@ -81,6 +83,7 @@ class TestAccelerator:
         self._routes: dict[int, tuple[int, int]] = {}
         self._doorbells: dict[tuple[int, int], tuple[_DoorbellHandler, IoRegion]] = {}
         self._pending = b""
+        self._answered_early = False
         self.disconnected: Callable[[], None] = lambda: None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -181,26 +184,47 @@ class TestAccelerator:
             self._loop.unwatch(self._socket.fileno())
             self.disconnected()
             return
-        self._pending += received
-        *lines, self._pending = self._pending.split(b"\n")
-        for line in lines:
+        for line in self._lines(received):
             reply = self._answer(line.decode(errors="replace").strip())
             self._socket.sendall(reply.encode() + b"\n")
         if len(self._pending) > LINE_LIMIT:
             log.error(f"the test client's line is longer than {LINE_LIMIT} bytes")
             self.disconnected()
 
+    def _lines(self, received: bytes) -> list[bytes]:
+        """The command lines that `received` completes."""
+        if self._answered_early:
+            # The newline of a line that was answered without it.
+            received = received.removeprefix(b"\n")
+        received = self._pending + received
+        self._answered_early = self._is_whole(received)
+        *lines, self._pending = [received, b""] if self._answered_early else received.split(b"\n")
+        return lines
+
+    def _is_whole(self, piece: bytes) -> bool:
+        """Whether what has come since the last line is a command with all its words."""
+        verb, *words = piece.decode(errors="replace").split() or [""]
+        if verb not in self._commands or b"\n" in piece:
+            return False
+        if verb == "write" and len(words) == 3:
+            # The longest of all may come in several pieces: it is whole with its last byte.
+            digits = words[2].removeprefix("0x")
+            return not _is_hex(words[1]) or len(digits) >= 2 * int(words[1], 16)
+        # Others come in one piece, or with their newline.
+        return not self._pending and len(words) >= self._commands[verb][1].start
+
     def _answer(self, line: str) -> str:
-        words = line.split()
-        if not words:
-            return "Unsupported command: "
-        command = self._commands.get(words[0])
-        if command is None:
-            return f"Unsupported command: {words[0]}"
+        verb, *words = line.split() or [""]
+        if verb not in self._commands:
+            return f"Unsupported command: {verb}"
+        command, counts = self._commands[verb]
+        if len(words) not in counts:
+            wanted = " or ".join(map(str, counts))
+            return f"ERR {verb}: {len(words)} words follow, not {wanted}"
         try:
-            return command(self, *words)
-        except (CommandError, ValueError, TypeError) as error:
-            return f"ERR {words[0]}: {error}"
+            return command(self, verb, *words)
+        except ValueError as error:
+            return f"ERR {verb}: {error}"
 
     def _read(self, command: str, address: str) -> str:
         size = SIZES[command[-1]]
@@ -267,18 +291,20 @@ class TestAccelerator:
         self._levels[int(gsi)] = False
         return f"OK {'TRUE' if was_up else 'FALSE'}"
 
-    _commands: dict[str, Callable[..., str]] = {
-        **dict.fromkeys(("readb", "readw", "readl", "readq", "inb", "inw", "inl"), _read),
-        **dict.fromkeys(("writeb", "writew", "writel", "writeq", "outb", "outw", "outl"), _write),
-        "read": _read_block,
-        "write": _write_block,
-        "memset": _set_block,
-        "clock_step": _clock_step,
-        "clock_set": _clock_set,
-        "query_msix": _query_msix,
-        "query_intx": _query_intx,
-        "eoi_intx": _eoi_intx,
+    _commands: dict[str, tuple[Callable[..., str], range]] = {
+        **dict.fromkeys(("readb", "readw", "readl", "readq", "inb", "inw", "inl"), (_read, ONE)),
+        **dict.fromkeys(("writeb", "writew", "writel", "writeq"), (_write, TWO)),
+        **dict.fromkeys(("outb", "outw", "outl"), (_write, TWO)),
+        "read": (_read_block, TWO),
+        "write": (_write_block, THREE),
+        "memset": (_set_block, THREE),
+        "clock_step": (_clock_step, NONE_OR_ONE),
+        "clock_set": (_clock_set, ONE),
+        "query_msix": (_query_msix, TWO),
+        "query_intx": (_query_intx, ONE),
+        "eoi_intx": (_eoi_intx, ONE),
     }
+    """Each command, and how many words may follow it."""
 
     def _collect_irqfds(self) -> None:
         for fd, gsi in self._irqfds.items():
@@ -351,6 +377,11 @@ def _hex(text: str) -> int:
     if not 0 <= value < 1 << 64:
         raise CommandError(f"{text} is not a 64-bit number")
     return value
+
+
+def _is_hex(text: str) -> bool:
+    digits = text.removeprefix("0x")
+    return digits != "" and all(digit in "0123456789abcdefABCDEF" for digit in digits)
 
 
 def _length(text: str) -> int:
