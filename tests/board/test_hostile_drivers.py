@@ -1,6 +1,7 @@
 """Drivers that break the rules: one log line, a device that asks for a reset, and nothing else."""
 
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def test_a_broken_ring_stops_that_device_and_a_reset_mends_it(
     assert board.machine.terminate() == 0
     lines = board.machine.errors.decode().splitlines()
     assert len(lines) == min(queues, 4) and all("needs a reset" in line for line in lines)
+
+
+def test_log_lines_that_a_guest_causes_are_limited_in_rate(start_board: Start) -> None:
+    board = start_board(*DEVICES["rng"][1])
+    driver = MmioDriver(board.cpu)
+    started = time.monotonic()
+    for _ in range(2000):
+        driver.set(0x70, 0)
+        driver.set(0x70, 4)
+    time.sleep(1)
+    driver.set(0x70, 0)
+    driver.set(0x70, 4)
+    assert board.machine.terminate() == 0
+    lines = board.machine.errors.decode().splitlines()
+    assert 101 <= len(lines) <= 101 + time.monotonic() - started
+    assert lines[99].endswith("(too many lines: from now on at most one a second)")
+    held = sum(int(line.partition(" (")[2].split()[0]) for line in lines[100:])
+    assert held + len(lines) == 2001
 
 
 def pages(cpu: Processor, ring: DriverRing, numbers: list[int]) -> None:

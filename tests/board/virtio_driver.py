@@ -97,6 +97,11 @@ class BlkDriver(MmioDriver):
         self, kind: int, sector: int, data: bytes = b"", length: int = 0
     ) -> tuple[int, bytes]:
         """One request; (status byte, bytes read)."""
+        self.offer(kind, sector, data, length)
+        return self.result(length)
+
+    def offer(self, kind: int, sector: int, data: bytes = b"", length: int = 0) -> None:
+        """Hand a request to the device, which completes it in its own time."""
         self.cpu.write(HEADER, struct.pack("<IIQ", kind, 0, sector))
         self.cpu.write(STATUS, b"\xff")
         pieces = [(HEADER, 16, False)]
@@ -109,6 +114,13 @@ class BlkDriver(MmioDriver):
         self.ring.want_interrupt_after(self.completed)
         self.ring.offer(self.ring.chain(pieces))
         self.set(0x50, 0)
+
+    def is_complete(self) -> bool:
+        """Whether the device has completed what was offered last."""
+        return self.ring.used_index() != self.completed & 0xFFFF
+
+    def result(self, length: int = 0) -> tuple[int, bytes]:
+        """Wait for the request offered last; (status byte, bytes read)."""
         self.wait()
         return self.cpu.read(STATUS, 1)[0], self.cpu.read(DATA, length) if length else b""
 

@@ -7,12 +7,13 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["stratovirt.monitor", "stratovirt.config"]):
+    from stratovirt._native.rate_limit import RateLimit
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.monitor import commands  # noqa: F401
     from stratovirt.monitor.registry import COMMANDS
     from stratovirt.monitor.schema_listing import arguments_struct
-    from stratovirt.monitor.session import LeakyBucket, Session
+    from stratovirt.monitor.session import Session
     from stratovirt.runtime import log
     from stratovirt.vm import Vm
 
@@ -63,7 +64,7 @@ config = parse_command_line(["-machine", "none"])
 vm = Vm(config)
 wire = Wire(vm.loop, "wire")
 session = Session(vm, wire)
-session._bucket = LeakyBucket(1 << 40)
+session._limit = RateLimit(1 << 40, 1, 1 << 40)
 session._connected()
 os.environ["STRATOVIRT_LOG_LEVEL"] = "error"
 log.configure(os.devnull)

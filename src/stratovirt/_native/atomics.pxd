@@ -1,5 +1,5 @@
 # Memory ordering for words that the guest or another thread reads at the same time.
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from * nogil:
     """
@@ -16,6 +16,8 @@ cdef extern from * nogil:
     static inline uint32_t fetch_and32(uint32_t *p, uint32_t v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
     static inline uint32_t load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
     static inline void store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint64_t load64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static inline void store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     """
     void relax_cpu()
     uint16_t load_acquire16(const uint16_t *p)
@@ -25,3 +27,5 @@ cdef extern from * nogil:
     uint32_t fetch_and32(uint32_t *p, uint32_t v)
     uint32_t load32(const uint32_t *p)
     void store32(uint32_t *p, uint32_t v)
+    uint64_t load64(const uint64_t *p)
+    void store64(uint64_t *p, uint64_t v)

@@ -1,3 +1,4 @@
+from stratovirt._native.board_time import BoardTime
 from stratovirt._native.disk import Disk
 from stratovirt._native.interrupt import Notifier
 from stratovirt._native.io_loop import Engine
@@ -24,6 +25,7 @@ class BlockEngine(Engine):
         serial: bytes,
         failure_fd: int,
         iops: int = 0,
+        time: BoardTime | None = None,
         uring: bool = True,
     ) -> None: ...
     def release(self) -> None: ...

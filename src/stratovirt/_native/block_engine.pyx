@@ -13,11 +13,12 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport write
 
+from stratovirt._native.board_time cimport BoardTime
 from stratovirt._native.disk cimport SECTOR_BYTES, Disk
 from stratovirt._native.interrupt cimport Notifier
 from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, Engine, Watch, ready_t
 from stratovirt._native.iovecs cimport advance, give, take
-from stratovirt._native.pace cimport Pace
+from stratovirt._native.rate_limit cimport RateLimit
 from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.uring cimport Uring
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
@@ -43,6 +44,8 @@ cdef enum:
     MAX_QUEUES = 32         # num-queues of the guidebook
     HEADER_BYTES = 16       # struct virtio_blk_outhdr
     LARGE = 65536           # bytes of a request worth another thread's help
+    NS_PER_SECOND = 1000000000
+    BURSTS_PER_SECOND = 10  # a limited disk may run ahead by this part of a second's worth
     BATCH = 256             # requests of one queue before others have their turn
     PATIENCE = 1024         # looks for one more request, 25 us on a CPU of 2020
     TOGETHER = 16           # completions that wait for one interrupt at most
@@ -134,7 +137,7 @@ cdef class BlockEngine(Engine):
     """Serves the queues of one disk while a loop drives it.
 
     Without `writeback` each write is made durable before it completes.  `iops` is the most
-    requests a second over time, 0 for no limit.  `uring` lets io_uring be used where there is one.
+    requests a second of `time`, 0 for no limit.  `uring` lets io_uring be used where there is one.
     """
 
     cdef Disk _disk
@@ -148,7 +151,8 @@ cdef class BlockEngine(Engine):
     cdef Watch _clock
     cdef int _failure_fd
     cdef Chain *_chain
-    cdef Pace _pace
+    cdef BoardTime _time
+    cdef RateLimit _limit
     cdef Uring _uring
     cdef Pending *_pool
     cdef Pending *_free
@@ -164,7 +168,8 @@ cdef class BlockEngine(Engine):
     cdef readonly uint64_t written_bytes
 
     def __cinit__(self, list queues not None, Disk disk not None, *, bint writeback,
-                  bytes serial not None, int failure_fd, uint64_t iops=0, bint uring=True):
+                  bytes serial not None, int failure_fd, uint64_t iops=0,
+                  BoardTime time=None, bint uring=True):
         if not 0 < len(queues) <= MAX_QUEUES:
             raise ValueError(f"a disk has 1 to {MAX_QUEUES} queues")
         self._chain = <Chain *>calloc(1, sizeof(Chain))
@@ -184,8 +189,9 @@ cdef class BlockEngine(Engine):
         memset(self._serial, 0, sizeof(self._serial))
         memcpy(self._serial, <char *>serial, min(len(serial), VIRTIO_BLK_ID_BYTES))
         if iops:
-            self._pace = Pace(iops)
-            self._clock.fd = self._pace.fd
+            self._time = time or BoardTime()
+            self._limit = RateLimit(iops, NS_PER_SECOND, max(<uint64_t>1, iops // BURSTS_PER_SECOND))
+            self._clock.fd = self._time.new_alarm()
             self._clock.ready = <ready_t>_clock_rang
             self._clock.context = <void *>self
         if uring and disk.capacity:
@@ -213,7 +219,10 @@ cdef class BlockEngine(Engine):
         return self._uring is not None
 
     def release(self):
-        """Give the ring back, once detached; the engine is not used again."""
+        """Give ring and alarm back, once detached; the engine is not used again."""
+        if self._limit is not None:
+            self._time.forget_alarm(self._clock.fd)
+            self._limit = None
         if self._uring is not None and self._in_flight == 0:
             give_back_ring(self._uring)
         self._uring = None
@@ -228,7 +237,7 @@ cdef class BlockEngine(Engine):
         self._is_stopping = self._is_broken = self._is_full = False
         if self._uring is not None:
             self._watch(&self._completions)
-        if self._pace is not None:
+        if self._limit is not None:
             self._watch(&self._clock)
         for i in range(self._count):
             # Requests may have been offered before the engine was there to hear the doorbell.
@@ -254,7 +263,7 @@ cdef class BlockEngine(Engine):
         cdef int i
         for i in range(self._count):
             self._loop.unwatch(&self._kicks[i])
-        if self._pace is not None:
+        if self._limit is not None:
             self._loop.unwatch(&self._clock)
 
     cdef void _end_watch(self) noexcept nogil:
@@ -300,7 +309,7 @@ cdef class BlockEngine(Engine):
                 # Others want to be served too; the doorbell brings the engine back.
                 queue.kick()
                 break
-            if self._pace is not None and not self._pace.admits():
+            if self._limit is not None and not self._admits():
                 # What is offered stays in the ring; the clock wakes the engine for it.
                 break
             if self._uring is not None and self._free == NULL:
@@ -333,9 +342,17 @@ cdef class BlockEngine(Engine):
         if got < 0:
             self._break(queue, 0 if queue.ring.error else RING_BAD_REQUEST)
 
+    cdef bint _admits(self) noexcept nogil:
+        """Whether another request may be taken now; it is counted if so, and else waited for."""
+        cdef uint64_t now_ns = self._time.now_ns()
+        if self._limit.take(now_ns, 1):
+            return True
+        self._time.set_alarm(self._clock.fd, self._limit.when(now_ns, 1))
+        return False
+
     cdef void _refund(self) noexcept nogil:
-        if self._pace is not None:
-            self._pace.refund()
+        if self._limit is not None:
+            self._limit.give_back(1)
 
     cdef Outcome _serve_request(self, BlockQueue queue, uint32_t *written) noexcept nogil:
         """Do or start the request in self._chain; BROKEN without room for header or status."""

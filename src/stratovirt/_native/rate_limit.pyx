@@ -1,64 +1,62 @@
-"""A limit of so many a second, exact over time."""
+"""The one rate limiter: of requests to a disk, bytes of entropy, a monitor's commands, log lines.
 
-from libc.errno cimport errno
-from libc.stdint cimport uint64_t
-from posix.unistd cimport close
-
-import os
-
-cdef extern from "time.h" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    struct itimerspec:
-        timespec it_interval
-        timespec it_value
-    int clock_gettime(int clock, timespec *now)
-    int CLOCK_MONOTONIC
-
-cdef extern from "sys/timerfd.h" nogil:
-    int timerfd_create(int clock, int flags)
-    int timerfd_settime(int fd, int flags, const itimerspec *new_value, itimerspec *old_value)
-    int TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME
-
-cdef enum:
-    NS_PER_SECOND = 1000000000
-    BURSTS_PER_SECOND = 10  # one may run ahead by this part of a second's worth
+It never asks for the time, so it works on any clock.
+"""
 
 
-cdef class Pace:
-    """`per_second` at most; `fd` becomes readable when one that was held may go."""
+cdef class RateLimit:
+    """`count` in each `period_ns`, exact over time, and `burst` at once after a rest."""
 
-    def __cinit__(self, uint64_t per_second):
-        self.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
-        if self.fd < 0:
-            raise OSError(errno, f"timerfd_create: {os.strerror(errno)}")
-        self._interval_ns = NS_PER_SECOND // per_second
-        self._ahead_ns = max(<uint64_t>(NS_PER_SECOND // BURSTS_PER_SECOND), self._interval_ns)
+    def __cinit__(self, uint64_t count, uint64_t period_ns, uint64_t burst):
+        if not (count and period_ns and burst):
+            raise ValueError("a rate limit is of at least one in some time")
+        self._count, self._period_ns, self._burst = count, period_ns, burst
+        self._spent = 0
+        self._last_ns = 0
 
-    def __dealloc__(self):
-        if self.fd >= 0:
-            close(self.fd)
+    def admits(self, uint64_t now_ns, uint64_t count=1):
+        """Whether `count` may go now; they are counted if so."""
+        return self.take(now_ns, count)
 
-    cdef bint admits(self) noexcept nogil:
-        """Whether another may go now; it is counted if so, and else the clock is set."""
-        cdef timespec time
-        cdef itimerspec alarm
-        cdef uint64_t now, at
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        now = <uint64_t>time.tv_sec * NS_PER_SECOND + <uint64_t>time.tv_nsec
-        if self._due_ns < now:
-            self._due_ns = now
-        if self._due_ns - now < self._ahead_ns:
-            self._due_ns += self._interval_ns
-            return True
-        at = self._due_ns - self._ahead_ns + 1
-        alarm.it_interval.tv_sec = alarm.it_interval.tv_nsec = 0
-        alarm.it_value.tv_sec = <long>(at // NS_PER_SECOND)
-        alarm.it_value.tv_nsec = <long>(at % NS_PER_SECOND)
-        timerfd_settime(self.fd, TFD_TIMER_ABSTIME, &alarm, NULL)
-        return False
+    def ready_at_ns(self, uint64_t now_ns, uint64_t count=1):
+        """When `count`, at most a burst, may go if none goes before."""
+        return self.when(now_ns, count)
 
-    cdef void refund(self) noexcept nogil:
-        """What was admitted last did not come."""
-        self._due_ns -= self._interval_ns
+    def refund(self, uint64_t count=1):
+        """So many of those admitted last did not go."""
+        self.give_back(count)
+
+    cdef void _earn(self, uint64_t now_ns) noexcept nogil:
+        if now_ns > self._last_ns:
+            self._forgive(<wide_t>(now_ns - self._last_ns) * self._count)
+            self._last_ns = now_ns
+
+    cdef void _forgive(self, wide_t cost) noexcept nogil:
+        if cost < self._spent:
+            self._spent -= cost
+        else:
+            self._spent = 0
+
+    cdef bint take(self, uint64_t now_ns, uint64_t count) noexcept nogil:
+        """As `admits`."""
+        cdef wide_t spent
+        self._earn(now_ns)
+        spent = self._spent + <wide_t>count * self._period_ns
+        if spent > <wide_t>self._burst * self._period_ns:
+            return False
+        self._spent = spent
+        return True
+
+    cdef uint64_t when(self, uint64_t now_ns, uint64_t count) noexcept nogil:
+        """As `ready_at_ns`."""
+        cdef wide_t spent, most
+        self._earn(now_ns)
+        spent = self._spent + <wide_t>count * self._period_ns
+        most = <wide_t>self._burst * self._period_ns
+        if spent <= most:
+            return now_ns
+        return now_ns + <uint64_t>((spent - most + self._count - 1) / self._count)
+
+    cdef void give_back(self, uint64_t count) noexcept nogil:
+        """As `refund`."""
+        self._forgive(<wide_t>count * self._period_ns)

@@ -7,6 +7,7 @@ import os
 import time
 
 from stratovirt import __version__
+from stratovirt._native.rate_limit import RateLimit
 from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
 from stratovirt.monitor.errors import QmpError
@@ -26,6 +27,8 @@ QEMU_VERSION = {"major": 5, "minor": 0, "micro": 1}
 REPLY_LIMIT = 4 << 20
 """Most bytes kept for a client that does not read; beyond it the client is disconnected."""
 COMMANDS_PER_SECOND = 100
+"""More are not refused: the next is read later, and the client's socket fills up meanwhile."""
+NS_PER_SECOND = 1_000_000_000
 MAX_NESTED = 500
 """Most arrays and objects in a request: the parser recurses, and this bounds its stack."""
 RECEIVE = 65536
@@ -38,25 +41,6 @@ def version() -> dict[str, object]:
     return {"qemu": QEMU_VERSION, "package": f"StratoVirt-{__version__}"}
 
 
-class LeakyBucket:
-    """Admits a number of commands a second, and a burst as large."""
-
-    def __init__(self, per_second: int) -> None:
-        self._per_second = per_second
-        self._level = 0.0
-        self._last = time.monotonic()
-
-    def admits(self) -> bool:
-        """Whether one more fits now; it is counted if so."""
-        now = time.monotonic()
-        self._level = max(0.0, self._level - (now - self._last) * self._per_second)
-        self._last = now
-        if self._level + 1 > self._per_second:
-            return False
-        self._level += 1
-        return True
-
-
 class Session:
     """Serves one client after the other on `chardev`."""
 
@@ -64,18 +48,20 @@ class Session:
         self.vm = vm
         self.chardev = chardev
         self._indent = 4 if pretty else None
-        self._bucket = LeakyBucket(COMMANDS_PER_SECOND)
+        self._limit = RateLimit(COMMANDS_PER_SECOND, NS_PER_SECOND, COMMANDS_PER_SECOND)
+        self._waiting: list[bytes | TooLong] = []
+        self._is_held = False
         self._framer = Framer()
         self._named: dict[str, int] = {}
         # Now, since a machine that runs cannot look.
         self.host_has_kvm = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
         chardev.on_input = self._received
-        chardev.room = lambda: RECEIVE
+        chardev.room = lambda: 0 if self._waiting else RECEIVE
         chardev.takes_descriptors = True
         chardev.output_limit = REPLY_LIMIT
         chardev.on_overflow = self._client_does_not_read
         chardev.on_connected = self._connected
-        chardev.on_disconnected = self.close_descriptors
+        chardev.on_disconnected = self._disconnected
 
     def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
         """Tell the client of an event; without a client it is gone."""
@@ -133,22 +119,40 @@ class Session:
         if self.chardev.is_connected:
             self.chardev.write(json.dumps(message, indent=self._indent).encode() + b"\r\n")
 
+    def _disconnected(self) -> None:
+        self._waiting.clear()
+        self.close_descriptors()
+
     def _received(self, received: bytes) -> None:
-        for frame in self._framer.feed(received):
+        self._waiting += self._framer.feed(received)
+        self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        """Serve what was received, as fast as the limit lets; until then nothing more is read."""
+        while self._waiting:
+            now_ns = time.monotonic_ns()
+            if not self._limit.admits(now_ns):
+                self._wait_until(self._limit.ready_at_ns(now_ns))
+                return
+            frame = self._waiting.pop(0)
             if isinstance(frame, TooLong):
                 self._send(_error(f"a request is longer than {REQUEST_LIMIT} bytes"))
             else:
                 self._serve(frame)
-            if not self.chardev.is_connected:
-                return
+        self.chardev.resume_input()
+
+    def _wait_until(self, deadline_ns: int) -> None:
+        if not self._is_held:
+            self._is_held = True
+            self.vm.loop.call_at(deadline_ns, self._held_long_enough)
+
+    def _held_long_enough(self) -> None:
+        self._is_held = False
+        self._serve_waiting()
 
     def _serve(self, line: bytes) -> None:
         request_id: dict[str, object] = {}
         try:
-            if not self._bucket.admits():
-                raise QmpError(
-                    f"more than {COMMANDS_PER_SECOND} commands a second", "OperationThrottled"
-                )
             request = _decode(line)
             if "id" in request:
                 request_id = {"id": request["id"]}

@@ -11,11 +11,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stratovirt._native.board_time import BoardTime
     from stratovirt.runtime.loop import Failed
 
 
 class MonotonicClock:
     """Real time, in ns."""
+
+    native: BoardTime | None = None
+    """The same clock for native engines; None stands for the host's."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -35,6 +39,9 @@ class VirtualClock:
     """Starts at 0 and moves only when told to."""
 
     def __init__(self) -> None:
+        from stratovirt._native.board_time import BoardTime
+
+        self.native = BoardTime(by_hand=True)
         self._now_ns = 0
         self._timers: list[Timer] = []
 
@@ -59,11 +66,15 @@ class VirtualClock:
         while (due := self.next_deadline_ns()) is not None and due <= now_ns:
             timer = next(t for t in self._timers if t.callback is not None and t.deadline_ns == due)
             self._timers.remove(timer)
-            self._now_ns = max(self._now_ns, due)
+            self._set(due)
             if timer.callback is not None:
                 run_guarded(timer.callback, timer.failed)
         self._timers = [t for t in self._timers if t.callback is not None]
+        self._set(now_ns)
+
+    def _set(self, now_ns: int) -> None:
         self._now_ns = max(self._now_ns, now_ns)
+        self.native.move_to(self._now_ns)
 
 
 Clock = MonotonicClock | VirtualClock

@@ -9,8 +9,15 @@ import os
 import time
 from contextlib import suppress
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt._native.rate_limit import RateLimit
+
 LEVELS = ("trace", "debug", "info", "warn", "error")
 DEFAULT_LEVEL = "error"
+LINES_AT_ONCE = 100
+"""Most lines of one module in a row, and then one a second: a guest can cause most of them."""
+NS_PER_SECOND = 1_000_000_000
 
 
 class _Sink:
@@ -41,9 +48,14 @@ class Log:
 
     def __init__(self, module: str) -> None:
         self._module = module.removeprefix("stratovirt.")
+        self._limit: RateLimit | None = None
+        self._held_back = 0
 
     def _emit(self, level: int, text: str) -> None:
         if level < _Sink.level:
+            return
+        text = self._limited(text)
+        if not text:
             return
         now = time.time()
         # strftime(3) would look at the host's time zone file each time.
@@ -53,6 +65,23 @@ class Log:
         with suppress(OSError):
             # A log that cannot be written (full disk, closed pipe) must not stop a guest.
             os.write(_Sink.fd, line.encode(errors="replace"))
+
+    def _limited(self, text: str) -> str:
+        """What to write instead of `text`: nothing when there were too many lines of late."""
+        if self._limit is None:
+            from stratovirt._native.rate_limit import RateLimit
+
+            self._limit = RateLimit(1, NS_PER_SECOND, LINES_AT_ONCE)
+        now_ns = time.monotonic_ns()
+        if not self._limit.admits(now_ns):
+            self._held_back += 1
+            return ""
+        if self._held_back:
+            text += f" ({self._held_back} lines before this one were held back)"
+            self._held_back = 0
+        elif self._limit.ready_at_ns(now_ns) > now_ns:
+            text += " (too many lines: from now on at most one a second)"
+        return text
 
     def debug(self, text: str) -> None:
         """For developers."""

@@ -77,6 +77,7 @@ class Blk(VirtioDevice):
         self._iothread = self._idle_thread = idle_thread
         self._queue_count = queue_count
         self._loop = host.loop
+        self._clock = host.clock
         self._queues: list[ActiveQueue] = []
         self._features = 0
         self._engine: BlockEngine | None = None
@@ -190,6 +191,7 @@ class Blk(VirtioDevice):
             serial=self._serial,
             failure_fd=self._failure_fd,
             iops=image.drive.throttling_iops_total if image else 0,
+            time=self._clock.native,
             uring=image.uses_uring if image else False,
         )
         try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 
+from stratovirt._native.rate_limit import RateLimit
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config.devices import VirtioRng
 from stratovirt.config.objects import RngRandom
 from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.runtime.clock import Clock
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.python_device import PythonDevice
@@ -20,47 +20,9 @@ log = Log(__name__)
 QUEUE_SIZE = 256
 CHUNK = 65536
 """Most bytes given to one request: one may span gigabytes, and the loop has others to serve."""
-BURSTS_PER_SECOND = 20
-"""A second's budget comes in this many parts: small enough to hold the rate, large enough to be
-worth waking up for."""
 SMALLEST_BURST = 64
-"""What Linux asks for at once."""
-NS = 1_000_000_000
-
-
-class Budget:
-    """Bytes that may flow now: refilled with time, at most one part of a second's worth."""
-
-    def __init__(self, clock: Clock, bytes_per_second: int) -> None:
-        self._clock = clock
-        self._rate = bytes_per_second
-        self._most = max(SMALLEST_BURST, bytes_per_second // BURSTS_PER_SECOND)
-        self._level = self._most
-        self._filled_ns = clock.now_ns()
-
-    def available(self) -> int:
-        """How many bytes may flow now."""
-        now = self._clock.now_ns()
-        earned = (now - self._filled_ns) * self._rate // NS
-        if earned:
-            # What is not yet a whole byte stays in the time that is not yet accounted for.
-            self._filled_ns += earned * NS // self._rate
-            if self._level + earned >= self._most:
-                self._filled_ns = now
-            self._level = min(self._most, self._level + earned)
-        return self._level
-
-    def spend(self, count: int) -> None:
-        """`count` bytes have flowed."""
-        self._level -= count
-
-    def enough_for(self, wanted: int) -> int:
-        """How many of `wanted` bytes may be waited for: all of them, or a whole part."""
-        return min(wanted, self._most)
-
-    def ready_at_ns(self, count: int) -> int:
-        """When `count` bytes may flow."""
-        return self._filled_ns + -(-(count - self._level) * NS // self._rate)
+"""What Linux asks for at once: less would cost it an interrupt for a few bytes."""
+NS_PER_MS = 1_000_000
 
 
 class Rng(PythonDevice):
@@ -72,8 +34,12 @@ class Rng(PythonDevice):
         super().__init__(host.loop)
         self.name = options.id or "virtio-rng"
         self._clock = host.clock
-        rate = options.bytes_per_second
-        self._budget = Budget(host.clock, rate) if rate is not None else None
+        self._limit: RateLimit | None = None
+        self._burst = CHUNK
+        if options.max_bytes is not None and options.period is not None:
+            # What may flow in one period may flow at its start.
+            self._burst = max(options.max_bytes, SMALLEST_BURST)
+            self._limit = RateLimit(options.max_bytes, options.period * NS_PER_MS, self._burst)
         self._source_fd = _open_source(source)
         self._waits_for_source = False
         self._waits_for_budget = False
@@ -85,22 +51,23 @@ class Rng(PythonDevice):
 
     def handle(self, _queue: int, chain: DescriptorChain) -> bool:
         """Fill a buffer, with less than it holds when there is less to give."""
-        wanted = min(chain.writable_len, CHUNK)
-        if self._budget is not None:
-            # Crumbs would cost the guest an interrupt each: a request waits for a whole helping.
-            wanted = self._budget.enough_for(wanted)
-            if self._budget.available() < wanted:
-                self._wait_until(self._budget.ready_at_ns(wanted))
-                return False
+        wanted = min(chain.writable_len, CHUNK, self._burst)
+        now_ns = self._clock.now_ns()
+        # Small replies would cost one interrupt each, so a request waits for its full share.
+        if self._limit is not None and not self._limit.admits(now_ns, wanted):
+            self._wait_until(self._limit.ready_at_ns(now_ns, wanted))
+            return False
+        content = b""
         try:
             content = os.read(self._source_fd, wanted)
         except BlockingIOError:
             self._wait_for_source()
             return False
+        finally:
+            if self._limit is not None:
+                self._limit.refund(wanted - len(content))
         if not content and wanted:
             log.warn(f"{self.name}: the source has ended; the guest gets nothing from it")
-        if self._budget is not None:
-            self._budget.spend(len(content))
         chain.write(content)
         return True
 
