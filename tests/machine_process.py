@@ -243,6 +243,10 @@ class QmpClient:
         """Send a file descriptor; the next command takes it."""
         self._client.send_fd_scm(fd)
 
+    def events(self) -> list[dict[str, Any]]:
+        """The events that have come before the last answer and were not waited for."""
+        return [dict(event) for event in self._client.get_events(wait=False)]
+
     def wait_event(self, name: str) -> dict[str, Any]:
         """The next event called `name`."""
         while True:

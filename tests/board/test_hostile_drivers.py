@@ -118,6 +118,26 @@ def test_the_guest_cannot_balloon_what_it_does_not_own(start_board: Start, tmp_p
     assert board.machine.errors.decode().count("pages that it does not own") == 1
 
 
+def test_changes_of_the_balloon_are_told_at_most_once_a_second(
+    start_board: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "qmp"
+    board = start_board(
+        "-device", "virtio-balloon-device,id=b", "-qmp", f"unix:{path},server,nowait"
+    )
+    driver = MmioDriver(board.cpu)
+    driver.bring_up(3)
+    with QmpClient(path) as client:
+        for pages_given in range(1, 31):
+            driver.set(0x104, pages_given)
+            board.cpu.ask("clock_step 100000000")
+        # The answer comes behind the events before it.
+        client.cmd("query-balloon")
+        told = [RAM_BYTES - e["data"]["actual"] for e in client.events()]
+    # At once, and after one, two and three seconds: what it was then.
+    assert told == [count << 12 for count in (1, 10, 20, 30)]
+
+
 def test_control_messages_of_a_console_that_make_no_sense(
     start_board: Start, tmp_path: Path
 ) -> None:
@@ -143,9 +163,25 @@ def test_control_messages_of_a_console_that_make_no_sense(
         driver.set(0x50, 3)
         count += 1
         driver.done(rings[3], count & 0xFFFF)
+    # Once it offers buffers it gets what was kept, 64 messages, and then what is new.
+    answers = DATA + 0x1000
+    for number in range(64):
+        rings[2].offer(rings[2].chain([(answers, 32, True)]))
+        driver.set(0x50, 2)
+        driver.done(rings[2], number + 1)
+        assert board.cpu.read(answers, 8) == struct.pack("<IHH", 0, 1, 1)
+    rings[2].offer(rings[2].chain([(answers, 32, True)]))
+    driver.set(0x50, 2)
+    # The device has looked at that buffer before it serves the next kick.
     board.cpu.write(DATA, b"hello")
     rings[1].offer(rings[1].chain([(DATA, 5, False)]))
     driver.set(0x50, 1)
     driver.done(rings[1], 1)
     wait_until(lambda: log.read_text() == "hello", "the port still works")
+    assert rings[2].used_index() == 64
+    board.cpu.write(DATA, struct.pack("<IHH", 0, 3, 1))
+    rings[3].offer(rings[3].chain([(DATA, 8, False)]))
+    driver.set(0x50, 3)
+    driver.done(rings[2], 65)
+    assert board.cpu.read(answers, 8) == struct.pack("<IHH", 0, 4, 1)
     assert driver.get(0x70) == 15

@@ -320,6 +320,33 @@ def test_the_clock_keeps_time_and_tells_memory_sizes(start_board: Start) -> None
     wait_until(lambda: cpu.ask("clock_step") != "" and get(0xC) & 0xA0 == 0xA0, "the alarm")
 
 
+def test_an_alarm_in_twelve_hour_form_knows_the_afternoon(start_board: Start) -> None:
+    cpu = start_board(board="q35").cpu
+
+    def put(register: int, value: int) -> None:
+        cpu.do(f"outb 70 {register:x}")
+        cpu.do(f"outb 71 {value:x}")
+
+    def rings_soon() -> bool:
+        cpu.do("outb 70 c")
+        cpu.value("inb 71")
+        for _ in range(40):
+            cpu.ask("clock_step 250000000")
+            if cpu.value("inb 71") & 0x20:
+                return True
+        return False
+
+    # It is 2:59:59 in the afternoon; the alarm is set for 3:00:05 in three ways.
+    for alarm, rings in ((0x83, True), (0x03, False), (0x15, False)):
+        put(0xB, 0x80)  # stopped; decimal digits and twelve hours
+        for register, value in ((0, 0x59), (2, 0x59), (4, 0x82), (7, 1), (8, 1), (9, 0x29)):
+            put(register, value)
+        for register, value in ((1, 5), (3, 0), (5, alarm)):
+            put(register, value)
+        put(0xB, 0x20)
+        assert rings_soon() == rings
+
+
 def acpi_tables(cpu: Processor) -> dict[str, bytes]:
     """Every table, found as an operating system does."""
     pointer = cpu.read(0xE_0000, 36)
