@@ -6,9 +6,11 @@ pytest=(.venv/bin/python -m pytest)
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 passed=0 failed=0
+times=$logs/times retries=$logs/retries
+touch "$times" "$retries"
 
 bed() {
-    local name=$1 log
+    local name=$1 log started=$SECONDS
     log=$(mktemp -p "$logs")
     shift
     echo "== bed $name"
@@ -27,23 +29,32 @@ bed() {
     if [ "$status" != 0 ] && [ "${bad:-0}" = 0 ]; then bad=1; fi
     passed=$((passed + ${ok:-0})) failed=$((failed + ${bad:-0}))
     echo "== bed $name: ${ok:-0} passed, ${bad:-0} failed"
+    printf '%6d:%02d  %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$name" >>"$times"
 }
 
 bed unit "${pytest[@]}" tests/unit
 bed board "${pytest[@]}" tests/board
-bed "fuzz, half a minute a target" .venv/bin/python -m tests.fuzz all 0.5
+# Long runs are `make fuzz T=NAME MIN=10`.
+bed "fuzz, ten seconds a target" .venv/bin/python -m tests.fuzz all 0.1667
 .venv/bin/stratovirt-lab images || exit 1
 # The lab is an emulated machine: when it hangs or dies (125), as opposed to a test failing in it,
-# those tests of the file that have not passed yet are made again from a fresh start.
+# those tests of the file that have not passed yet are made again from a fresh start.  That counts
+# as a failure, unless the lab's console shows that QEMU was at fault.
 in_lab() {
     local attempt status folder count
     folder=$(mktemp -d -p "$logs")
     for attempt in 1 2 3 4; do
         # The longest test, of the firmware, is silent for six or seven minutes.
         STRATOVIRT_PASSED=$folder/passed \
-            .venv/bin/stratovirt-lab run --silence 700 --rw "$folder" -- "${pytest[@]}" "$@"
-        status=$?
+            .venv/bin/stratovirt-lab run --silence 700 --rw "$folder" -- "${pytest[@]}" "$@" 2>&1 |
+            tee "$folder/output"
+        status=${PIPESTATUS[0]}
         [ "$status" = 125 ] || break
+        if grep -q "^stratovirt-lab: QEMU's fault" "$folder/output"; then
+            echo "$*: QEMU's fault" >>"$retries"
+        else
+            echo "$*: counts as a failure" >>"$retries"
+        fi
         echo "run_tests: the lab itself failed (status $status), attempt $attempt of 4" >&2
     done
     count=$(wc -l <"$folder/passed" 2>/dev/null || echo 0)
@@ -62,5 +73,10 @@ fi
 for file in tests/guest/test_*.py; do
     bed "guest, $(basename "$file" .py)" in_lab "$file"
 done
+echo "== minutes, bed by bed"
+cat "$times"
+echo "== starts of a lab that failed: $(wc -l <"$retries")"
+cat "$retries"
+failed=$((failed + $(grep -c ': counts as a failure$' "$retries")))
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stratovirt_lab import images
-from stratovirt_lab.diagnosis import where_the_cpus_are
+from stratovirt_lab.diagnosis import qemus_fault, where_the_cpus_are
 from stratovirt_lab.errors import LabError, LabSilentError
 from stratovirt_lab.qemu import emulator
 
@@ -203,6 +203,8 @@ def _relay(
         pass
     except LabSilentError:
         print(where_the_cpus_are(job / MONITOR), file=sys.stderr)
+        if fault := qemus_fault(job):
+            raise LabError(f"QEMU's fault: {fault}") from None
         raise
     finally:
         process.kill()
@@ -211,6 +213,8 @@ def _relay(
             near.close()
     text = status.decode(errors="replace").strip()
     if not text.isdigit():
+        if fault := qemus_fault(job):
+            raise LabError(f"QEMU's fault: {fault}")
         raise LabError(f"the lab ended before its command did: {_last_words(job)}")
     return int(text)
 

@@ -28,6 +28,8 @@ from stratovirt_lab.kernels import run_tool
 HERE = Path(__file__).parent
 MODULE = Path("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so")
 NAME = "qemu-system-x86_64"
+KNOWN = "qemu-system-x86 1:7.2+dfsg-7+deb12u18 of Debian 12"
+AS_IT_IS = "STRATOVIRT_LAB_UNMENDED_QEMU"
 
 PROGRAM_PATCHES = {
     # cpu_clear_ignne(): andl $0xffffff7f,0x1464(%rax) -> nopl 0x656e6769(%rax,%rax); nop
@@ -60,9 +62,10 @@ class Emulator:
 
 
 def emulator() -> Emulator:
-    """The installed QEMU, mended when it is the one that needs it.
+    """The installed QEMU, mended.
 
-    Raises LabError when there is none.
+    Raises LabError when there is none, and for one that is not known here, unless its user wants
+    it as it is.
     """
     found = shutil.which(NAME)
     if found is None:
@@ -70,7 +73,12 @@ def emulator() -> Emulator:
     program = Path(found)
     originals = {program: PROGRAM_PATCHES, MODULE: MODULE_PATCHES}
     if not all(_matches(path, patches) for path, patches in originals.items()):
-        say(f"{found} is not the QEMU whose SVM is mended here: guests may be lost")
+        if os.environ.get(AS_IT_IS) != "1":
+            raise LabError(
+                f"{found} is not the QEMU whose SVM is mended here ({KNOWN}), and as it is it may "
+                f"lose guests: install that one, or set {AS_IT_IS}=1 to go on with this one"
+            )
+        say(f"{found} is used as it is ({AS_IT_IS}=1): guests may be lost")
         return Emulator(found)
     stamps = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, originals)]
     recipe = f"{stamps} {originals} {(HERE / 'qemu-lock.c').read_text()}"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stratovirt_lab import qemu
+from stratovirt_lab.diagnosis import qemus_fault
 from stratovirt_lab.errors import LabError, LabSilentError
 from stratovirt_lab.host import _pump
 
@@ -21,15 +22,37 @@ def test_the_mended_emulator_differs_only_where_it_was_mended() -> None:
     assert Path(emulator.environment["LD_PRELOAD"]).exists()
 
 
-def test_an_emulator_that_is_not_known_is_used_as_it_is(
+def test_an_emulator_that_is_not_known_is_used_only_by_wish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / qemu.NAME
     other.write_bytes(b"\x7fELF of another version")
     other.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(qemu.AS_IT_IS, raising=False)
+    with pytest.raises(LabError) as refused:
+        qemu.emulator()
+    assert str(refused.value) == (
+        f"{other} is not the QEMU whose SVM is mended here (qemu-system-x86 "
+        "1:7.2+dfsg-7+deb12u18 of Debian 12), and as it is it may lose guests: install that one, "
+        "or set STRATOVIRT_LAB_UNMENDED_QEMU=1 to go on with this one"
+    )
+    monkeypatch.setenv(qemu.AS_IT_IS, "1")
     assert qemu.emulator() == qemu.Emulator(str(other))
-    assert f"{other} is not the QEMU whose SVM is mended here" in capsys.readouterr().err
+    assert f"{other} is used as it is" in capsys.readouterr().err
+
+
+def test_the_labs_own_console_tells_qemus_faults_from_others(tmp_path: Path) -> None:
+    assert qemus_fault(tmp_path) is None
+    console = tmp_path / "console.log"
+    console.write_text("Kernel panic - not syncing: Attempted to kill init!\n")
+    assert qemus_fault(tmp_path) is None
+    console.write_text("[ 7.1] int3: 0000 [#1] PREEMPT SMP NOPTI\n[ 7.2] Kernel panic\n")
+    assert qemus_fault(tmp_path) == "[ 7.1] int3: 0000 [#1] PREEMPT SMP NOPTI"
+    console.write_text("")
+    line = "ERROR:../../accel/tcg/cpu-exec.c:954: assertion failed: (x)"
+    (tmp_path / "qemu.log").write_text(f"{line}\n")
+    assert qemus_fault(tmp_path) == line
 
 
 def test_without_an_emulator_the_remedy_is_named(
