@@ -264,6 +264,18 @@ def test_host_errors_and_misuse_of_images_are_one_line(tmp_path: Path) -> None:
         assert done.stderr == f"stratovirt: -drive id=d,file={path}: {message}\n"
 
 
+def test_the_same_image_twice_in_one_machine_says_so(tmp_path: Path, image: Path) -> None:
+    done = run_to_end(
+        "-kernel", str(write_kernel(tmp_path, SPIN)),
+        "-drive", f"id=a,file={image},direct=off", "-device", "virtio-blk-device,drive=a",
+        "-drive", f"id=b,file={image},direct=off", "-device", "virtio-blk-device,drive=b",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"stratovirt: -drive id=b,file={image}: the image is in use by this machine already\n"
+    )
+
+
 def test_a_limited_disk_keeps_its_pace_over_time(start_board: Start, image: Path) -> None:
     board = start_board(
         "-drive", f"id=d,file={image},direct=off,throttling.iops-total=100",

@@ -93,8 +93,26 @@ def _lock(fd: int, readonly: bool, source: str) -> None:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise ImageError(f"{source}: the image is in use by another process") from error
+            user = "this machine already" if _is_open_here(fd) else "another process"
+            raise ImageError(f"{source}: the image is in use by {user}") from error
         raise ImageError(f"{source}: cannot lock: {error.strerror}") from error
+
+
+def _is_open_here(fd: int) -> bool:
+    """Whether this process has the file of `fd` open once more."""
+    wanted = os.fstat(fd)
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return False  # a jail without /proc: whose it is, is not to be seen
+    for name in names:
+        try:
+            found = os.fstat(int(name))
+        except OSError:
+            continue  # the listing's own descriptor, closed by now
+        if int(name) != fd and os.path.samestat(found, wanted):
+            return True
+    return False
 
 
 def _can_discard(fd: int) -> bool:
