@@ -118,6 +118,53 @@ def test_the_guest_cannot_balloon_what_it_does_not_own(start_board: Start, tmp_p
     assert board.machine.errors.decode().count("pages that it does not own") == 1
 
 
+def test_a_request_gives_the_balloon_64_ki_pages_at_most(start_board: Start) -> None:
+    board = start_board("-m", "512M", "-device", "virtio-balloon-device,id=b")
+    driver = MmioDriver(board.cpu)
+    inflate = driver.bring_up(3)[0]
+    last, beyond = 0x1800_0000, 0x1900_0000
+    numbers = 0x1000_0000
+    for page in (last, beyond):
+        board.cpu.write(page, b"kept")
+    # The table: numbers of no page, then the last number that counts, then one more.
+    board.cpu.do(f"memset {numbers:x} 40000 0x00001a01")
+    board.cpu.write(numbers + 0x3FFFC, struct.pack("<II", last >> 12, beyond >> 12))
+    inflate.offer(inflate.chain([(numbers, 0x40004, False)]))
+    driver.set(0x50, 0)
+    driver.done(inflate, 1)
+    assert board.cpu.read(last, 4) == bytes(4)
+    assert board.cpu.read(beyond, 4) == b"kept"
+    # A single page, and a number that is cut off.
+    board.cpu.write(DATA, struct.pack("<I", beyond >> 12) + b"\x01")
+    board.cpu.write(last, b"kept")
+    inflate.offer(inflate.chain([(DATA, 5, False)]))
+    driver.set(0x50, 0)
+    driver.done(inflate, 2)
+    assert board.cpu.read(beyond, 4) == bytes(4)
+    assert board.cpu.read(last, 4) == b"kept"
+
+
+def test_statistics_that_nobody_knows_are_ignored(start_board: Start, tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    board = start_board(
+        "-device", "virtio-balloon-device,id=b", "-qmp", f"unix:{path},server,nowait"
+    )
+    driver = MmioDriver(board.cpu)
+    statistics = driver.bring_up(3, VERSION_1 | 1 << 1)[2]
+    known = struct.pack("<HQ", 4, 12345)
+    board.cpu.write(DATA, struct.pack("<HQHQ", 10, 1, 0xFFFF, 2) + known + b"\1")
+    statistics.offer(statistics.chain([(DATA, 31, False)]))
+    driver.set(0x50, 2)
+    with QmpClient(path) as client:
+        wait_until(
+            lambda: client.cmd(
+                "qom-get", path="/machine/peripheral/b", property="guest-stats"
+            )["stats"]["stat-free-memory"] == 12345,
+            "the statistics",
+        )  # fmt: skip
+    assert driver.get(0x70) == 15
+
+
 def test_changes_of_the_balloon_are_told_at_most_once_a_second(
     start_board: Start, tmp_path: Path
 ) -> None:
@@ -136,6 +183,24 @@ def test_changes_of_the_balloon_are_told_at_most_once_a_second(
         told = [RAM_BYTES - e["data"]["actual"] for e in client.events()]
     # At once, and after one, two and three seconds: what it was then.
     assert told == [count << 12 for count in (1, 10, 20, 30)]
+
+
+def test_each_port_of_a_console_has_queues_of_its_own(start_board: Start, tmp_path: Path) -> None:
+    argv = ["-device", "virtio-serial-device"]
+    logs = [tmp_path / f"hvc{number}" for number in range(3)]
+    for number, log in enumerate(logs):
+        argv += ["-chardev", f"file,path={log},id=c{number}"]
+        argv += ["-device", f"virtconsole,chardev=c{number}"]
+    board = start_board(*argv)
+    driver = MmioDriver(board.cpu)
+    rings = driver.bring_up(18, VERSION_1 | 1 << 1)
+    for number, queue in enumerate((1, 5, 7)):
+        board.cpu.write(DATA, b"port%d" % number)
+        rings[queue].offer(rings[queue].chain([(DATA, 5, False)]))
+        driver.set(0x50, queue)
+        driver.done(rings[queue], 1)
+    for number, log in enumerate(logs):
+        wait_until(lambda: log.read_text() == f"port{number}", "the port's bytes")  # noqa: B023
 
 
 def test_control_messages_of_a_console_that_make_no_sense(

@@ -291,6 +291,12 @@ def test_firmware_learns_of_the_machine_from_fw_cfg(start_board: Start, tmp_path
     assert cpu.value("inl 514") == int.from_bytes(b"QEMU", "little")
 
 
+def test_bridge_and_chipset_say_what_they_are(start_board: Start) -> None:
+    cpu = start_board(board="q35").cpu
+    assert cpu.value(f"readl {ECAM:x}") == 0x29C0_8086
+    assert cpu.value(f"readl {ECAM + (0x1F << 15):x}") == 0x2918_8086
+
+
 def test_the_clock_keeps_time_and_tells_memory_sizes(start_board: Start) -> None:
     cpu = start_board("-m", "3G", board="q35").cpu
 
