@@ -122,7 +122,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(start_board: Start, tmp_p
         assert "cannot open: No such file" in say(
             "blockdev-add", **{**node, "file": {"filename": "/nowhere"}}
         )
-        assert "in use by another process" in say(
+        assert "in use by this machine already" in say(
             "blockdev-add", **{**node, "file": {"filename": str(image)}}
         )
         assert "file: filename is missing" in say("blockdev-add", **{**node, "file": {}})

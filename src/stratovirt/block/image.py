@@ -44,15 +44,17 @@ class ImageFiles:
             os.close(fd)
 
 
-def open_image(path: str, source: str, *, readonly: bool, direct: bool) -> ImageFiles:
+def open_image(
+    path: str, source: str, *, readonly: bool, direct: bool, machine: str = "self"
+) -> ImageFiles:
     """Open, lock and measure an image; `source` names in errors what asked for it.
 
-    Raises ImageError.
+    `machine` is the process that it is opened for.  Raises ImageError.
     """
     access = os.O_RDONLY if readonly else os.O_RDWR
     fds = [_open(path, access, source)]
     try:
-        _lock(fds[0], readonly, source)
+        _lock(fds[0], readonly, source, machine)
         size = _size(fds[0], source)
         direct_align = 0
         if direct:
@@ -86,31 +88,31 @@ def _open_direct(path: str, access: int, source: str) -> int:
         ) from error
 
 
-def _lock(fd: int, readonly: bool, source: str) -> None:
+def _lock(fd: int, readonly: bool, source: str, machine: str) -> None:
     kind = fcntl.LOCK_SH if readonly else fcntl.LOCK_EX
     try:
         # flock belongs to the open file, so it holds until the last descriptor goes.
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            user = "this machine already" if _is_open_here(fd) else "another process"
+            user = "this machine already" if _has_open(machine, fd) else "another process"
             raise ImageError(f"{source}: the image is in use by {user}") from error
         raise ImageError(f"{source}: cannot lock: {error.strerror}") from error
 
 
-def _is_open_here(fd: int) -> bool:
-    """Whether this process has the file of `fd` open once more."""
-    wanted = os.fstat(fd)
+def _has_open(machine: str, fd: int) -> bool:
+    """Whether the process `machine` has the file of `fd` open by another descriptor."""
+    wanted, own = os.fstat(fd), str(fd) if machine == "self" else ""
     try:
-        names = os.listdir("/proc/self/fd")
+        names = os.listdir(f"/proc/{machine}/fd")
     except OSError:
         return False  # a jail without /proc: whose it is, is not to be seen
     for name in names:
         try:
-            found = os.fstat(int(name))
+            found = os.stat(f"/proc/{machine}/fd/{name}")
         except OSError:
-            continue  # the listing's own descriptor, closed by now
-        if int(name) != fd and os.path.samestat(found, wanted):
+            continue  # closed by now, as the listing's own descriptor is
+        if name != own and os.path.samestat(found, wanted):
             return True
     return False
 

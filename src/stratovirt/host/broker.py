@@ -174,7 +174,9 @@ class Broker:
         from stratovirt.block.image import open_image
 
         self._require(grants.IMAGE, path)
-        files = open_image(path, source, readonly=readonly, direct=direct)
+        files = open_image(
+            path, source, readonly=readonly, direct=direct, machine=str(os.getppid())
+        )
         found: dict[str, object] = {
             "size": files.size,
             "direct_align": files.direct_align,
