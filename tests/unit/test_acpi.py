@@ -125,3 +125,16 @@ def test_package_lengths_of_every_width_are_read_back_by_iasl(size: int, tmp_pat
     text = (tmp_path / "t.dsl").read_text()
     found = re.search(r"Buffer \((\w+)\)", text)
     assert found is not None and int(found[1].replace("One", "1"), 0) == size
+
+
+def test_aml_is_encoded_as_the_specification_shows() -> None:
+    # ACPI 6.5, 20.2.2: no prefix, DualNamePrefix, MultiNamePrefix with a count.
+    assert aml.name_string("COM1") == b"COM1"
+    assert aml.name_string("\\_SB.PCI0") == b"\\\x2e_SB_PCI0"
+    assert aml.name_string("\\_SB.PCI0.S1") == b"\\\x2f\x03_SB_PCI0S1__"
+    # 20.2.4: PkgLength counts itself; its first byte says how many more there are.
+    for size, length in ((62, b"\x3f"), (63, b"\x41\x04"), (0xFFD, b"\x4f\xff"),
+                         (0xFFE, b"\x81\x00\x01")):  # fmt: skip
+        assert aml.scope("A", aml.Term(bytes(size - 4))).code[1 : 1 + len(length)] == length
+    # 20.2.5.2: an access of 32 bits at once (DWordAcc), without a lock.
+    assert aml.field("R", "F").code == b"\x5b\x81\x0bR___\x03F___\x20"

@@ -80,6 +80,10 @@ def test_loopback_returns_bytes_and_modem_lines() -> None:
     device.write(DATA, 1, 0x55)
     assert device.read(DATA, 1) == 0x55 and line.sent == b""
     assert device.read(MSR, 1) == 0xF0
+    # DTR comes back as DSR, RTS as CTS, OUT1 as RI and OUT2 as DCD.
+    for output, status in ((1, 0x20), (2, 0x10), (4, 0x40), (8, 0x80)):
+        device.write(MCR, 1, 0x10 | output)
+        assert device.read(MSR, 1) == status
     for _ in range(17):
         device.write(DATA, 1, 1)
     assert device.read(LSR, 1) & 2 and not device.read(LSR, 1) & 2
