@@ -23,7 +23,11 @@ def run(argv: list[str]) -> int:
     from ozone import options
 
     if any(word in ("-help", "--help", "-h") for word in argv[: _own_words(argv)]):
-        print(options.HELP, end="")
+        try:
+            print(options.HELP, end="", flush=True)
+        except BrokenPipeError:
+            # The reader has seen enough; what Python still flushes at its end goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         return 0
     try:
         return _run(options.parse(argv))

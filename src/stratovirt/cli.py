@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 
 from stratovirt import __version__
@@ -25,11 +27,13 @@ def run(argv: list[str]) -> int:
     if any(word in ("-help", "--help", "-h") for word in argv):
         from stratovirt.config.reference import help_text
 
-        print(help_text())
-        return 0
+        return _say(help_text())
     if any(word in ("-version", "--version") for word in argv):
-        print(f"StratoVirt {__version__}")
-        return 0
+        return _say(f"StratoVirt {__version__}")
+    if ("-trace", "help") in itertools.pairwise(argv):
+        from stratovirt.runtime.trace import listing
+
+        return _say(listing())
     try:
         return _run_machine(argv)
     except StratovirtError as error:
@@ -108,3 +112,17 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
 def _name_process(name: str) -> None:
     with open("/proc/self/comm", "w", encoding="utf-8") as comm:
         comm.write(name)
+
+
+def _say(text: str) -> int:
+    """Print what was asked for; the exit status."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What Python still flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"stratovirt: standard output: {error.strerror}", file=sys.stderr)
+            return EXIT_FAILED
+        # The reader has seen enough (`| head`).
+    return 0

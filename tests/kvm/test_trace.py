@@ -10,6 +10,14 @@ from tests.machine_process import MachineProcess, QmpClient, run_to_end
 from tests.payload import BUSY, POWER_OFF, SPIN, say, write_kernel
 
 
+def test_the_events_are_listed() -> None:
+    done = run_to_end("-trace", "help")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(EVENTS)
+    assert "KVM_RUN came back, with linux/kvm.h's reason: vcpu (uint), reason (uint)" in done.stdout
+
+
 def test_events_named_in_a_file_are_traced_and_others_are_not(tmp_path: Path) -> None:
     events, log = tmp_path / "events", tmp_path / "log"
     events.write_text("# what this test wants\nkvm_exit\nvm_*\n\n")

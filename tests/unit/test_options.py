@@ -1,5 +1,10 @@
 """What users write on the command line, and what they are told when it is wrong."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +91,33 @@ def test_a_mistake_names_option_value_and_what_is_allowed(
         parse_command_line([*(KERNEL if with_kernel else []), *argv])
     assert str(caught.value) == message
     assert len(message) < 700 and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "command", ["stratovirt -help", "stratovirt -version", "stratovirt -trace help", "ozone -help"]
+)
+def test_a_reader_that_has_seen_enough_is_no_mistake(command: str) -> None:
+    program, *words = command.split()
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [Path(sys.executable).with_name(program), *words], stdout=writer,
+            stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_help_that_cannot_be_written_is_one_line() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("stratovirt"), "-help"], stdout=full,
+            stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"stratovirt: standard output: No space left on device\n"
 
 
 def test_help_lists_every_property_with_what_it_allows() -> None:

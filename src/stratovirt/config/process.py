@@ -37,7 +37,9 @@ class LogFile(Options, flag="-D", whole="path"):
 class Trace(Options, flag="-trace"):
     """Events to trace, to the log and to the kernel's trace_marker."""
 
-    events: str = opt(PathName(), help="file of event names or patterns, one a line")
+    events: str = opt(
+        PathName(), help="file of event names or patterns, one a line; -trace help lists the events"
+    )
 
 
 class Incoming(Options, flag="-incoming", whole="uri"):

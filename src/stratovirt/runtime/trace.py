@@ -22,6 +22,15 @@ def matching(pattern: str) -> list[TraceEvent]:
     return [event for name, event in EVENTS.items() if fnmatchcase(name, pattern)]
 
 
+def listing() -> str:
+    """Every event with its arguments, one a line."""
+    lines = []
+    for name, event in EVENTS.items():
+        arguments = ", ".join(f"{key} ({kind})" for key, kind in event.arguments.items())
+        lines.append(f"{name:<22} {event.help}: {arguments}")
+    return "\n".join(lines)
+
+
 def set_state(pattern: str, *, enable: bool) -> bool:
     """Switch the events that match; False when there is none."""
     found = matching(pattern)
@@ -47,7 +56,7 @@ def enable_from(path: str) -> None:
         if pattern and not set_state(pattern, enable=True):
             raise StratovirtError(
                 f"-trace events={path}: line {number}: no trace event is called "
-                f"'{pattern[:80]}'; the manual lists them"
+                f"'{pattern[:80]}'; -trace help lists them"
             )
 
 
