@@ -40,10 +40,33 @@ def run(argv: list[str]) -> int:
         # One line, whatever the values in it contain.
         print(f"stratovirt: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_FAILED
+    except OSError as error:
+        print(f"stratovirt: {_host_error(error)}", file=sys.stderr)
+        return EXIT_FAILED
     except Exception as error:
         # Nothing a user or a guest does should come here, and if it does it is one line as well.
         _report_bug(error)
         return EXIT_FAILED
+
+
+def _host_error(error: OSError) -> str:
+    import errno
+
+    if error.errno == errno.EMFILE:
+        return (
+            f"this machine needs more than the {_raise_descriptor_limit()} file descriptors that "
+            "this process may have; raise the hard limit (ulimit -Hn)"
+        )
+    return " ".join(str(error).split())
+
+
+def _raise_descriptor_limit() -> int:
+    """Allow as many descriptors as the host lets us: each queue needs two; how many that is."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _report_bug(error: Exception) -> None:
@@ -75,6 +98,7 @@ def _run_machine(argv: list[str]) -> int:
 def _run(config: VmConfig, daemon: Daemon | None) -> int:
     from stratovirt.runtime import cleanup, log
 
+    _raise_descriptor_limit()
     try:
         log.configure(config.log_file)
     except ValueError as error:

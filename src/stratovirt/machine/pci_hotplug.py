@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stratovirt.config.net import Tap
+    from stratovirt.pci.function import PciFunction
     from stratovirt.pci.host_bridge import PciHost
     from stratovirt.pci.root_port import RootPort
     from stratovirt.virtio.device import VirtioDevice
@@ -55,10 +56,18 @@ class PciHotPlug(HotPlug):
             source = f"device_add: vfio-pci,host={options.host}"
             function = self._devices.pass_through(options.host, options.id, source)
         else:
-            function = self._devices.carry(self._make(options), bus)
+            function = self._carry(self._make(options), bus)
         self._devices.attach(function, bus, options.addr, multifunction=False)
         self.plugged[options.id] = options
         port.plugged()
+
+    def _carry(self, device: VirtioDevice, bus: PciBus) -> PciFunction:
+        try:
+            return self._devices.carry(device, bus)
+        except Exception:
+            self._free_back_end(device)
+            device.close()
+            raise
 
     def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
         """Open a tap, or connect to the back end at a chardev that was added."""
@@ -82,17 +91,31 @@ class PciHotPlug(HotPlug):
 
     def _make_disk(self, options: HotPciBlk) -> Blk:
         iothread = self.iothread(options.iothread)
-        image = self.images.take(options.drive or options.id, options.id, "device_add")
-        disk = Blk(options.id, options.num_queues, self.host)
+        name = options.drive or options.id
+        image = self.images.take(name, options.id, "device_add")
+        try:
+            disk = Blk(options.id, options.num_queues, self.host)
+        except Exception:
+            self.images.give_back(name, image)
+            raise
         disk.insert(image, options.serial, iothread)
         return disk
 
     def _make_card(self, options: HotPciNet) -> Net:
         iothread = self.iothread(options.iothread)
-        back_end = self.netdevs.take(options.netdev or options.id, options.id, "device_add")
+        name = options.netdev or options.id
+        back_end = self.netdevs.take(name, options.id, "device_add")
+        try:
+            card = self._card_for(options, back_end)
+        except Exception:
+            self.netdevs.give_back(name, back_end)
+            raise
+        card.connect(back_end, None, iothread)
+        return card
+
+    def _card_for(self, options: HotPciNet, back_end: BackEnd) -> Net:
         card = Net(options.id, back_end.pairs if options.mq else 1, options.mac, self.host)
         card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
-        card.connect(back_end, None, iothread)
         return card
 
     def unplug(self, name: str) -> None:
@@ -130,13 +153,17 @@ class PciHotPlug(HotPlug):
 
     def _take_back(self, device: VirtioDevice) -> None:
         """Back ends that QMP made stay open, as QEMU's do; others are closed with the device."""
-        if device.name in self.plugged and isinstance(device, Blk):
+        if device.name in self.plugged:
+            self._free_back_end(device)
+        device.close()
+
+    def _free_back_end(self, device: VirtioDevice) -> None:
+        if isinstance(device, Blk):
             image = device.eject()
             self.images.give_back(image.drive.id, image)
-        elif device.name in self.plugged and isinstance(device, Net):
+        elif isinstance(device, Net):
             back_end = device.disconnect()
             self.netdevs.give_back(back_end.netdev.id, back_end)
-        device.close()
 
     def _forget(self, name: str) -> None:
         self._asked_ns.pop(name, None)

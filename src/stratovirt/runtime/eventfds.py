@@ -10,6 +10,19 @@ def new_eventfd() -> int:
     return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
 
+def new_eventfds(count: int) -> list[int]:
+    """So many of them, or none: raises OSError."""
+    fds: list[int] = []
+    try:
+        while len(fds) < count:
+            fds.append(new_eventfd())
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
 def take_signal(fd: int) -> bool:
     """Take what was signalled; whether anything was.
 

@@ -11,7 +11,7 @@ from stratovirt.pci import config_space as regs
 from stratovirt.pci import express
 from stratovirt.pci.function import BAR_64, BAR_PREFETCHABLE, PciFunction
 from stratovirt.pci.msix import NO_VECTOR, add_msix
-from stratovirt.runtime.eventfds import forget_signal, new_eventfd, take_signal
+from stratovirt.runtime.eventfds import forget_signal, new_eventfds, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.transport import (
@@ -141,12 +141,17 @@ class PciTransport(VirtioTransport):
         # The status register of MMIO does not exist here: the loop keeps ISR, for pins only.
         unused = InterruptStatus()
         count = len(device.queue_sizes)
-        self._notifiers = [Notifier(unused, 0, new_eventfd()) for _ in range(count + 1)]
+        self._notifiers = [Notifier(unused, 0, fd) for fd in new_eventfds(count + 1)]
         self._vectors = [NO_VECTOR] * (count + 1)
         self._isr = 0
         self._doorbells: list[tuple[int, int]] = []
         self._watched: set[int] = set()
-        super().__init__(device, host.memory)
+        try:
+            super().__init__(device, host.memory)
+        except OSError:
+            for notifier in self._notifiers:
+                os.close(notifier.fd)
+            raise
         self.function = VirtioFunction(device, is_integrated=is_integrated)
         registers = IoRegion(f"{device.name}-registers", BAR_BYTES, self)
         self._msix = add_msix(self.function, accelerator, count + 1, MSIX_BAR)

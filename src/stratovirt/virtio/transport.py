@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
-from stratovirt.runtime.eventfds import new_eventfd
+from stratovirt.runtime.eventfds import new_eventfds
 from stratovirt.runtime.faults import reason, report_bug
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import run_guarded
@@ -35,9 +35,9 @@ class QueueSetup:
 
     __slots__ = ("desc", "device", "driver", "kick_fd", "ready", "size", "size_max")
 
-    def __init__(self, size_max: int) -> None:
+    def __init__(self, size_max: int, kick_fd: int) -> None:
         self.size_max = size_max
-        self.kick_fd = new_eventfd()
+        self.kick_fd = kick_fd
         self.reset()
 
     def reset(self) -> None:
@@ -57,7 +57,10 @@ class VirtioTransport(ABC):
     def __init__(self, device: VirtioDevice, memory: GuestMemory) -> None:
         self.device = device
         self.memory = memory
-        self.queues = [QueueSetup(size) for size in device.queue_sizes]
+        sizes = device.queue_sizes
+        self.queues = [
+            QueueSetup(size, fd) for size, fd in zip(sizes, new_eventfds(len(sizes)), strict=True)
+        ]
         self.rings: dict[int, Virtqueue] = {}
         self.is_active = False
         device.broken = self._broken
