@@ -49,6 +49,12 @@ def _prt(first_gsi: int) -> aml.Term:
     return aml.name("_PRT", aml.package(*rows))
 
 
+def _fixed_memory(base: int, size: int) -> bytes:
+    if base + size <= 1 << 32:
+        return aml.memory32(base, size)
+    return aml.window64(base, base + size - 1)
+
+
 def host_bridge(
     *,
     ecam: tuple[int, int],
@@ -82,7 +88,7 @@ def host_bridge(
             "ECAM",
             aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0C02")))),
             aml.name("_UID", 1),
-            aml.name("_CRS", aml.resources(aml.memory32(base, size))),
+            aml.name("_CRS", aml.resources(_fixed_memory(base, size))),
         ),
         *children,
     )

@@ -54,7 +54,7 @@ def open_image(
     access = os.O_RDONLY if readonly else os.O_RDWR
     fds = [_open(path, access, source)]
     try:
-        _lock(fds[0], readonly, source, machine)
+        lock_file(fds[0], readonly, source, machine)
         size = _size(fds[0], source)
         direct_align = 0
         if direct:
@@ -88,7 +88,8 @@ def _open_direct(path: str, access: int, source: str) -> int:
         ) from error
 
 
-def _lock(fd: int, readonly: bool, source: str, machine: str) -> None:
+def lock_file(fd: int, readonly: bool, source: str, machine: str = "self") -> None:
+    """Let nobody write what this machine reads or writes; raises ImageError."""
     kind = fcntl.LOCK_SH if readonly else fcntl.LOCK_EX
     try:
         # flock belongs to the open file, so it holds until the last descriptor goes.

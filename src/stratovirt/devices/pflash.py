@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from stratovirt._native.guest_memory import RamMapping
+from stratovirt.block.image import lock_file
 from stratovirt.config.drive import Pflash as PflashOptions
 from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, IoRegion, RomRegion
@@ -47,6 +48,7 @@ class Pflash:
         try:
             mode = os.O_RDONLY if options.readonly else os.O_RDWR
             self._fd = os.open(options.file, mode | os.O_CLOEXEC)
+            lock_file(self._fd, self._readonly, self.source)
             self.size = os.fstat(self._fd).st_size
             self._check_size()
             self._memory = RamMapping(self.size)
@@ -55,7 +57,7 @@ class Pflash:
         except OSError as error:
             self.close()
             raise PflashError(f"{self.source}: cannot open: {error.strerror}") from error
-        except PflashError:
+        except StratovirtError:
             self.close()
             raise
         self._power_on()

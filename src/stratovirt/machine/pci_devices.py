@@ -135,8 +135,6 @@ class PciDevices:
     def release(self, function: PciFunction) -> VirtioDevice | None:
         """Take a function off its bus for good; its virtio device, stopped, is the caller's."""
         transport = self.transports.pop(function, None)
-        if transport is not None:
-            transport.reset()
         self._passed_through.pop(function, None)
         function.reset()
         if function.bus is not None:
@@ -146,11 +144,6 @@ class PciDevices:
             return None
         transport.close()
         return transport.device
-
-    def reset(self) -> None:
-        """All virtio devices as after power-on."""
-        for transport in self.transports.values():
-            transport.reset()
 
     def close(self) -> None:
         """Take everything off the buses and give back what it holds."""

@@ -143,7 +143,6 @@ class Q35(Board):
 
     def reset(self) -> EntryPoint | None:
         """All devices as after power-on and what is booted loaded anew; vCPUs must be paused."""
-        self.pci_devices.reset()
         self.pci.reset()
         self._config_ports.power_on()
         self.power.reset()

@@ -19,6 +19,8 @@ HIGH_WINDOW_ALIGNMENT = 1 << 30
 def _windows(ecam: tuple[int, int], low_ram_end: int) -> list[tuple[int, int]]:
     """32-bit memory for BARs: all that is neither RAM nor ECAM, below the interrupt controllers."""
     base, size = ecam
+    if base >= layout.WINDOW_END:
+        return [(low_ram_end, layout.WINDOW_END - 1)]
     pieces = [(low_ram_end, base - 1), (base + size, layout.WINDOW_END - 1)]
     return [(first, last) for first, last in pieces if first < last]
 

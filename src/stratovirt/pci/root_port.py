@@ -38,7 +38,8 @@ SLOT_NUMBER_SHIFT = 19
 
 CONTROL_WRITABLE = 0x1FFF
 INTERRUPT_ENABLE = 1 << 5
-POWER_INDICATOR_MASK, POWER_INDICATOR_ON, POWER_INDICATOR_OFF = 3 << 8, 1 << 8, 3 << 8
+POWER_INDICATOR_MASK = 3 << 8
+POWER_INDICATOR_ON, POWER_INDICATOR_BLINK, POWER_INDICATOR_OFF = 1 << 8, 2 << 8, 3 << 8
 ATTENTION_INDICATOR_OFF = 3 << 6
 POWER_OFF = 1 << 10
 LINK_CHANGE_ENABLE = 1 << 12
@@ -157,9 +158,13 @@ class RootPort(PciFunction):
     def plugged(self) -> None:
         """Tell the guest that the slot is not empty any more."""
         config, at = self.config, self._express
+        if not config.get(at + express.SLOT_CONTROL, 2) & INTERRUPT_ENABLE:
+            # Nobody drives the slot, so nobody would give it power: the guest has not started, or
+            # is firmware, and finds the card as one that was there at power-on.
+            self._show_slot()
         config.change(at + express.SLOT_STATUS, 2, 0, PRESENT)
         config.change(at + express.LINK_STATUS, 2, 0, express.LINK_ACTIVE)
-        self._raise(PRESENCE_CHANGED | LINK_CHANGED)
+        self._raise(BUTTON_PRESSED | PRESENCE_CHANGED | LINK_CHANGED)
 
     def request_unplug(self) -> None:
         """Have the slot emptied: `released` is called now, or when the guest has let go."""
@@ -182,6 +187,20 @@ class RootPort(PciFunction):
         """Tell the guest that the slot is empty."""
         self.is_unplugging = False
         self._show_empty()
+
+    @property
+    def _is_in_reset(self) -> bool:
+        return bool(self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET)
+
+    @property
+    def _is_blinking(self) -> bool:
+        control = self.config.get(self._express + express.SLOT_CONTROL, 2)
+        return control & POWER_INDICATOR_MASK == POWER_INDICATOR_BLINK
+
+    @property
+    def _is_on(self) -> bool:
+        control = self.config.get(self._express + express.SLOT_CONTROL, 2)
+        return control & (POWER_OFF | POWER_INDICATOR_MASK) == POWER_INDICATOR_ON
 
     @property
     def _is_off(self) -> bool:
@@ -212,10 +231,13 @@ class RootPort(PciFunction):
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Registers of the bridge, and of the slot: power off is how the guest lets go."""
         was_off, before = self._is_off, self._wanted_events
-        was_reset = self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET
+        was_reset, was_blinking = self._is_in_reset, self._is_blinking
         super().write_config(offset, size, value)
-        if was_reset and not self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET:
+        if self._is_in_reset and not was_reset:
             self.secondary.reset()
+        if was_blinking and self._is_on:
+            # The guest thought better of it, and may be asked again.
+            self.is_unplugging = False
         if self._is_off and not was_off and self.device is not None and self.is_unplugging:
             self.released()
         self._interrupt(before)

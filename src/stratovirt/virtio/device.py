@@ -47,6 +47,8 @@ class VirtioDevice:
     name = "virtio"
     uses_kernel_interrupts = False
     """Whether somebody outside this process raises the queues' interrupts (vhost)."""
+    feature_needs: tuple[tuple[int, int], ...] = ()
+    """(feature, others): whoever offers or accepts the feature does so with one of the others."""
     state_type: type[State] = NoState
     """What `save` gives."""
 

@@ -24,6 +24,7 @@ from stratovirt.virtio.net_features import (
     F_GUEST_ANNOUNCE,
     F_MQ,
     FILTERS,
+    NEEDS,
 )
 from stratovirt.virtio.served_queue import ServedQueue
 
@@ -56,6 +57,7 @@ class Net(VirtioDevice):
     """One card. Its back end may come and go; without one the link is down."""
 
     device_id = 1
+    feature_needs = NEEDS
     state_type = NetState
 
     def __init__(self, name: str, pairs: int, mac: bytes | None, host: DeviceHost) -> None:

@@ -24,6 +24,8 @@ from stratovirt.virtio.transport import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratovirt.accel.base import Accelerator
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.virtio.device import VirtioDevice
@@ -76,6 +78,7 @@ class VirtioFunction(PciFunction):
         )
         self._registers: IoRegion | None = None
         self._window = 0
+        self.reset_device: Callable[[], None] = lambda: None
 
     def add_registers(self, registers: IoRegion) -> None:
         """Say in capabilities (4.1.4) where in `registers` is what."""
@@ -97,6 +100,11 @@ class VirtioFunction(PciFunction):
     ) -> int:
         head = struct.pack("<BBB3xII", CAP_BYTES + len(extra), kind, bar, offset, length)
         return self.config.add_capability(regs.CAP_VENDOR, head + extra)
+
+    def reset(self) -> None:
+        """As after power-on, by whichever way: the device stops before its function forgets."""
+        self.reset_device()
+        super().reset()
 
     def read_config(self, offset: int, size: int) -> int:
         """Configuration space; the window's data is what it looks at."""
@@ -166,6 +174,7 @@ class PciTransport(VirtioTransport):
         self.function.add_registers(registers)
         self.function.config.keep()
         self.function.failed = self.failed
+        self.function.reset_device = self.reset
         self._areas = (
             (self._read_common, self._write_common),
             (self._read_isr, lambda _offset, _size, _value: None),

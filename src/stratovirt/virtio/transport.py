@@ -86,8 +86,12 @@ class VirtioTransport(ABC):
 
     @property
     def features(self) -> int:
-        """All feature bits that are offered."""
-        return self.device.features | self.device.transport_features
+        """All feature bits that are offered: none without those that it needs."""
+        offered = self.device.features | self.device.transport_features
+        for feature, others in self.device.feature_needs:
+            if not offered & others:
+                offered &= ~feature
+        return offered
 
     @property
     def feature_word(self) -> int:
@@ -131,12 +135,14 @@ class VirtioTransport(ABC):
             return
         fresh = value & ~self.status
         if fresh & FEATURES_OK:
-            unknown = self.driver_features & ~self.features
-            if unknown or not self.driver_features & VERSION_1:
+            accepted = self._acceptable_features()
+            if accepted != self.driver_features or not accepted & VERSION_1:
                 log.warn(
                     f"{self.device.name}: the driver's features are refused: "
                     f"0x{self.driver_features:x}"
                 )
+                # What the register shows from now on is what the device would take.
+                self.driver_features = accepted
                 value &= ~FEATURES_OK
         needs_reset = self.status & DEVICE_NEEDS_RESET
         self.status = value & ~DEVICE_NEEDS_RESET | needs_reset
@@ -145,6 +151,13 @@ class VirtioTransport(ABC):
                 self.activate()
             else:
                 self._broken("DRIVER_OK without FEATURES_OK")
+
+    def _acceptable_features(self) -> int:
+        accepted = self.driver_features & self.features
+        for feature, others in self.device.feature_needs:
+            if not accepted & others:
+                accepted &= ~feature
+        return accepted
 
     def activate(self, positions: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Hand the queues to the device, its rings at `positions` or at their start."""
