@@ -8,6 +8,7 @@ import sys
 
 from stratovirt import __version__
 from stratovirt.errors import StratovirtError
+from stratovirt.runtime.descriptors import fill_standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ EXIT_FAILED = 1
 
 def main() -> None:
     """Entry point of the ``stratovirt`` command."""
+    fill_standard_streams()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,11 +1,13 @@
 """Guest RAM as the host has it: anonymous, shared, in files, in nodes, allocated early or late."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.machine_process import MachineProcess, QmpClient, run_to_end
+from tests.machine_process import COMMAND, PATIENCE, MachineProcess, QmpClient, run_to_end
 from tests.payload import SPIN, say, write_kernel
 
 MIB = 1 << 20
@@ -72,6 +74,71 @@ def test_a_backing_file_that_cannot_be_is_a_mistake(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "stratovirt: -mem-path /nonexistent/file: cannot map 256M: No such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["-mem-path", "memory-backend-file"])
+def test_a_file_that_holds_something_else_is_not_overwritten(tmp_path: Path, option: str) -> None:
+    kernel = write_kernel(tmp_path, SPIN)
+    backing = tmp_path / "backing"
+    if option == "-mem-path":
+        argv = ["-mem-path", str(backing)]
+        source = f"-mem-path {backing}"
+    else:
+        argv = ["-object", f"memory-backend-file,id=m,size=256M,mem-path={backing}",
+                "-numa", "node,cpus=0,memdev=m"]  # fmt: skip
+        source = f"-object memory-backend-file,id=m,mem-path={backing}"
+    backing.write_bytes(b"a letter")
+    done = run_to_end("-kernel", str(kernel), "-machine", "microvm,mem-share=on", *argv)
+    assert done.stderr == (
+        f"stratovirt: {source}: the file has 8 bytes and is not overwritten; "
+        f"it must be empty, absent or of {256 * MIB} bytes\n"
+    )
+    assert backing.read_bytes() == b"a letter"
+    for size in (0, 256 * MIB):
+        backing.write_bytes(b"")
+        os.truncate(backing, size)
+        with start(tmp_path, *argv) as machine:
+            machine.expect("on")
+            second = run_to_end("-kernel", str(kernel), *argv)
+            assert second.stderr == (
+                f"stratovirt: {source}: the file is in use as memory or as an image\n"
+            )
+
+
+def test_one_file_cannot_be_memory_and_a_disk(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, SPIN)
+    both, link = tmp_path / "both", tmp_path / "link"
+    both.touch()
+    os.truncate(both, 256 * MIB)
+    link.symlink_to(both)
+    done = run_to_end(
+        "-kernel", str(kernel), "-mem-path", str(both),
+        "-drive", f"id=d,file={link},direct=off", "-device", "virtio-blk-device,drive=d",
+    )  # fmt: skip
+    assert done.stderr == (
+        f"stratovirt: -mem-path {both}: -drive id=d has the same file; "
+        "it cannot be memory and disk\n"
+    )
+
+
+def test_memory_is_never_a_device(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, SPIN)
+    done = run_to_end("-kernel", str(kernel), "-mem-path", "/dev/null")
+    assert done.stderr == ("stratovirt: -mem-path /dev/null: neither a regular file nor a folder\n")
+
+
+@pytest.mark.measures_memory
+def test_address_space_that_does_not_suffice_is_one_line(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, SPIN)
+    done = subprocess.run(
+        ["prlimit", f"--as={1 << 30}", *COMMAND, "-m", "2G", "-kernel", str(kernel)],
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "stratovirt: -m 2G: cannot reserve so much address space: Cannot allocate memory; "
+        "see ulimit -v\n"
     )
 
 

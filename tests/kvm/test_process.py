@@ -82,6 +82,51 @@ def test_a_pidfile_left_by_a_killed_machine_is_taken_over(tmp_path: Path) -> Non
     assert pidfile.read_text() == "somebody else's"
 
 
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link", "socket"])
+def test_a_pidfile_replaces_nothing_but_a_regular_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "there"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("/dev/null")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    before = path.lstat()
+    done = run_to_end("-machine", "none", "-pidfile", str(path))
+    assert done.returncode == 1
+    assert done.stderr == f"stratovirt: -pidfile {path}: is there and no regular file\n"
+    assert path.lstat() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("daemonize", [False, True])
+def test_a_machine_whose_streams_are_closed_runs(
+    tmp_path: Path, closed: str, daemonize: bool
+) -> None:
+    path, log = tmp_path / "qmp", tmp_path / "serial"
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    argv = [*COMMAND, "-kernel", str(kernel), "-qmp", f"unix:{path},server,nowait",
+            "-serial", f"file,path={log}", *(["-daemonize"] if daemonize else [])]  # fmt: skip
+    process = subprocess.Popen(["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *argv])
+    with QmpClient(path) as client:
+        wait_until(lambda: log.read_text() == "on\n", "the guest spoke")
+        client.cmd("quit")
+    assert process.wait(PATIENCE) == 0
+    assert log.read_text() == "on\n"
+
+
+def test_a_complaint_never_goes_to_the_stream_of_another(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "-machine", "bad"],
+        stdout=subprocess.PIPE, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
 LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} (trace|debug|info |warn |error) \w[\w.]*: .+"
 )

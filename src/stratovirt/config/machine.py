@@ -136,7 +136,8 @@ class MemPath(Options, flag="-mem-path", whole="path"):
     """Back guest memory by a file, on hugetlbfs for instance."""
 
     path: str = opt(
-        PathName(absolute=True), help="the file, or a folder to create a nameless one in"
+        PathName(absolute=True),
+        help="the file (empty, absent or as long as memory), or a folder for a nameless one",
     )
 
 

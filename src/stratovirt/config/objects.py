@@ -44,7 +44,10 @@ class MemoryBackendRam(MemoryBackend, flag="-object memory-backend-ram"):
 class MemoryBackendFile(MemoryBackend, flag="-object memory-backend-file"):
     """Memory of one NUMA node in a file, on hugetlbfs for instance."""
 
-    mem_path: str = opt(PathName(), help="the file, or the folder to create it in")
+    mem_path: str = opt(
+        PathName(),
+        help="the file (empty, absent or as long as size), or a folder for a nameless one",
+    )
 
 
 class MemoryBackendMemfd(MemoryBackend, flag="-object memory-backend-memfd"):

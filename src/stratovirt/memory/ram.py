@@ -8,20 +8,15 @@ import os
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt.config.kinds import size_text
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, RamRegion
+from stratovirt.memory.backing import RamError, huge_page_hint, open_backing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.objects import MemoryBackend
     from stratovirt.snapshot.restore import Template
 
-HUGE_PAGES = "/sys/kernel/mm/hugepages"
 NODES_ONLINE = "/sys/devices/system/node/online"
-
-
-class RamError(StratovirtError):
-    """The host cannot give the memory asked for; the text names the option."""
 
 
 class RamPiece:
@@ -45,7 +40,7 @@ class Ram:
         self._template = template
         self._parts: list[tuple[int, int]] = []
         if config.numa_nodes:
-            self.mapping = RamMapping(config.memory.size, reserved=True)
+            self.mapping = self._reserve()
             self._map_nodes()
         else:
             self.mapping = self._map_whole()
@@ -75,14 +70,24 @@ class Ram:
         space.commit()
         return pieces
 
+    def _reserve(self) -> RamMapping:
+        size = self._config.memory.size
+        try:
+            return RamMapping(size, reserved=True)
+        except OSError as error:
+            raise RamError(
+                f"-m {size_text(size)}: cannot reserve so much address space: {error.strerror}; "
+                "see ulimit -v"
+            ) from error
+
     def _map_whole(self) -> RamMapping:
         config, size = self._config, self._config.memory.size
         shared = config.machine.mem_share
         source = f"-mem-path {config.mem_path}" if config.mem_path else f"-m {size_text(size)}"
-        mapping = RamMapping(size, reserved=True)
+        mapping = self._reserve()
         fd = -1
         try:
-            fd = _open(config.mem_path, size, memfd=shared)
+            fd = open_backing(config, source, config.mem_path, size, memfd=shared)
             self._map(mapping, 0, size, fd, shared, config.machine.dump_guest_core)
         except OSError as error:
             raise _failed(source, size, error, fd) from error
@@ -127,7 +132,7 @@ class Ram:
         fd = -1
         try:
             memfd = shared or options.flag.endswith("memfd")
-            fd = _open(path, size, memfd=memfd, hugetlb=hugetlb)
+            fd = open_backing(config, source, path, size, memfd=memfd, hugetlb=hugetlb)
             self._map(self.mapping, offset, size, fd, shared, dump)
         except OSError as error:
             raise _failed(source, size, error, fd) from error
@@ -177,56 +182,8 @@ def _online_nodes() -> set[int]:
     return found
 
 
-def _open(path: str | None, size: int, *, memfd: bool, hugetlb: bool = False) -> int:
-    """A file for memory, -1 for anonymous memory."""
-    if path is not None:
-        return _open_backing(path, size)
-    if not memfd:
-        return -1
-    fd = os.memfd_create("stratovirt-ram", os.MFD_CLOEXEC | (os.MFD_HUGETLB if hugetlb else 0))
-    os.ftruncate(fd, size)
-    return fd
-
-
-def _open_backing(path: str, size_bytes: int) -> int:
-    """A file of at least `size_bytes`: the one at `path`, or a nameless one in that folder."""
-    if os.path.isdir(path):
-        fd = _nameless_file(path)
-    else:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if os.fstat(fd).st_size < size_bytes:
-        os.ftruncate(fd, size_bytes)
-    return fd
-
-
-def _nameless_file(folder: str) -> int:
-    # Not O_TMPFILE, which hugetlbfs has only had since Linux 5.14.
-    import tempfile
-
-    fd, name = tempfile.mkstemp(prefix="stratovirt-ram-", dir=folder)
-    os.unlink(name)
-    return fd
-
-
 def _failed(source: str, size: int, error: OSError, fd: int = -1) -> RamError:
     hint = ""
-    if fd >= 0 and error.errno in (errno.ENOMEM, errno.EINVAL):
-        hint = _huge_page_hint(os.fstatvfs(fd).f_bsize, size)
+    if fd >= 0 and error.errno == errno.ENOMEM:
+        hint = huge_page_hint(fd, size)
     return RamError(f"{source}: cannot map {size_text(size)}: {error.strerror}{hint}")
-
-
-def _huge_page_hint(page: int, size: int) -> str:
-    """What is wrong with a file whose pages are huge; nothing to say of others."""
-    try:
-        with open(
-            f"{HUGE_PAGES}/hugepages-{page >> 10}kB/free_hugepages", encoding="ascii"
-        ) as file:
-            free = int(file.read())
-    except OSError:
-        return ""
-    if size % page:
-        return f"; the size must be a multiple of the huge page, {size_text(page)}"
-    return (
-        f"; it takes {size // page} huge pages of {size_text(page)} and {free} are free "
-        "(sysctl vm.nr_hugepages)"
-    )

@@ -1,8 +1,11 @@
-"""File descriptors that the user hands over by number."""
+"""File descriptors that the process was started with: the streams, and those given by number."""
 
 from __future__ import annotations
 
 import os
+import sys
+
+STREAMS = ("stdin", "stdout", "stderr")
 
 
 class DescriptorError(ValueError):
@@ -19,3 +22,16 @@ def take_descriptor(name: str) -> int:
     except OSError as error:
         raise DescriptorError("no such file descriptor is open") from error
     return fd
+
+
+def fill_standard_streams() -> None:
+    """Put /dev/null where descriptor 0, 1 or 2 is closed, before anything else is opened there."""
+    for number, name in enumerate(STREAMS):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            # Python found it closed; print() would take another stream for it.
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))

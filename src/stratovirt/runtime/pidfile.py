@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.cleanup import remove_at_exit
@@ -19,6 +20,8 @@ def write_pidfile(path: str) -> None:
         folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
+            if _is_something_else(path):
+                raise StratovirtError(f"-pidfile {path}: is there and no regular file")
             if _is_held(path):
                 raise StratovirtError(f"-pidfile {path}: another instance holds it")
             identity = _put(path)
@@ -27,6 +30,14 @@ def write_pidfile(path: str) -> None:
     except OSError as error:
         raise StratovirtError(f"-pidfile {path}: cannot write: {error.strerror}") from error
     remove_at_exit(path, identity)
+
+
+def _is_something_else(path: str) -> bool:
+    """Whether a device, a folder, a link... is there, which a pidfile must not replace."""
+    try:
+        return not stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _is_held(path: str) -> bool:
