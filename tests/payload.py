@@ -54,3 +54,13 @@ def write_kernel(folder: Path, code: bytes) -> Path:
     path = folder / "payload.elf"
     path.write_bytes(elf(code))
     return path
+
+
+def newc(name: str, content: bytes) -> bytes:
+    """One entry of a cpio archive, a regular file."""
+    fields = [0] * 13
+    fields[1], fields[4] = 0o100644, 1
+    fields[6], fields[11] = len(content), len(name) + 1
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    head += b"\0" * (-len(head) % 4)
+    return head + content + b"\0" * (-len(content) % 4)

@@ -71,7 +71,7 @@ def one_input(content: bytes) -> None:
     ram = RamMapping(RAM_BYTES)
     memory = GuestMemory()
     memory.add(0, ram, 0, RAM_BYTES)
-    command_line = "x" * data.ConsumeIntInRange(0, 3000)
+    command_line = b"x" * data.ConsumeIntInRange(0, 3000)
     kernel_fd = file_of(bytes(kernel))
     initrd_fd = file_of(data.ConsumeBytes(256))
     has_initrd = data.ConsumeBool()

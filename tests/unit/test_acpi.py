@@ -36,7 +36,9 @@ TABLES = {
     "fadt": tables.fadt(
         dsdt=0xE0040, reset_port=0x64, reset_value=0xFE, sleep_control=0x600, sleep_status=0x601
     ),
-    "madt": tables.madt(lapic=0xFEE0_0000, apic_ids=[0, 1, 300], ioapic_id=2, ioapic=0xFEC0_0000),
+    "madt": tables.madt(
+        lapic=0xFEE0_0000, apic_ids=[0, 1, 300], enabled=3, ioapic_id=2, ioapic=0xFEC0_0000
+    ),
     "srat": numa.srat(
         [(0, 0), (1, 1), (300, 1)], [(0, 3 << 30, 0), (4 << 30, 1 << 30, 0), (5 << 30, 1 << 30, 1)]
     ),
@@ -104,7 +106,7 @@ def test_the_tables_are_found_from_the_root_pointer() -> None:
 
 
 def test_the_mp_table_lists_every_cpu_with_sound_checksums() -> None:
-    table = mp_table([0, 1, 2], 3, 0xFEC0_0000, 0xFEE0_0000, 0x9FC00)
+    table = mp_table([0, 1, 2], 3, 3, 0xFEC0_0000, 0xFEE0_0000, 0x9FC00)
     assert table[:4] == b"_MP_" and sum(table[:16]) & 0xFF == 0
     (config,) = struct.unpack_from("<I", table, 4)
     assert config == 0x9FC10

@@ -1,5 +1,7 @@
 """Kernels and initrds that cannot boot are refused in one line that says why."""
 
+import gzip
+import lzma
 import struct
 from pathlib import Path
 
@@ -8,9 +10,9 @@ import pytest
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt.boot.boot_params import boot_params
 from stratovirt.boot.image import BootError, BootFile, KernelFile, KernelImage
-from stratovirt.boot.initrd import load_initrd
+from stratovirt.boot.initrd import load_initrd, place_initrd
 from stratovirt.boot.x86_64_linux import load_kernel, load_linux
-from tests.payload import elf
+from tests.payload import elf, newc
 
 RAM = 64 << 20
 
@@ -56,6 +58,15 @@ def test_a_bzimage_is_loaded_where_its_header_says(tmp_path: Path) -> None:
     assert image.entry == 0x10_0200 and image.end == 0x110_0000
     assert memory.read(0x10_0000, 4096) == b"\xaa" * 4096
     assert image.command_line_limit == 2047
+
+
+def test_the_last_paragraph_of_a_bzimage_need_not_be_whole(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(bzimage(b"\xaa" * 4088, syssize=256))
+    memory = ram()
+    load_kernel(KernelFile(str(path)), memory)
+    assert memory.read(0x10_0000, 4096) == b"\xaa" * 4088 + bytes(8)
+    assert "truncated" in refused(tmp_path, bzimage(b"\xaa" * 4080, syssize=256))
 
 
 def test_files_that_are_no_kernel_are_refused(tmp_path: Path) -> None:
@@ -109,14 +120,6 @@ def kernel_image(**changes: int) -> KernelImage:
     return KernelImage(**{"entry": 0x100_0000, "end": 0x110_0000, **changes})  # type: ignore[arg-type]
 
 
-def newc(name: str, content: bytes) -> bytes:
-    fields = [0] * 13
-    fields[6], fields[11] = len(content), len(name) + 1
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
-    head += b"\0" * (-len(head) % 4)
-    return head + content + b"\0" * (-len(content) % 4)
-
-
 def test_an_initrd_lies_as_high_as_the_kernel_allows(tmp_path: Path) -> None:
     path = tmp_path / "initrd"
     path.write_bytes(b"x" * 5000)
@@ -128,16 +131,54 @@ def test_an_initrd_lies_as_high_as_the_kernel_allows(tmp_path: Path) -> None:
     assert memory.read(gpa, size) == b"x" * 5000
 
 
+XZ = lzma.compress(b"".join(b"%d" % number for number in range(10_000)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        newc("a", b"x" * 99),
+        newc("a", b"x" * 100) + b"\0" * 512,
+        newc("a", b"x") + XZ + b"\0\0\0" + gzip.compress(newc("b", b"y")),
+        newc("a", b"x") + newc("TRAILER!!!", b"") + b"\0" * 300 + XZ,
+        XZ + gzip.compress(b"z"),
+        XZ + b"\0" * (-len(XZ) % 4) + newc("a", b"x"),
+        gzip.compress(b"z") + XZ[:50],
+        newc("a", b"x") + b"a=1" + bytes(8) + b"#BOOTCONFIG\n",
+    ],
+)
+def test_any_mix_of_archives_is_an_initrd(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "initrd"
+    path.write_bytes(content)
+    memory = ram()
+    gpa, size = load_initrd(BootFile("-initrd", str(path)), kernel_image(), memory, RAM)
+    assert memory.read(gpa, size) == content
+
+
+def test_an_initrd_may_be_as_large_as_the_kernel_and_memory_allow(tmp_path: Path) -> None:
+    path = tmp_path / "initrd"
+    path.touch()
+    file = BootFile("-initrd", str(path))
+    assert place_initrd(file, 903 << 20, kernel_image(), 3 << 30) == (2 << 30) - (903 << 20)
+    with pytest.raises(BootError, match="give the guest at least -m 921M"):
+        place_initrd(file, (903 << 20) + 5, kernel_image(), 512 << 20)
+    place_initrd(file, (903 << 20) + 5, kernel_image(), 921 << 20)
+    with pytest.raises(BootError, match=f"at most {(2 << 30) - 0x110_0000}, whatever -m is"):
+        place_initrd(file, 2 << 30, kernel_image(), 3 << 30)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "the file is empty"),
         ((newc("a", b"x" * 100) + newc("TRAILER!!!", b""))[:150], "truncated"),
-        (newc("a", b"x" * 100), "truncated"),
         (newc("a", b"x" * 100)[:60], "truncated"),
         (newc("a", b"") + b"garbage!", "damaged"),
         (b"\xfd7zXZ\0" + b"x" * 100, "xz stream is truncated"),
         (b"x" * (RAM - 0x100_0000), "do not fit"),
+        (newc("a", b"x") + newc("TRAILER!!!", b"") + newc("b", b"x" * 100)[:150], "truncated"),
+        (XZ + newc("b", b"x" * 100)[:150], "cpio archive is truncated"),
+        (newc("a", b"x") + XZ[:-4], "xz stream is truncated"),
     ],
 )
 def test_an_initrd_that_is_cut_off_or_too_large_is_refused(
@@ -161,7 +202,7 @@ def test_a_command_line_beyond_the_kernels_limit_is_refused(tmp_path: Path) -> N
     path.write_bytes(bzimage(cmdline_size=100))
     for size in (100, 101):
         try:
-            load_linux(kernel=KernelFile(str(path)), initrd=None, command_line="x" * size,
+            load_linux(kernel=KernelFile(str(path)), initrd=None, command_line=b"x" * size,
                        memory=ram(), ram=[(0, RAM)])  # fmt: skip
             assert size == 100
         except BootError as error:

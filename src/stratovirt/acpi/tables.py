@@ -147,6 +147,7 @@ def fadt(
     return table(b"FACP", FADT_REVISION, bytes(content[HEADER.size :]))
 
 
+LAPIC_ENABLED, LAPIC_ONLINE_CAPABLE = 1, 2
 LEVEL_HIGH = 0xD
 """MPS INTI flags: level-triggered, active high."""
 
@@ -155,6 +156,7 @@ def madt(
     *,
     lapic: int,
     apic_ids: list[int],
+    enabled: int,
     ioapic_id: int,
     ioapic: int,
     level_irqs: tuple[int, ...] = (),
@@ -162,14 +164,16 @@ def madt(
 ) -> bytes:
     """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1.
 
+    The first `enabled` of the `apic_ids` are there, the others may come.
     `level_irqs` are ISA interrupts that are not edge-triggered.
     """
     body = struct.pack("<II", lapic, int(has_pic))
     for uid, apic_id in enumerate(apic_ids):
+        flags = LAPIC_ENABLED if uid < enabled else LAPIC_ONLINE_CAPABLE
         if apic_id <= MAX_XAPIC_ID:
-            body += struct.pack("<BBBBI", 0, 8, uid, apic_id, 1)
+            body += struct.pack("<BBBBI", 0, 8, uid, apic_id, flags)
         else:
-            body += struct.pack("<BBHIII", 9, 16, 0, apic_id, 1, uid)
+            body += struct.pack("<BBHIII", 9, 16, 0, apic_id, flags, uid)
     body += struct.pack("<BBBBII", 1, 12, ioapic_id, 0, ioapic, 0)
     for number in level_irqs:
         body += struct.pack("<BBBBIH", 2, 10, 0, number, number, LEVEL_HIGH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt.boot.image import INITRD_BELOW, KernelFile, KernelImage
+from stratovirt.boot.image import KernelFile, KernelImage
 
 SETUP_HEADER = 0x1F1
 BOOT_FLAG, HEADER_MAGIC, VERSION = 0x1FE, 0x202, 0x206
@@ -18,6 +18,7 @@ VERSION_WITH_64BIT_ENTRY = 0x020C
 XLF_KERNEL_64 = 1
 DEFAULT_SETUP_SECTS = 4
 SECTOR = 512
+PARAGRAPH = 16
 
 LOAD_ADDRESS = 0x10_0000
 ENTRY_OFFSET = 0x200
@@ -42,7 +43,11 @@ def load_bzimage(file: KernelFile, memory: GuestMemory) -> KernelImage:
     setup_sects = head[SETUP_HEADER] or DEFAULT_SETUP_SECTS
     start = (setup_sects + 1) * SECTOR
     (paragraphs,) = struct.unpack_from("<I", head, SYSSIZE)
-    file.load(memory, LOAD_ADDRESS, start, paragraphs * 16)
+    size = paragraphs * PARAGRAPH
+    if 0 < start + size - file.size < PARAGRAPH:
+        # syssize counts the last, started paragraph as a whole one.
+        size = file.size - start
+    file.load(memory, LOAD_ADDRESS, start, size)
     pref_address, init_size = struct.unpack_from("<QI", head, PREF_ADDRESS)
     if not memory.contains(pref_address, init_size):
         raise file.error(
@@ -53,8 +58,8 @@ def load_bzimage(file: KernelFile, memory: GuestMemory) -> KernelImage:
     header_end = 0x202 + head[JUMP_LENGTH]
     return KernelImage(
         entry=LOAD_ADDRESS + ENTRY_OFFSET,
-        end=max(pref_address + init_size, LOAD_ADDRESS + paragraphs * 16),
+        end=max(pref_address + init_size, LOAD_ADDRESS + size),
         setup_header=head[SETUP_HEADER : min(header_end, HEADER_BYTES)],
         command_line_limit=command_line_limit,
-        initrd_below=min(initrd_addr_max + 1, INITRD_BELOW),
+        initrd_below=initrd_addr_max + 1,
     )

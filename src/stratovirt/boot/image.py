@@ -10,8 +10,8 @@ from stratovirt.errors import StratovirtError
 
 X86_COMMAND_LINE_SIZE = 2048
 """COMMAND_LINE_SIZE of x86 kernels, for images that do not state their own limit."""
-INITRD_BELOW = 0x3800_0000
-"""The board's ceiling for an initrd, for images that do not state their own limit."""
+INITRD_BELOW = 0x8000_0000
+"""initrd_addr_max of every x86_64 kernel, for images that do not state their own limit."""
 
 
 class BootError(StratovirtError):

@@ -1,17 +1,30 @@
-"""The initial RAM disk: checked for being whole, placed as high as the kernel allows."""
+"""The initial RAM disk: checked for being whole, placed as high as the kernel allows.
+
+Linux takes any number of archives one after the other, each a cpio or a compressed one, with zeros
+between them and with or without a trailer (init/initramfs.c).
+"""
 
 from __future__ import annotations
 
 import os
+import zlib
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.boot.image import BootFile, KernelImage
 
 PAGE = 4096
+MIB = 1 << 20
 CPIO_MAGICS = (b"070701", b"070702")
 CPIO_HEADER = 110
 CPIO_LAST = b"TRAILER!!!"
 XZ_MAGIC, XZ_FOOTER = b"\xfd7zXZ\0", b"YZ"
+XZ_FOOTER_BYTES = 12
+COMPRESSED = (
+    b"\x1f\x8b", b"\x1f\x9e", b"BZh", b"\x5d\0", b"\xfd7", b"\x89L", b"\x02\x21", b"\x28\xb5",
+)  # fmt: skip
+"""How gzip, bzip2, lzma, xz, lzo, lz4 and zstd start (lib/decompress.c)."""
+BOOTCONFIG = b"#BOOTCONFIG\n"
+"""What ends an initrd that a boot configuration was appended to."""
 
 
 def load_initrd(
@@ -25,42 +38,104 @@ def load_initrd(
     problem = "the file is empty" if size == 0 else _truncation(file.fd, size)
     if problem is not None:
         raise file.error(problem)
-    top = min(kernel.initrd_below, low_ram_end)
-    gpa = (top - size) & ~(PAGE - 1)
-    if gpa < kernel.end:
-        raise file.error(
-            f"{size} bytes do not fit between the kernel's end "
-            f"0x{kernel.end:x} and 0x{top:x}; give the guest more -m"
-        )
+    gpa = place_initrd(file, size, kernel, low_ram_end)
     if memory.readinto_from(file.fd, gpa, size, 0) != size:
         raise file.error("the file became shorter while it was read")
     return gpa, size
 
 
+def place_initrd(file: BootFile, size: int, kernel: KernelImage, low_ram_end: int) -> int:
+    """Where so many bytes lie; raises BootError that says what would fit."""
+    top = min(kernel.initrd_below, low_ram_end)
+    gpa = (top - size) & ~(PAGE - 1)
+    if gpa >= kernel.end:
+        return gpa
+    first = -(-kernel.end // PAGE) * PAGE
+    most = kernel.initrd_below - first
+    if size > most:
+        raise file.error(
+            f"{size} bytes do not fit: this kernel takes at most {most}, whatever -m is"
+        )
+    needed = -(-(first + size) // MIB)
+    raise file.error(
+        f"{size} bytes do not fit behind the kernel, which ends at 0x{kernel.end:x}; "
+        f"give the guest at least -m {needed}M"
+    )
+
+
 def _truncation(fd: int, size: int) -> str | None:
     """What says that the file was cut off, or None. Formats that cannot tell pass."""
-    magic = os.pread(fd, 6, 0)
-    if magic == XZ_MAGIC:
-        tail = os.pread(fd, PAGE, max(0, size - PAGE)).rstrip(b"\0")
-        return None if tail.endswith(XZ_FOOTER) else "the xz stream is truncated"
     offset = 0
-    while magic in CPIO_MAGICS:
+    while True:
+        magic = os.pread(fd, 6, offset)
+        if magic in CPIO_MAGICS:
+            end, problem = _cpio_end(fd, offset, size)
+        elif magic == XZ_MAGIC:
+            end, problem = _xz_end(fd, offset, size)
+        else:
+            # Where another compressed archive ends only its decompressor knows.
+            return None
+        if problem is not None:
+            return problem
+        offset = _next_archive(fd, end, size)
+        if offset == size:
+            return None
+
+
+def _cpio_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
+    """Where the cpio archive ends, and what is wrong with it."""
+    while True:
         header = os.pread(fd, CPIO_HEADER, offset)
         try:
             file_size, name_size = int(header[54:62], 16), int(header[94:102], 16)
         except ValueError:
-            return "the cpio archive is truncated or damaged"
+            return offset, "the cpio archive is truncated or damaged"
         name = os.pread(fd, min(name_size, PAGE), offset + CPIO_HEADER)
-        offset = _align4(_align4(offset + CPIO_HEADER + name_size) + file_size)
+        end = _align4(offset + CPIO_HEADER + name_size) + file_size
+        if end > size:
+            return offset, "the cpio archive is truncated"
+        offset = min(_align4(end), size)
         if name.rstrip(b"\0") == CPIO_LAST:
-            # Another archive may follow; the kernel accepts compressed ones, which end the check.
-            return None
-        if offset >= size:
-            return "the cpio archive is truncated"
+            return offset, None
         magic = os.pread(fd, 6, offset)
-        if magic not in CPIO_MAGICS:
-            return "the cpio archive is damaged"
-    return None
+        if magic in CPIO_MAGICS:
+            continue
+        # Without a trailer it ends with its file, with zeros or where another archive starts.
+        if not magic.strip(b"\0") or magic.startswith(COMPRESSED) or _has_bootconfig(fd, size):
+            return offset, None
+        return offset, "the cpio archive is damaged"
+
+
+def _has_bootconfig(fd: int, size: int) -> bool:
+    return BOOTCONFIG in os.pread(fd, 2 * len(BOOTCONFIG), max(0, size - 2 * len(BOOTCONFIG)))
+
+
+def _xz_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
+    """Where the xz stream ends: behind the first footer whose checksum is right."""
+    kept = b""
+    at = offset
+    while content := os.pread(fd, MIB, at):
+        window = kept + content
+        found = window.find(XZ_FOOTER)
+        while found >= 0:
+            start = found + len(XZ_FOOTER) - XZ_FOOTER_BYTES
+            footer = window[max(0, start) : found]
+            if start >= 0 and zlib.crc32(footer[4:]) == int.from_bytes(footer[:4], "little"):
+                return at - len(kept) + found + len(XZ_FOOTER), None
+            found = window.find(XZ_FOOTER, found + 1)
+        at += len(content)
+        kept = window[-XZ_FOOTER_BYTES + 1 :]
+    return size, "the xz stream is truncated"
+
+
+def _next_archive(fd: int, offset: int, size: int) -> int:
+    """Behind the zeros at `offset`, which the kernel skips; the file's size at its end."""
+    while content := os.pread(fd, MIB, offset):
+        rest = content.lstrip(b"\0")
+        if rest:
+            return offset + len(content) - len(rest)
+        offset += len(content)
+    return size
 
 
 def _align4(offset: int) -> int:

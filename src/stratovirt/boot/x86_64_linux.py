@@ -47,7 +47,7 @@ def load_linux(
     *,
     kernel: KernelFile,
     initrd: BootFile | None,
-    command_line: str,
+    command_line: bytes,
     memory: GuestMemory,
     ram: list[tuple[int, int]],
     reserved: Sequence[tuple[int, int]] = (),
@@ -59,14 +59,13 @@ def load_linux(
     image = load_kernel(kernel, memory)
     low_end = ram[0][0] + ram[0][1]
     placed = load_initrd(initrd, image, memory, low_end) if initrd is not None else None
-    text = command_line.encode()
     limit = min(image.command_line_limit, COMMAND_LINE_ROOM - 1)
-    if len(text) > limit:
+    if len(command_line) > limit:
         raise BootError(
-            f"-append: the command line has {len(text)} bytes with what the board adds; "
+            f"-append: the command line has {len(command_line)} bytes with what the board adds; "
             f"this kernel takes at most {limit}"
         )
-    memory.write(COMMAND_LINE, text + b"\0")
+    memory.write(COMMAND_LINE, command_line + b"\0")
     e820 = [
         (0, EBDA, E820_RAM),
         (EBDA, LOW_RAM_TOP - EBDA, E820_RESERVED),

@@ -152,13 +152,16 @@ UNITS = {"": 0, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 class Size(Kind["int"]):
-    """A size in bytes, written with K, M, G or T; `unit` is meant when none is written."""
+    """A size in bytes, written with K, M, G or T; `unit` is meant when none is written.
+
+    It is rounded up to a multiple of `grain`.
+    """
 
     json_type = "size"
 
-    def __init__(self, lowest: int, highest: int, unit: str = "M") -> None:
+    def __init__(self, lowest: int, highest: int, unit: str = "M", grain: int = 1) -> None:
         self.lowest, self.highest = lowest, highest
-        self._unit = unit
+        self._unit, self._grain = unit, grain
         self.allowed = f"a size from {size_text(lowest)} to {size_text(highest)}"
 
     def parse(self, text: str) -> int:
@@ -177,7 +180,7 @@ class Size(Kind["int"]):
     def _checked(self, value: int) -> int:
         if not self.lowest <= value <= self.highest:
             raise ValueError(self.allowed)
-        return value
+        return -(-value // self._grain) * self._grain
 
     def from_json(self, value: object) -> int:
         """A JSON number of bytes, or a text with a unit."""

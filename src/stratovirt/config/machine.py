@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from stratovirt.config.kinds import Choice, Integer, Kind, OnOff, PathName, Size, Text
 from stratovirt.config.options import Options, opt
 
 MIB = 1 << 20
 GIB = 1 << 30
+RAM_GRAIN = 8192
+"""QEMU rounds -m up to this."""
 MAX_VCPUS = 254
 """The guidebook's limit: eight-bit APIC ids without the broadcast id and the IOAPIC's."""
 
@@ -24,8 +28,8 @@ class KernelText(Kind["str"]):
         """The text itself."""
         if "\0" in text:
             raise ValueError("a kernel command line without NUL characters")
-        if len(text) > COMMAND_LINE_LONGEST:
-            raise ValueError(f"at most {COMMAND_LINE_LONGEST} characters")
+        if len(os.fsencode(text)) > COMMAND_LINE_LONGEST:
+            raise ValueError(f"at most {COMMAND_LINE_LONGEST} bytes")
         return text
 
 
@@ -126,9 +130,9 @@ class Memory(Options, flag="-m", first="size"):
     """Guest memory."""
 
     size: int = opt(
-        Size(256 * MIB, 512 * GIB),
+        Size(256 * MIB, 512 * GIB, grain=RAM_GRAIN),
         default=256 * MIB,
-        help="size of guest memory; M when no unit is given",
+        help="size of guest memory; M when no unit is given, rounded up to 8 KiB",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.config.kinds import Choice, Identifier, NumberSet, OnOff, PathName, Size
+from stratovirt.config.machine import RAM_GRAIN
 from stratovirt.config.options import Family, Options, opt
 
 MAX_HOST_NODES = 1024
@@ -18,7 +19,10 @@ class MemoryBackend(Options):
     """Memory of one NUMA node."""
 
     id: str = opt(Identifier(), help="name that -numa node refers to")
-    size: int = opt(Size(1 << 20, 512 << 30), help="size; M when no unit is given")
+    size: int = opt(
+        Size(1 << 20, 512 << 30, unit="", grain=RAM_GRAIN),
+        help="size; bytes when no unit is given",
+    )
     policy: str = opt(
         Choice("default", "preferred", "bind", "interleave"),
         default="default",

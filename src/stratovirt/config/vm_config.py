@@ -145,11 +145,6 @@ class VmConfig:
                     "-machine q35: nothing to boot; give -kernel PATH or "
                     "firmware by -drive if=pflash,unit=0,file=PATH"
                 )
-        if self.smp.maximum > self.smp.cpus:
-            raise ConfigError(
-                f"-smp cpus={self.smp.cpus},maxcpus={self.smp.maximum}: "
-                f"{self.machine.type} has no vCPU hotplug; maxcpus must equal cpus"
-            )
         names: set[str] = set()
         for device in self.devices:
             if device.id is not None and device.id in names:

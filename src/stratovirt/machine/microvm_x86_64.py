@@ -218,10 +218,11 @@ class Microvm(Board):
             )
         )
 
-    def _command_line(self) -> str:
+    def _command_line(self) -> bytes:
         # In front, because what follows a "--" in the user's text is for init, not the kernel.
         added = [f"virtio_mmio.device=512@0x{slot.base:x}:{slot.gsi}" for slot in self.slots]
-        return " ".join([*added, self.config.append]).strip()
+        # The user's bytes as they were, whether they are UTF-8 or not.
+        return os.fsencode(" ".join([*added, self.config.append]).strip())
 
     def _dsdt(self) -> bytes:
         devices = [
@@ -290,6 +291,7 @@ class Microvm(Board):
                 tables.madt(
                     lapic=layout.LAPIC,
                     apic_ids=self.apic_ids,
+                    enabled=self.config.smp.cpus,
                     ioapic_id=ioapic_id,
                     ioapic=layout.IOAPIC,
                 ),
@@ -302,7 +304,12 @@ class Microvm(Board):
 
     def _write_mp_table(self) -> None:
         table = mp_table(
-            self.apic_ids, self.ioapic_id, layout.IOAPIC, layout.LAPIC, x86_64_linux.EBDA
+            self.apic_ids,
+            self.config.smp.cpus,
+            self.ioapic_id,
+            layout.IOAPIC,
+            layout.LAPIC,
+            x86_64_linux.EBDA,
         )
         # More vCPUs than the EBDA has room for are only listed in ACPI.
         if len(table) <= x86_64_linux.LOW_RAM_TOP - x86_64_linux.EBDA:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from stratovirt.boot import x86_64_linux
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.devices.i8042 import PORTS as KEYBOARD_PORTS
@@ -122,7 +124,7 @@ class Q35(Board):
         return x86_64_linux.load_linux(
             kernel=self.kernel,
             initrd=self.initrd,
-            command_line=self.config.append,
+            command_line=os.fsencode(self.config.append),
             memory=self.guest_memory,
             ram=self.ram,
             reserved=[(layout.ECAM, layout.ECAM_BYTES)],

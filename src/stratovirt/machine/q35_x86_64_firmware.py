@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 
 from stratovirt.boot.boot_params import E820_RAM
@@ -95,7 +96,7 @@ class Firmware:
         device.add(fw_cfg.SETUP_DATA, kernel[:setup])
         device.add(fw_cfg.KERNEL_SIZE, struct.pack("<I", len(kernel) - setup))
         device.add(fw_cfg.KERNEL_DATA, kernel[setup:])
-        text = config.append.encode() + b"\0"
+        text = os.fsencode(config.append) + b"\0"
         device.add(fw_cfg.COMMAND_LINE_SIZE, struct.pack("<I", len(text)))
         device.add(fw_cfg.COMMAND_LINE_DATA, text)
         if self._board.initrd is not None:

@@ -76,6 +76,7 @@ def acpi_tables(board: Q35, address: int, limit: int) -> list[tuple[int, bytes]]
             tables.madt(
                 lapic=layout.LAPIC,
                 apic_ids=board.apic_ids,
+                enabled=board.config.smp.cpus,
                 ioapic_id=board.ioapic_id,
                 ioapic=layout.IOAPIC,
                 level_irqs=(layout.SCI_GSI,),

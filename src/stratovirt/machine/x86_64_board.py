@@ -66,7 +66,8 @@ class Board(ABC):
         self.kernel = KernelFile(config.kernel) if config.kernel is not None else None
         self.initrd = BootFile("-initrd", config.initrd) if config.initrd is not None else None
         topology = config.smp.topology
-        self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.cpus)]
+        # Of all places for vCPUs; the first config.smp.cpus are taken.
+        self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.maximum)]
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
         ram = Ram(config, template)
         self.ram_mapping = ram.mapping

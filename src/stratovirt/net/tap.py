@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from stratovirt.host.access import HostAccess
 
 TUN_DEVICE = "/dev/net/tun"
+INTERFACES = "/sys/class/net"
+IS_TAP = 2
+"""IFF_TAP, among the flags that the kernel shows of a tun or tap."""
 HEADER_BYTES = 12
 """struct virtio_net_hdr_v1 (virtio 1.2, section 5.1.6)."""
 BASE_OFFLOADS = native.OFFLOAD_CSUM | native.OFFLOAD_TSO4 | native.OFFLOAD_TSO6 | native.OFFLOAD_ECN
@@ -118,14 +121,26 @@ def _open_queue(name: str, queues: int, source: str) -> int:
     except OSError as error:
         os.close(fd)
         raise TapError(
-            f"{source},ifname={name}: cannot use it: {_reason(error, queues)}"
+            f"{source},ifname={name}: cannot use it: {_reason(error, name, queues)}"
         ) from error
     return fd
 
 
-def _reason(error: OSError, queues: int) -> str:
+def _reason(error: OSError, name: str, queues: int) -> str:
     if error.errno == errno.EINVAL:
-        return f"it was made {'without' if queues > 1 else 'with'} multi_queue"
+        return _wrong_kind(name, queues)
     if error.errno == errno.EBUSY:
         return "it is in use by another process"
     return str(error.strerror)
+
+
+def _wrong_kind(name: str, queues: int) -> str:
+    """Why an interface that is there cannot be attached to."""
+    try:
+        with open(f"{INTERFACES}/{name}/tun_flags", encoding="ascii") as file:
+            flags = int(file.read(), 16)
+    except OSError:
+        return "it is no tap"
+    if not flags & IS_TAP:
+        return "it is a tun, which carries no Ethernet frames, and no tap"
+    return f"it was made {'without' if queues > 1 else 'with'} multi_queue"

@@ -60,18 +60,23 @@ BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
 
 def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
     """(index, host thread id, topology ids) of each vCPU."""
-    topology = vm.config.smp.topology
     for index, thread_id in enumerate(vm.machine.vcpu_thread_ids()):
-        rest, thread = divmod(index, topology.threads)
-        rest, core = divmod(rest, topology.cores)
-        rest, cluster = divmod(rest, topology.clusters)
-        socket, die = divmod(rest, topology.dies)
-        props: dict[str, object] = {"socket-id": socket, "core-id": core, "thread-id": thread}
-        if topology.dies > 1:
-            props["die-id"] = die
-        if topology.clusters > 1:
-            props["cluster-id"] = cluster
-        yield index, thread_id, props
+        yield index, thread_id, _place(vm, index)
+
+
+def _place(vm: Vm, index: int) -> dict[str, object]:
+    """The topology ids of a vCPU that is there or may come."""
+    topology = vm.config.smp.topology
+    rest, thread = divmod(index, topology.threads)
+    rest, core = divmod(rest, topology.cores)
+    rest, cluster = divmod(rest, topology.clusters)
+    socket, die = divmod(rest, topology.dies)
+    props: dict[str, object] = {"socket-id": socket, "core-id": core, "thread-id": thread}
+    if topology.dies > 1:
+        props["die-id"] = die
+    if topology.clusters > 1:
+        props["cluster-id"] = cluster
+    return props
 
 
 def _arch(vm: Vm) -> str:
@@ -110,15 +115,19 @@ def query_cpus_fast(session: Session, _arguments: NoArguments) -> object:
 
 @command("query-hotpluggable-cpus", answer=ListOf(HOTPLUGGABLE_CPU))
 def query_hotpluggable_cpus(session: Session, _arguments: NoArguments) -> object:
-    """List the places for vCPUs; all of them are taken."""
+    """List the places for vCPUs; those that are taken have a path."""
+    vm = session.vm
+    if vm.machine.board is None:
+        return []
+    smp = vm.config.smp
     return [
         {
-            "type": f"host-{session.vm.machine.target}-cpu",
+            "type": f"host-{vm.machine.target}-cpu",
             "vcpus-count": 1,
-            "props": props,
-            "qom-path": _path(index),
+            "props": _place(vm, index),
+            **({"qom-path": _path(index)} if index < smp.cpus else {}),
         }
-        for index, _, props in reversed(list(_cpus(session.vm)))
+        for index in reversed(range(smp.maximum))
     ]
 
 
