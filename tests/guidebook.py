@@ -12,10 +12,7 @@ from stratovirt.config.reference import IGNORED, definitions
 
 MISTAKES = "tests/unit/test_options.py::test_a_mistake_names_option_value_and_what_is_allowed"
 REFUSALS = "tests/unit/test_refused.py"
-INPUTS = (
-    "tests/board/test_inputs.py"
-    "::test_places_for_vcpus_that_may_come_are_listed_and_not_there[microvm]"
-)
+INPUTS = "tests/guest/test_inputs.py::test_a_guest_takes_what_linux_takes"
 TRACE = "tests/kvm/test_trace.py"
 REFUSED = f"{REFUSALS}::test_what_a_board_cannot_have_is_refused_in_one_line"
 IGNORES = "tests/unit/test_options.py::test_what_libvirt_passes_and_nothing_else_is_ignored"

@@ -4,9 +4,11 @@ All results are the statuses of virtio-blk (virtio 1.2, section 5.2.6); what a d
 checked against the disk's size first.
 """
 
-from libc.errno cimport EINTR, EOPNOTSUPP, errno
+from libc.errno cimport EINTR, EINVAL, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.unistd cimport fdatasync
+
+import os
 
 from stratovirt._native.iovecs cimport advance, is_aligned, take
 from stratovirt._native.virtqueue cimport Chain, iovec
@@ -18,6 +20,12 @@ cdef extern from "sys/uio.h" nogil:
 cdef extern from "fcntl.h" nogil:
     int fallocate(int fd, int mode, long offset, long length)
     int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "linux/fs.h" nogil:
+    unsigned long BLKSSZGET
 
 cdef extern from "sys/stat.h" nogil:
     cdef struct statx_t "statx":
@@ -62,6 +70,14 @@ def direct_alignment(int fd):
     return COMMON_ALIGNMENT
 
 
+def device_block_size(int fd):
+    """The logical block (bytes) of a block device; raises OSError."""
+    cdef int size = 0
+    if ioctl(fd, BLKSSZGET, &size) != 0:
+        raise OSError(errno, os.strerror(errno))
+    return size
+
+
 def can_punch_holes(int fd, uint64_t size):
     """Whether ranges of the file can be given back; asks about the part behind its end."""
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <long>size, 4096) == 0
@@ -71,15 +87,17 @@ cdef class Disk:
     """An image of `capacity` 512-byte sectors; one of 0 sectors is no medium at all.
 
     `direct_align` is zero or the alignment (bytes) that fd's O_DIRECT demands; requests that do
-    not meet it go through `buffered_fd`.  The descriptors stay the caller's.
+    not meet it go through `buffered_fd`.  Ranges of whole blocks of `block_size` bytes can be
+    discarded or zeroed by the host.  The descriptors stay the caller's.
     """
 
     def __cinit__(self, int fd, int buffered_fd, *, uint32_t direct_align, uint64_t capacity,
-                  bint readonly):
+                  bint readonly, uint32_t block_size=SECTOR_BYTES):
         self.fd, self.buffered_fd = fd, buffered_fd
         self.align = direct_align
         self.capacity = capacity
         self.readonly = readonly
+        self.block_size = block_size
 
     cdef int check_range(self, uint64_t sector, uint64_t size, bint is_write) noexcept nogil:
         """VIRTIO_BLK_S_OK when the transfer lies on the disk and may be done."""
@@ -153,17 +171,42 @@ cdef class Disk:
         return VIRTIO_BLK_S_OK
 
     cdef int _discard(self, uint64_t sector, uint32_t count) noexcept nogil:
-        return self._allocate(FALLOC_FL_PUNCH_HOLE, sector, count)
+        """Give back the whole blocks of a range; the rest, and what the host cannot, it keeps."""
+        cdef uint64_t start = sector * SECTOR_BYTES
+        cdef uint64_t end = start + <uint64_t>count * SECTOR_BYTES
+        cdef int status
+        start = self._round_up(start)
+        end -= end % self.block_size
+        if start >= end:
+            return VIRTIO_BLK_S_OK
+        status = self._allocate(FALLOC_FL_PUNCH_HOLE, start, end - start)
+        # A discard is a hint (virtio 1.2, section 5.2.6.2), and nothing was lost.
+        return VIRTIO_BLK_S_OK if status == VIRTIO_BLK_S_UNSUPP else status
 
     cdef int _zero(self, uint64_t sector, uint32_t count, bint unmap) noexcept nogil:
-        cdef uint64_t offset = sector * SECTOR_BYTES
-        cdef uint64_t size = <uint64_t>count * SECTOR_BYTES
-        cdef int status = self._allocate(
-            FALLOC_FL_PUNCH_HOLE if unmap else FALLOC_FL_ZERO_RANGE, sector, count)
+        """Have the host zero the whole blocks of a range, and write the rest."""
+        cdef uint64_t start = sector * SECTOR_BYTES
+        cdef uint64_t end = start + <uint64_t>count * SECTOR_BYTES
+        cdef uint64_t first = self._round_up(start), last = end - end % self.block_size
+        cdef int status
+        if first >= last:
+            return self._write_zeroes(start, end - start)
+        status = self._allocate(
+            FALLOC_FL_PUNCH_HOLE if unmap else FALLOC_FL_ZERO_RANGE, first, last - first)
+        if status == VIRTIO_BLK_S_UNSUPP:
+            return self._write_zeroes(start, end - start)
+        if status == VIRTIO_BLK_S_OK:
+            status = self._write_zeroes(start, first - start)
+        if status == VIRTIO_BLK_S_OK:
+            status = self._write_zeroes(last, end - last)
+        return status
+
+    cdef uint64_t _round_up(self, uint64_t offset) noexcept nogil:
+        return (offset + self.block_size - 1) // self.block_size * self.block_size
+
+    cdef int _write_zeroes(self, uint64_t offset, uint64_t size) noexcept nogil:
         cdef iovec piece
         cdef ssize_t done
-        if status != VIRTIO_BLK_S_UNSUPP:
-            return status
         while size:
             piece.iov_base = zeroes
             piece.iov_len = min(size, <uint64_t>ZERO_CHUNK)
@@ -176,12 +219,13 @@ cdef class Disk:
             size -= done
         return VIRTIO_BLK_S_OK
 
-    cdef int _allocate(self, int mode, uint64_t sector, uint32_t count) noexcept nogil:
+    cdef int _allocate(self, int mode, uint64_t offset, uint64_t size) noexcept nogil:
         cdef int result
         while True:
-            result = fallocate(self.fd, mode | FALLOC_FL_KEEP_SIZE, sector * SECTOR_BYTES,
-                               <long>count * SECTOR_BYTES)
+            result = fallocate(self.fd, mode | FALLOC_FL_KEEP_SIZE, <long>offset, <long>size)
             if result == 0:
                 return VIRTIO_BLK_S_OK
             if errno != EINTR:
-                return VIRTIO_BLK_S_UNSUPP if errno == EOPNOTSUPP else VIRTIO_BLK_S_IOERR
+                # Not this mode, or not for these blocks: there are other ways.
+                return (VIRTIO_BLK_S_UNSUPP if errno == EOPNOTSUPP or errno == EINVAL
+                        else VIRTIO_BLK_S_IOERR)

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-from stratovirt._native.disk import Disk, can_punch_holes, direct_alignment
+from stratovirt._native.disk import Disk, can_punch_holes, device_block_size, direct_alignment
 from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
 
@@ -25,13 +25,20 @@ class ImageError(StratovirtError):
 class ImageFiles:
     """An image opened and measured: what `open_image` found, and the descriptors."""
 
-    __slots__ = ("buffered_fd", "can_discard", "direct_align", "fd", "size")
+    __slots__ = ("block_size", "buffered_fd", "can_discard", "direct_align", "fd", "size")
 
     def __init__(
-        self, fds: list[int], *, size: int, direct_align: int = 0, can_discard: bool = False
+        self,
+        fds: list[int],
+        *,
+        size: int,
+        direct_align: int = 0,
+        can_discard: bool = False,
+        block_size: int = SECTOR,
     ) -> None:
         self.buffered_fd, self.fd = fds[0], fds[-1]
         self.size, self.direct_align, self.can_discard = size, direct_align, can_discard
+        self.block_size = block_size
 
     @property
     def fds(self) -> list[int]:
@@ -61,13 +68,20 @@ def open_image(
             fds.append(_open_direct(path, access, source))
             direct_align = direct_alignment(fds[1])
         can_discard = not readonly and _can_discard(fds[0])
+        block_size = _block_size(fds[0])
     except Exception as error:
         for fd in fds:
             os.close(fd)
         if isinstance(error, OSError):
             raise ImageError(f"{source}: {error.strerror}") from error
         raise
-    return ImageFiles(fds, size=size, direct_align=direct_align, can_discard=can_discard)
+    return ImageFiles(
+        fds,
+        size=size,
+        direct_align=direct_align,
+        can_discard=can_discard,
+        block_size=block_size,
+    )
 
 
 def _open(path: str, flags: int, source: str) -> int:
@@ -124,6 +138,13 @@ def _can_discard(fd: int) -> bool:
     return stat.S_ISBLK(status.st_mode) or can_punch_holes(fd, status.st_size)
 
 
+def _block_size(fd: int) -> int:
+    """What the host handles as one: a file's system takes any range, a device whole blocks."""
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return SECTOR
+    return device_block_size(fd)
+
+
 def _size(fd: int, source: str) -> int:
     status = os.fstat(fd)
     if stat.S_ISBLK(status.st_mode):
@@ -157,6 +178,7 @@ class Image:
         )
         self.sectors = self._files.size // SECTOR
         self.can_discard = self._files.can_discard
+        self.block_size = self._files.block_size
         # Two descriptors: what O_DIRECT cannot take goes through the page cache.
         try:
             self.disk = Disk(
@@ -165,6 +187,7 @@ class Image:
                 direct_align=self._files.direct_align,
                 capacity=self.sectors,
                 readonly=self.readonly,
+                block_size=self.block_size,
             )
         except Exception:
             self._files.close()

@@ -181,6 +181,7 @@ class Broker:
             "size": files.size,
             "direct_align": files.direct_align,
             "can_discard": files.can_discard,
+            "block_size": files.block_size,
         }
         return found, files.fds
 

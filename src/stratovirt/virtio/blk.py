@@ -39,13 +39,14 @@ SEG_MAX = QUEUE_SIZE - 2
 BLOCK_SIZE = 512
 
 F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH, F_MQ = 1 << 2, 1 << 5, 1 << 6, 1 << 9, 1 << 12
-F_DISCARD, F_WRITE_ZEROES = 1 << 13, 1 << 14
+F_TOPOLOGY, F_DISCARD, F_WRITE_ZEROES = 1 << 10, 1 << 13, 1 << 14
 MOST_SECTORS = 1 << 22
 """Sectors of one range to discard or to zero: 2 GiB."""
 
-CONFIG = struct.Struct("<QIIHBBI8xBxHIIIIIB3x")
-"""capacity, size_max, seg_max, geometry (3 fields), blk_size, topology, writeback, num_queues,
-and for discard and write-zeroes the most sectors and ranges, and alignment or may_unmap."""
+CONFIG = struct.Struct("<QIIHBBIBBHIBxHIIIIIB3x")
+"""capacity, size_max, seg_max, geometry (3 fields), blk_size, topology (4 fields), writeback,
+num_queues, and for discard and write-zeroes the most sectors and ranges, and alignment or
+may_unmap."""
 
 NO_MEDIUM = Disk(-1, -1, direct_align=0, capacity=0, readonly=False)
 
@@ -94,7 +95,7 @@ class Blk(VirtioDevice):
     @property
     def features(self) -> int:
         """Flush always; read-only, discarding or of several queues as drive and options are."""
-        features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH
+        features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY
         if self.image is None or self.image.can_discard:
             # Of what may come later all is promised: a host that cannot discard says so then.
             features |= F_DISCARD | F_WRITE_ZEROES
@@ -104,9 +105,12 @@ class Blk(VirtioDevice):
 
     def config_space(self) -> bytes:
         """struct virtio_blk_config up to write_zeroes_may_unmap (section 5.2.4)."""
+        # A driver may use 512-byte sectors, and hears which blocks are written as one.
+        sectors = self.image.block_size // BLOCK_SIZE if self.image else 1
         return CONFIG.pack(
-            self.image.sectors if self.image else 0, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE, 1,
-            self._queue_count, MOST_SECTORS, MOST_RANGES, 1, MOST_SECTORS, MOST_RANGES, 1,
+            self.image.sectors if self.image else 0, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE,
+            sectors.bit_length() - 1, 0, sectors, 0, 1,
+            self._queue_count, MOST_SECTORS, MOST_RANGES, sectors, MOST_SECTORS, MOST_RANGES, 1,
         )  # fmt: skip
 
     def insert(self, image: Image, serial: str | None, iothread: IoThread | None) -> None:
