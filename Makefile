@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
+	bench-io bench-memory bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
 
 setup:
 	@tools/setup.sh
@@ -110,6 +110,9 @@ SOAK_MIN := 30
 soak: build
 	@$(LAB) images
 	@$(LAB) run --mem 6144 -- $(PY) -m bench.soak $(SOAK_MIN)
+
+bench-memory: build
+	@$(PY) -m bench.memory
 
 bench-start: build
 	@$(PY) -m bench.start

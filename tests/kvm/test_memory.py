@@ -154,6 +154,16 @@ def test_preallocated_memory_is_resident_before_the_guest_runs(tmp_path: Path) -
         assert int(re.findall(r"Rss:\s+(\d+) kB", block)[0]) < 64 << 10
 
 
+def test_more_than_the_host_has_available_is_refused_at_once(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, SPIN)
+    done = run_to_end("-kernel", str(kernel), "-m", "512G", "-mem-prealloc")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"stratovirt: -m 512G: cannot allocate 512G at once: the host has \d+M available\n",
+        done.stderr,
+    )
+
+
 def test_progress_of_early_allocation_is_logged(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with start(

@@ -18,6 +18,10 @@ cdef extern from "sys/mman.h" nogil:
     int MADV_DONTNEED, MADV_REMOVE
     void *MAP_FAILED
 
+cdef extern from * nogil:
+    uint8_t __atomic_fetch_or(volatile uint8_t *at, uint8_t bits, int order)
+    int __ATOMIC_RELAXED
+
 cdef extern from "unistd.h" nogil:
     long syscall(long number, ...)
 
@@ -158,7 +162,7 @@ cdef class RamMapping:
                 # Before Linux 5.14: touch each page, keeping what it holds.
                 while done < size:
                     page = start + done
-                    page[0] = page[0]
+                    __atomic_fetch_or(page, 0, __ATOMIC_RELAXED)
                     done += PAGE
                 result = 0
         if result != 0:

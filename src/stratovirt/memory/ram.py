@@ -96,7 +96,7 @@ class Ram:
                 os.close(fd)
         self._parts.append((0, size))
         if config.mem_prealloc:
-            _allocate(mapping, 0, size, source)
+            _allocate(mapping, 0, size, source, is_own=config.mem_path is None)
         return mapping
 
     def _map(
@@ -142,14 +142,33 @@ class Ram:
         if options.host_nodes:
             _bind(self.mapping, options, offset, source)
         if options.prealloc or config.mem_prealloc:
-            _allocate(self.mapping, offset, size, source)
+            is_own = path is None and not hugetlb
+            _allocate(self.mapping, offset, size, source, is_own=is_own, nodes=options.host_nodes)
 
 
-def _allocate(mapping: RamMapping, offset: int, size: int, source: str) -> None:
-    from stratovirt.memory.prealloc import populate
+def _allocate(
+    mapping: RamMapping,
+    offset: int,
+    size: int,
+    source: str,
+    *,
+    is_own: bool,
+    nodes: tuple[int, ...] = (),
+) -> None:
+    """Allocate a part now; one that `is_own` takes ordinary pages of the host.
 
+    Raises RamError.
+    """
+    from stratovirt.memory.prealloc import available_bytes, populate
+
+    available = available_bytes() if is_own else None
+    if available is not None and size > available:
+        raise RamError(
+            f"{source}: cannot allocate {size_text(size)} at once: the host has "
+            f"{available >> 20}M available"
+        )
     try:
-        populate(mapping, offset, size, source)
+        populate(mapping, offset, size, source, nodes)
     except OSError as error:
         raise _failed(source, size, error) from error
 
