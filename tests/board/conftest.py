@@ -42,6 +42,14 @@ class Processor:
         reply = self.ask(line)
         assert reply == "OK", f"{line}: {reply}"
 
+    def do_all(self, *lines: str) -> None:
+        """Send commands in one piece, all of which must succeed without a value."""
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+        for line in lines:
+            reply = self._stream.readline().strip()
+            assert reply == "OK", f"{line}: {reply}"
+
     def read(self, gpa: int, size: int) -> bytes:
         """Memory as the guest sees it."""
         return bytes.fromhex(self.ask(f"read {gpa:x} {size:x}").removeprefix("OK 0x"))

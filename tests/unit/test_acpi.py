@@ -69,6 +69,21 @@ def test_the_numa_tables_say_which_node_everything_is_of(tmp_path: Path) -> None
     assert TABLES["slit"][44:] == bytes([10, 30, 40, 30, 10, 20, 40, 20, 10])
 
 
+def test_the_madt_says_that_an_nmi_comes_on_lint1_of_every_processor() -> None:
+    content, at, found = TABLES["madt"], 44, []
+    while at < len(content):
+        entry = content[at : at + content[at + 1]]
+        if entry[0] == 4:
+            found.append(entry)
+        at += len(entry)
+    assert found == [bytes([4, 6, 0xFF, 0, 0, 1])]
+
+
+def test_the_power_button_of_a_reduced_board_is_a_device() -> None:
+    (flags,) = struct.unpack_from("<I", TABLES["fadt"], 112)
+    assert flags & 1 << 4, "PWR_BUTTON: no fixed power button, one in the namespace"
+
+
 def test_iasl_recompiles_the_dsdt_to_the_same_devices(tmp_path: Path) -> None:
     (tmp_path / "dsdt.aml").write_bytes(TABLES["dsdt"])
     subprocess.run([IASL, "-d", "dsdt.aml"], cwd=tmp_path, check=True, capture_output=True)
