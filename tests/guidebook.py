@@ -69,6 +69,9 @@ WORKS: dict[str, dict[str, str]] = {
         "mem-share": f"{MEMORY}::test_shared_memory_is_a_memfd_that_others_could_map",
         "accel": f"{INTROSPECTION}::test_the_machine_none_answers_libvirts_probes_without_kvm",
         "usb": MISTAKES,
+        "hot-replace": (
+            "tests/board/test_hot_replace.py::test_a_switch_leaves_the_empty_devices_out"
+        ),
     },
     "-accel": {"accel": f"{MONITOR}::test_paused_from_the_start_by_option"},
     "-cpu": {"model": IGNORES},

@@ -45,13 +45,13 @@ def remove_disk(client: QmpClient, name: str) -> None:
 
 def test_the_guest_uses_what_is_put_into_a_slot(machine: Machine, tmp_path: Path) -> None:
     guest, client = machine
-    # The four slots follow the disk of the command line.
-    assert guest.command("cat /sys/block/vd?/size").split()[1:] == ["0"] * 4
+    # The disk of the command line has the first of four.
+    assert guest.command("cat /sys/block/vd?/size").split()[1:] == ["0"] * 3
     for turn in range(3):
         disk = tmp_path / f"disk{turn}"
         content = os.urandom((turn + 1) * MIB)
         disk.write_bytes(content)
-        add_disk(client, f"d{turn}", disk, turn, serial=f"s{turn}", iothread="io")
+        add_disk(client, f"d{turn}", disk, turn + 1, serial=f"s{turn}", iothread="io")
         device = f"vd{'bcd'[turn]}"
         wait = f"while [ $(cat /sys/block/{device}/size) = 0 ]; do sleep 0.1; done"
         guest.command(wait)
@@ -76,7 +76,7 @@ def test_replacing_under_load_harms_neither_the_disk_nor_its_neighbour(
 
     def replace() -> None:
         while not ended.is_set():
-            add_disk(client, "hot", disk, 0)
+            add_disk(client, "hot", disk, 1)
             time.sleep(0.3)
             remove_disk(client, "hot")
             time.sleep(0.1)
@@ -94,7 +94,7 @@ def test_replacing_under_load_harms_neither_the_disk_nor_its_neighbour(
     thread.join()
     for name in ("/sum1", "/sum2"):
         assert guest.command(f"cat {name}").split()[0] == digest
-    add_disk(client, "hot", disk, 0)
+    add_disk(client, "hot", disk, 1)
     guest.command("while [ $(cat /sys/block/vdb/size) = 0 ]; do sleep 0.1; done")
     guest.command("dd if=/dev/vda of=/dev/vdb bs=1M count=8 conv=fsync 2>/dev/null")
     assert disk.read_bytes() == root_image.read_bytes()[: 8 * MIB]

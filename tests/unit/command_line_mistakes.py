@@ -26,7 +26,7 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         (
             True,
             ["-machine", "microvm,color=red"],
-            "-machine microvm,color=red: unknown property 'color'; known are type, dump-guest-core, mem-share, accel or usb",
+            "-machine microvm,color=red: unknown property 'color'; known are type, dump-guest-core, mem-share, accel, hot-replace or usb",
         ),
         (
             True,
@@ -77,7 +77,7 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         (
             True,
             ["-machine", "dump-guest-core=on,microvm"],
-            "-machine dump-guest-core=on,microvm: 'microvm' needs a value or is unknown; known are type, dump-guest-core, mem-share, accel or usb",
+            "-machine dump-guest-core=on,microvm: 'microvm' needs a value or is unknown; known are type, dump-guest-core, mem-share, accel, hot-replace or usb",
         ),
         (True, ["-machine", "microvm", "-machine", "microvm"], "-machine microvm: given twice"),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.devices import SERIAL_LONGEST
+from stratovirt.config.devices import BLOCK_QUEUES_MOST, SERIAL_LONGEST
 from stratovirt.config.drive import IOPS_HIGHEST
 from stratovirt.config.kinds import (
     Choice,
@@ -68,6 +68,9 @@ class HotBlk(Options, flag="device_add virtio-blk-mmio"):
     serial: str | None = opt(
         Text(longest=SERIAL_LONGEST), default=None, help=f"up to {SERIAL_LONGEST} characters"
     )
+    num_queues: int | None = opt(
+        Integer(1, BLOCK_QUEUES_MOST), default=None, help="request queues: those the slot has"
+    )
     iothread: str | None = opt(
         Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
     )
@@ -84,6 +87,7 @@ class HotNet(Options, flag="device_add virtio-net-mmio"):
     mac: bytes | None = opt(
         MacAddress(), default=None, help="address that a driver reads when it starts"
     )
+    mq: bool = opt(OnOff(), default=False, help="the slot offers all queue pairs of the netdev")
     iothread: str | None = opt(
         Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
     )

@@ -58,6 +58,11 @@ class Machine(Options, flag="-machine", first="type"):
     dump_guest_core: bool = opt(OnOff(), default=True, help="keep guest memory in core dumps")
     mem_share: bool = opt(OnOff(), default=False, help="map guest memory shared")
     accel: str | None = opt(Choice("kvm", "test"), default=None, help="what runs the vCPUs")
+    hot_replace: bool = opt(
+        OnOff(),
+        default=True,
+        help="give a microvm with a monitor four disks and two cards that device_add can fill",
+    )
     usb: bool = opt(Choice("off"), default="off", help="accepted for libvirt; only off exists")
 
 

@@ -87,6 +87,11 @@ class VmConfig:
             or any(chardev.flag == "-chardev socket" for chardev in chardevs)
         )
 
+    @property
+    def has_hot_replace(self) -> bool:
+        """Whether a microvm has devices that a manager can fill and empty."""
+        return bool(self.monitors) and self.machine.hot_replace
+
     def check(self) -> None:
         """Raise ConfigError for options that contradict each other or name what is not there."""
         self._check_accel()

@@ -49,7 +49,7 @@ def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) 
         _import(ON_Q35)
     if config.monitors:
         _import(CODE_OF_MONITORS)
-        if board is not None and board.hot_plug is not None:
+        if board is not None:
             _import(CODE_OF_DEVICES)
             if config.machine.type == "q35":
                 _import(CODE_OF_ROOT_PORTS)

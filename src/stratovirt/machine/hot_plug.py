@@ -45,12 +45,17 @@ class NotThereError(HotPlugError):
     """Nothing has this name."""
 
 
+MOST_REMEMBERED = 1024
+"""Names of back ends that went with their devices; the oldest is forgotten."""
+
+
 class Pool(PoolOf["T"]):
-    """Back ends of one kind by name: free, or some device's."""
+    """Back ends of one kind by name: free, or some device's, or gone with its device."""
 
     def __init__(self, noun: str) -> None:
         self.free: dict[str, T] = {}
         self._users: dict[str, str] = {}
+        self._gone: dict[str, None] = {}
         self._noun = noun
 
     def __contains__(self, name: str) -> bool:
@@ -72,6 +77,17 @@ class Pool(PoolOf["T"]):
         """The device does not use it any more."""
         self._users.pop(name, None)
         self.free[name] = back_end
+
+    def went(self, name: str) -> None:
+        """The back end was closed with its device; to remove it is no mistake."""
+        self._users.pop(name, None)
+        self._gone[name] = None
+        if len(self._gone) > MOST_REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+
+    def forget(self, name: str) -> bool:
+        """Whether the back end went with its device; that is told once."""
+        return name not in self and self._gone.pop(name, self) is None
 
     def close(self) -> None:
         """Close what no device has."""
@@ -130,7 +146,9 @@ class HotPlug(ABC):
 
     def remove_image(self, name: str) -> None:
         """Close a block node that no device has; raises HotPlugError."""
-        self.images.take(name, "", "blockdev-del").close()
+        if not self.images.forget(name):
+            self._refuse_used("blockdev-del", "block node", "drive", name)
+            self.images.take(name, "", "blockdev-del").close()
 
     def add_chardev(self, chardev: SocketChardev) -> None:
         """Name a socket for a back end; raises HotPlugError."""
@@ -163,9 +181,25 @@ class HotPlug(ABC):
 
     def remove_back_end(self, name: str) -> None:
         """Close what no device has; raises HotPlugError."""
-        self.netdevs.take(name, "", "netdev_del").close()
+        if not self.netdevs.forget(name):
+            self._refuse_used("netdev_del", "netdev", "netdev", name)
+            self.netdevs.take(name, "", "netdev_del").close()
         for users in self._added_chardevs.values():
             users.discard(name)
+
+    def _refuse_used(self, command: str, noun: str, key: str, name: str) -> None:
+        """Raise HotPlugError when a device uses the back end, from the start or by device_add."""
+        for options in (*self.host.config.devices, *self.plugged.values()):
+            if key in options.fields and (getattr(options, key) or options.id) == name:
+                leaving = options.id is not None and self.is_leaving(options.id)
+                raise HotPlugError(
+                    f"{command}: the {noun} {name} is in use by {options.id or options.flag}"
+                    + (", which the guest was asked to let go of" if leaving else "")
+                )
+
+    def is_leaving(self, _name: str) -> bool:
+        """Whether a device was asked to go and is still there."""
+        return False
 
     def check_new(self, name: str) -> None:
         """Raise HotPlugError when a device has this id."""
@@ -182,10 +216,23 @@ class HotPlug(ABC):
 
     def removed(self, name: str) -> None:
         """Forget a device that is gone, and tell managers."""
-        del self.plugged[name]
+        if self.plugged.pop(name, None) is None:
+            self._forget_from_the_start(name)
         self.host.send_event(
             "DEVICE_DELETED", {"device": name, "path": f"/machine/peripheral/{name}"}
         )
+
+    def _forget_from_the_start(self, name: str) -> None:
+        """Forget a device of the command line and its back end, which was closed with it."""
+        config = self.host.config
+        (options,) = (options for options in config.devices if options.id == name)
+        config.devices = [other for other in config.devices if other is not options]
+        if "drive" in options.fields:
+            config.drives.pop(options.drive, None)
+            self.images.went(options.drive)
+        if "netdev" in options.fields:
+            config.netdevs.pop(options.netdev, None)
+            self.netdevs.went(options.netdev)
 
     def iothread(self, name: str | None) -> IoThread | None:
         """The thread with this id; raises NotThereError."""

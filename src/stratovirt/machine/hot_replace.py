@@ -1,46 +1,73 @@
-"""Hot-replace: slots of a board without hotplug, whose media and cables come and go.
+"""Hot-replace: the disks and cards of a board without hotplug, whose media and cables come and go.
 
-A slot is a virtio device from the start, a disk without a medium or a card without a link, so the
-guest's stock driver needs no help to notice what is put in.
+The first disks and cards of the command line are such devices; so many more are made, disks without
+a medium and cards without a link, that there are BLOCK_SLOTS and NET_SLOTS in all.  The guest's
+stock driver needs no help to notice what is put in.
 """
 
 from __future__ import annotations
 
+from stratovirt.config.devices import VirtioBlkDevice, VirtioNetDevice
 from stratovirt.config.hot_replace import BLOCK_SLOTS, NET_SLOTS, HotBlk, HotNet
 from stratovirt.config.net import VhostUser
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError
 from stratovirt.net.back_end import BackEnd, TapBackEnd
 from stratovirt.runtime.io_thread import IoThread
+from stratovirt.virtio import blk, makers, net
 from stratovirt.virtio.blk import Blk
 from stratovirt.virtio.device import VirtioDevice
 from stratovirt.virtio.net import Net
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from stratovirt.config.net import Tap
 
 
 class HotReplace(HotPlug):
-    """Four disks and two cards."""
+    """Four disks and two cards; `addr` is the place in `disks` or `cards`."""
 
     def __init__(self, host: DeviceHost) -> None:
         super().__init__(host)
         self._idle_thread = IoThread()
-        self.disks = [
-            Blk(f"block slot {slot}", 1, host, self._idle_thread) for slot in range(BLOCK_SLOTS)
-        ]
-        self.cards = [Net(f"net slot {slot}", 1, None, host) for slot in range(NET_SLOTS)]
-        for card in self.cards:
-            # A cable may turn out to be vhost-net's.
-            card.uses_kernel_interrupts = True
+        self.disks: list[Blk] = []
+        self.cards: list[Net] = []
+        self._first: dict[str, Blk | Net] = {}
+        """Those of the command line that can be taken out, by id."""
 
-    @property
-    def devices(self) -> list[VirtioDevice]:
-        """One for each slot."""
-        return [*self.disks, *self.cards]
+    def make_device(self, options: Any, host: DeviceHost) -> VirtioDevice:
+        """A device of the command line, in the next slot while there is one for its kind."""
+        device: VirtioDevice
+        if isinstance(options, VirtioBlkDevice) and len(self.disks) < BLOCK_SLOTS:
+            device = blk.make(options, host, self._idle_thread)
+            self.disks.append(device)
+        elif isinstance(options, VirtioNetDevice) and len(self.cards) < NET_SLOTS:
+            device = net.make(options, host)
+            self._add_card(device)
+        else:
+            return makers.make_device(options, host)
+        if options.id is not None:
+            self._first[options.id] = device
+        return device
+
+    def fill_up(self) -> Iterator[tuple[int, VirtioDevice]]:
+        """An empty device for each slot that has none, with the slot's number, disks first."""
+        for slot in range(len(self.disks), BLOCK_SLOTS):
+            disk = Blk(f"block slot {slot}", 1, self.host, self._idle_thread)
+            self.disks.append(disk)
+            yield slot, disk
+        for slot in range(len(self.cards), NET_SLOTS):
+            card = Net(f"net slot {slot}", 1, None, self.host)
+            self._add_card(card)
+            yield BLOCK_SLOTS + slot, card
+
+    def _add_card(self, card: Net) -> None:
+        # A cable may turn out to be vhost-net's.
+        card.uses_kernel_interrupts = True
+        self.cards.append(card)
 
     def close(self) -> None:
         """Give back what no device has; the devices were closed before."""
@@ -48,14 +75,10 @@ class HotReplace(HotPlug):
         super().close()
 
     def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
-        """Open a tap of one queue pair; raises StratovirtError."""
+        """Open a tap; raises StratovirtError."""
         if isinstance(netdev, VhostUser):
             raise HotPlugError(f"netdev_add: {netdev.id}: microvm has no vhost-user cards")
-        back_end = TapBackEnd(netdev, self.host.access)
-        if back_end.pairs > 1:
-            back_end.close()
-            raise HotPlugError(f"netdev_add: {netdev.id}: a hot-replace slot has one queue pair")
-        return back_end
+        return TapBackEnd(netdev, self.host.access)
 
     def plug(self, options: Any) -> None:
         """Fill a slot; raises HotPlugError."""
@@ -69,40 +92,58 @@ class HotReplace(HotPlug):
         self.plugged[options.id] = options
 
     def unplug(self, name: str) -> None:
-        """Empty a slot once what is in flight is complete; raises HotPlugError."""
+        """Empty a slot once what is in flight is complete, and close its back end.
+
+        Raises HotPlugError.
+        """
+        device = self._device(name)
+        if isinstance(device, Blk):
+            image = device.eject()
+            image.close()
+            self.images.went(image.drive.id)
+            device.name = f"block slot {self.disks.index(device)}"
+        else:
+            back_end = device.disconnect()
+            back_end.close()
+            self.netdevs.went(back_end.netdev.id)
+            device.name = f"net slot {self.cards.index(device)}"
+        self.removed(name)
+
+    def _device(self, name: str) -> Blk | Net:
+        """The device that has this id now; raises HotPlugError."""
+        if name in self._first:
+            return self._first.pop(name)
         options = self.find(name)
         if isinstance(options, HotBlk):
-            image = self.disks[options.addr].eject()
-            self.images.give_back(image.drive.id, image)
-        else:
-            back_end = self.cards[options.addr].disconnect()
-            self.netdevs.give_back(back_end.netdev.id, back_end)
-        self.removed(name)
+            return self.disks[options.addr]
+        card: Net = self.cards[options.addr]
+        return card
 
     def _insert(self, options: HotBlk, disk: Blk) -> None:
         if disk.image is not None:
-            raise HotPlugError(f"device_add: block slot {options.addr} is taken")
+            raise HotPlugError(f"device_add: block slot {options.addr} is taken by {disk.name}")
+        queues = len(disk.queue_sizes)
+        if options.num_queues not in (None, queues):
+            raise HotPlugError(
+                f"device_add: {options.id}: num-queues must be {queues} in block slot "
+                f"{options.addr}, not {options.num_queues}"
+            )
         iothread = self.iothread(options.iothread)
-        name = options.drive or options.id
-        image = self.images.take(name, options.id, "device_add")
-        try:
-            disk.insert(image, options.serial, iothread)
-        except Exception:
-            disk.image = None
-            self.images.give_back(name, image)
-            raise
+        image = self.images.take(options.drive or options.id, options.id, "device_add")
         disk.name = options.id
+        disk.insert(image, options.serial, iothread)
 
     def _connect(self, options: HotNet, card: Net) -> None:
         if card.back_end is not None:
-            raise HotPlugError(f"device_add: net slot {options.addr} is taken")
+            raise HotPlugError(f"device_add: net slot {options.addr} is taken by {card.name}")
         iothread = self.iothread(options.iothread)
         name = options.netdev or options.id
         back_end = self.netdevs.take(name, options.id, "device_add")
-        try:
-            card.connect(back_end, options.mac, iothread)
-        except Exception:
-            card.back_end = None
+        if back_end.pairs < card.pairs_most or (options.mq and back_end.pairs > card.pairs_most):
             self.netdevs.give_back(name, back_end)
-            raise
+            raise HotPlugError(
+                f"device_add: {options.id}: net slot {options.addr} has {card.pairs_most} queue "
+                f"pairs and the netdev {name} has {back_end.pairs}"
+            )
         card.name = options.id
+        card.connect(back_end, options.mac, iothread)

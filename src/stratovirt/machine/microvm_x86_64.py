@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from stratovirt.virtio.device import VirtioDevice
 
 
+CONSOLE_PORT = "-device virtconsole"
+"""The device that has no slot of its own."""
+
+
 class BoardState(State):
-    """The board's own devices and its virtio slots, those of hot-replace last."""
+    """The board's own devices and its virtio slots, empty ones of hot-replace last."""
 
     ged: GedState = opt(Struct(GedState))
     uart: UartState | None = opt(Optional(Struct(UartState)))
@@ -73,11 +77,10 @@ class Microvm(Board):
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
         self._generation_id = os.urandom(vmgenid.BYTES)
         try:
-            for options in config.devices:
-                self._add_device(options)
-            # A guest that was saved with the slots must find them again.
-            if template.board.has_hot_replace if template is not None else config.monitors:
-                self._add_hot_replace()
+            self._add_devices(
+                # A guest that was saved with the slots must find them again.
+                template.board.has_hot_replace if template is not None else config.has_hot_replace
+            )
         except Exception:
             self.close()
             raise
@@ -185,26 +188,34 @@ class Microvm(Board):
     def _ged_irq(self, level: bool) -> None:
         self.accelerator.set_irq_level(layout.GED_GSI, level)
 
-    def _add_device(self, options: Any) -> None:
-        if options.flag == "-device virtconsole":
-            self.add_console_port(options)
-            return
-        if len(self.slots) == layout.VIRTIO_SLOTS:
+    def _add_devices(self, with_hot_replace: bool) -> None:
+        """Those of the command line, and the empty ones that a manager can fill behind them.
+
+        Linux numbers disks and cards in this order, so vda is block slot 0.
+        """
+        devices: list[Any] = self.config.devices
+        virtio = [options for options in devices if options.flag != CONSOLE_PORT]
+        if len(virtio) > layout.VIRTIO_SLOTS:
             raise ConfigError(
-                f"{options.flag}: microvm has {layout.VIRTIO_SLOTS} virtio slots and all are taken"
+                f"{virtio[layout.VIRTIO_SLOTS].flag}: microvm has {layout.VIRTIO_SLOTS} virtio "
+                "slots and all are taken"
             )
-        index = len(self.slots)
-        self._add_virtio(make_device(options, self.host), index, layout.VIRTIO_FIRST_GSI + index)
+        make = make_device
+        if with_hot_replace:
+            from stratovirt.machine.hot_replace import HotReplace
 
-    def _add_hot_replace(self) -> None:
-        """Without a monitor nobody could fill the slots, and there are none."""
-        from stratovirt.machine.hot_replace import HotReplace
-
-        slots = self.hot_plug = HotReplace(self.host)
-        for number, device in enumerate(slots.devices):
-            self._add_virtio(
-                device, layout.VIRTIO_SLOTS + number, layout.HOT_REPLACE_FIRST_GSI + number
-            )
+            self.hot_plug = slots = HotReplace(self.host)
+            make = slots.make_device
+        for index, options in enumerate(virtio):
+            self._add_virtio(make(options, self.host), index, layout.VIRTIO_FIRST_GSI + index)
+        for options in devices:
+            if options.flag == CONSOLE_PORT:
+                self.add_console_port(options)
+        if with_hot_replace:
+            for number, device in slots.fill_up():
+                self._add_virtio(
+                    device, layout.VIRTIO_SLOTS + number, layout.HOT_REPLACE_FIRST_GSI + number
+                )
 
     def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> None:
         self.slots.append(

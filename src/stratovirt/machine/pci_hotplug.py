@@ -128,6 +128,10 @@ class PciHotPlug(HotPlug):
         self._asked_ns[name] = now_ns
         port.request_unplug()
 
+    def is_leaving(self, name: str) -> bool:
+        """Whether the guest was asked for a device and has it still."""
+        return name in self._asked_ns
+
     def _find(self, name: str) -> Any:
         """What was added, or was there from the start behind a port."""
         for options in self.host.config.devices:
@@ -167,8 +171,4 @@ class PciHotPlug(HotPlug):
 
     def _forget(self, name: str) -> None:
         self._asked_ns.pop(name, None)
-        if name not in self.plugged:
-            config = self.host.config
-            config.devices = [options for options in config.devices if options.id != name]
-            self.plugged[name] = None
         self.removed(name)

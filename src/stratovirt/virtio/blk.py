@@ -237,9 +237,10 @@ class Blk(VirtioDevice):
         self.broken(reasons[0] if reasons else "the engine stopped")
 
 
-def make(options: VirtioBlk, host: DeviceHost) -> Blk:
-    """The device for `options`."""
+def make(options: VirtioBlk, host: DeviceHost, idle_thread: IoThread | None = None) -> Blk:
+    """The device for `options`; with an `idle_thread` its medium may go."""
     image = Image(host.config.drives[options.drive], host.access)
-    disk = Blk(options.id or f"virtio-blk({options.drive})", options.num_queues, host)
+    name = options.id or f"virtio-blk({options.drive})"
+    disk = Blk(name, options.num_queues, host, idle_thread)
     disk.insert(image, options.serial, host.iothread(options.iothread))
     return disk

@@ -116,6 +116,11 @@ class Net(VirtioDevice):
                 self._start_pairs()
         self.config_changed()
 
+    @property
+    def pairs_most(self) -> int:
+        """Queue pairs that the guest may use."""
+        return self._pairs_most
+
     def disconnect(self) -> BackEnd:
         """Pull the cable out; the back end is the caller's again."""
         assert self.back_end is not None
