@@ -34,7 +34,7 @@ cdef extern from "sys/ioctl.h":
     unsigned int c_FIONBIO "FIONBIO", c_FIOCLEX "FIOCLEX"
 
 cdef extern from "termios.h":
-    unsigned int c_TCGETS "TCGETS", c_TCSETS "TCSETS"
+    unsigned int c_TCGETS "TCGETS", c_TCSETS "TCSETS", c_TCFLSH "TCFLSH"
 
 KVM = (
     KVM_RUN, KVM_IRQ_LINE, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_GSI_ROUTING,
@@ -76,5 +76,5 @@ VFIO = (
 FILES = (c_FIONBIO, c_FIOCLEX)
 """What Python does to a descriptor that was just received."""
 
-TERMINAL = (c_TCGETS, c_TCSETS)
+TERMINAL = (c_TCGETS, c_TCSETS, c_TCFLSH)
 """The user's terminal is put back at the end; without TIOCSTI nothing can be typed into it."""

@@ -7,7 +7,7 @@ import select
 
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
-from stratovirt.runtime.loop import READABLE, WRITABLE, Loop
+from stratovirt.runtime.loop import HANGUP, READABLE, WRITABLE, Loop
 from stratovirt.runtime.trace_events import CHARDEV_CONNECTED, CHARDEV_DISCONNECTED
 
 TYPE_CHECKING = False
@@ -20,6 +20,8 @@ OUTPUT_HIGH = 4096
 """Bytes waiting for a slow peer from which on the device is told to hold back."""
 OUTPUT_LIMIT = 1 << 16
 """Bytes kept for a device that does not hold back; what comes beyond is dropped and logged."""
+DRAIN_PATIENCE_MS = 1000
+"""How long the end of the process waits each time for a peer that has not read everything."""
 PIPE_CHUNK = 512
 """Most bytes written to a blocking descriptor at once: poll(2) promises room for this many."""
 
@@ -33,9 +35,11 @@ class Chardev:
 
     The user sets `on_input` (bytes have come), `room` (how many it can take now) and
     `on_drained` (a slow peer has caught up), and calls `write`; after taking input it calls
-    `resume_input`.  Where peers come and go, `on_connected` and `on_disconnected` say so.  With
-    `takes_descriptors`, file descriptors sent along (SCM_RIGHTS) wait in `descriptors`, where they
-    can be sent; those still there when the peer leaves are closed.
+    `resume_input`.  A peer that ends its input has left; a user with answers for it sets
+    `on_input_ended` and calls `finish` when it has given them.  Where peers come and go,
+    `on_connected` and `on_disconnected` say so.  With `takes_descriptors`, file descriptors sent
+    along (SCM_RIGHTS) wait in `descriptors`, where they can be sent; those still there when the
+    peer leaves are closed.
     """
 
     chunk = PIPE_CHUNK
@@ -52,6 +56,7 @@ class Chardev:
         self.on_drained: Callable[[], None] = lambda: None
         self.on_connected: Callable[[], None] = lambda: None
         self.on_disconnected: Callable[[], None] = lambda: None
+        self.on_input_ended: Callable[[], None] = self._hung_up
         self.takes_descriptors = False
         self.descriptors: list[int] = []
         self.output_limit = OUTPUT_LIMIT
@@ -62,6 +67,8 @@ class Chardev:
         self._input_watched = False
         self._output_watched = False
         self._dropped = False
+        self._input_has_ended = False
+        self._is_finishing = False
 
     @property
     def is_connected(self) -> bool:
@@ -84,10 +91,10 @@ class Chardev:
         if len(self._pending) == len(content):
             self._flush()
 
-    def drain(self) -> None:
-        """Send what the peer takes at once: the process is about to end."""
-        if self._output_fd >= 0:
-            self._flush()
+    def drain(self, patience_ms: int = DRAIN_PATIENCE_MS) -> None:
+        """Send what the peer takes while it goes on reading: the process is about to end."""
+        if self._pending and self._output_fd >= 0:
+            self._flush(patience_ms)
 
     def open(self) -> None:
         """Start to serve, once a user is attached."""
@@ -96,6 +103,12 @@ class Chardev:
         """Send the peer away; where peers come and go, the next is served."""
         self._hung_up()
 
+    def finish(self) -> None:
+        """Send the peer away once it has read everything."""
+        self._is_finishing = True
+        if not self._pending:
+            self._hung_up()
+
     def _warn_of_loss(self) -> None:
         if not self._dropped:
             log.warn(f"the peer of chardev {self.label} does not read; output is dropped")
@@ -103,7 +116,8 @@ class Chardev:
 
     def resume_input(self) -> None:
         """The device has room again."""
-        if self._input_fd >= 0 and not self._input_watched and self.room() > 0:
+        is_waiting = self._input_fd >= 0 and not self._input_watched and not self._input_has_ended
+        if is_waiting and self.room() > 0:
             self._watch_input()
 
     def close(self) -> None:
@@ -113,7 +127,7 @@ class Chardev:
     def _attach(self, input_fd: int, output_fd: int) -> None:
         CHARDEV_CONNECTED(self.label)
         self._input_fd, self._output_fd = input_fd, output_fd
-        self._dropped = False
+        self._dropped = self._input_has_ended = self._is_finishing = False
         if input_fd >= 0:
             self._watch_input()
 
@@ -131,6 +145,19 @@ class Chardev:
     def _hung_up(self) -> None:
         """The peer has gone; what that means is the back end's to say."""
         self._detach()
+
+    def _output_failed(self, _error: OSError) -> None:
+        """Nobody takes output; where peers come and go, that one has gone."""
+        self._hung_up()
+
+    def _drop_output(self) -> None:
+        """Forget what waits, and let a device that held back go on."""
+        was_waiting = bool(self._pending)
+        self._pending.clear()
+        self._output_watched = False
+        self._rewatch()
+        if was_waiting:
+            self.on_drained()
 
     def _events(self) -> dict[int, int]:
         wanted: dict[int, int] = {}
@@ -167,9 +194,10 @@ class Chardev:
                 self._input_fd = -1
 
     def _ready(self, fd: int, events: int) -> None:
-        if fd == self._output_fd and events & WRITABLE:
+        # A pipe that is full when its reader goes is never writable, but the write says so.
+        if fd == self._output_fd and self._pending and events & (WRITABLE | HANGUP):
             self._flush()
-        if fd == self._input_fd and events & ~WRITABLE:
+        if fd == self._input_fd and self._input_watched and events & ~WRITABLE:
             self._receive()
 
     def _receive(self) -> None:
@@ -187,21 +215,26 @@ class Chardev:
         if received:
             self.on_input(received)
         else:
-            self._hung_up()
+            self._input_ended()
+
+    def _input_ended(self) -> None:
+        self._input_has_ended, self._input_watched = True, False
+        self._rewatch()
+        self.on_input_ended()
 
     def _read(self, size: int) -> bytes:
         return os.read(self._input_fd, size)
 
-    def _flush(self) -> None:
+    def _flush(self, patience_ms: int = 0) -> None:
         poller = select.poll()
         poller.register(self._output_fd, select.POLLOUT)
-        while self._pending and poller.poll(0):
+        while self._pending and poller.poll(patience_ms):
             try:
                 count = os.write(self._output_fd, self._pending[: self.chunk])
             except BlockingIOError:
                 break
-            except OSError:
-                self._hung_up()
+            except OSError as error:
+                self._output_failed(error)
                 return
             del self._pending[:count]
         self._rewatch_output()
@@ -213,3 +246,5 @@ class Chardev:
             self._rewatch()
             if was_watched and not self._output_watched:
                 self.on_drained()
+                if self._is_finishing:
+                    self._hung_up()

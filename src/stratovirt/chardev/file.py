@@ -6,7 +6,10 @@ import os
 
 from stratovirt.chardev.backend import Chardev, ChardevError
 from stratovirt.config.chardev import FileChardev
+from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
+
+log = Log(__name__)
 
 
 class OutputFile(Chardev):
@@ -30,6 +33,13 @@ class OutputFile(Chardev):
         """Start to write."""
         self._attach(-1, self._file)
         self.on_connected()
+
+    def _output_failed(self, error: OSError) -> None:
+        # The disk is full: this is lost, and what comes when there is room again is written.
+        if not self._dropped:
+            log.warn(f"chardev {self.label}: output is dropped: {error.strerror}")
+        self._dropped = True
+        self._drop_output()
 
     def close(self) -> None:
         """Give the file back."""

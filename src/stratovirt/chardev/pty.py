@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
+import time
 import tty
 
 from stratovirt.chardev.backend import Chardev
 from stratovirt.config.chardev import PtyChardev
-from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.loop import Loop, Timer
+
+LOOK_AGAIN_NS = 250_000_000
+"""How often a terminal that nobody has open is looked at: what is typed waits no longer."""
 
 
 class Pty(Chardev):
@@ -16,21 +21,54 @@ class Pty(Chardev):
 
     def __init__(self, loop: Loop, options: PtyChardev) -> None:
         super().__init__(loop, options.id)
-        # The slave stays open here, so the master does not hang up between two users.
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
+        # The slave is closed here, so that the master's hang-up tells whether there is a user.
+        self._master, slave = os.openpty()
+        tty.setraw(slave)
         os.set_blocking(self._master, False)
-        path = os.ttyname(self._slave)
+        path = os.ttyname(slave)
+        os.close(slave)
+        self._next_look: Timer | None = None
         self.description = f"pty:{path}"
         print(f"char device redirected to {path} (label {options.id})", file=sys.stdout, flush=True)
 
     def open(self) -> None:
         """Start to serve it."""
-        self._attach(self._master, self._master)
-        self.on_connected()
+        self._look()
+
+    def write(self, content: bytes) -> None:
+        """Send to the user; without one it is dropped."""
+        if self._has_user():
+            self._greet()
+            super().write(content)
+
+    def _has_user(self) -> bool:
+        poller = select.poll()
+        poller.register(self._master, 0)
+        return not poller.poll(0)
+
+    def _greet(self) -> None:
+        if self._output_fd < 0:
+            self._attach(self._master, self._master)
+            self.on_connected()
+
+    def _look(self) -> None:
+        # The kernel tells nobody that a terminal is opened.
+        self._next_look = None
+        if self._has_user():
+            self._greet()
+        else:
+            when = time.monotonic_ns() + LOOK_AGAIN_NS
+            self._next_look = self.loop.call_at(when, self._look)
+
+    def _hung_up(self) -> None:
+        if self._output_fd >= 0:
+            self._detach()
+            self.on_disconnected()
+            self._look()
 
     def close(self) -> None:
-        """Give both ends back."""
+        """Give it back."""
         super().close()
+        if self._next_look is not None:
+            self._next_look.cancel()
         os.close(self._master)
-        os.close(self._slave)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ESCAPE = 0x01
 """Ctrl-A: at a terminal, Ctrl-A x ends the machine and Ctrl-A Ctrl-A sends one Ctrl-A."""
 
+TYPED_LIMIT = 4096
+"""Bytes typed at a terminal that wait for the guest; what is typed beyond them is dropped."""
+
 
 class Stdio(Chardev):
     """This process's own streams."""
@@ -24,17 +27,50 @@ class Stdio(Chardev):
         super().__init__(loop, label)
         self._quit_requested = quit_requested
         self._escaped = False
+        self._is_terminal = False
+        self._typed = bytearray()
 
     def open(self) -> None:
         """Take the streams over."""
-        if os.isatty(0):
+        self._is_terminal = os.isatty(0)
+        if self._is_terminal:
             from stratovirt.runtime.terminal import make_raw
 
             make_raw(0)
-            deliver = self.on_input
-            self.on_input = lambda received: deliver(self._without_escapes(received))
         self._attach(0, 1)
         self.on_connected()
+
+    def resume_input(self) -> None:
+        """The device has room again."""
+        if self._is_terminal:
+            self._deliver()
+        else:
+            super().resume_input()
+
+    def _receive(self) -> None:
+        if not self._is_terminal:
+            super()._receive()
+            return
+        # Read whether or not the guest has room: the escape works at any time.
+        try:
+            received = os.read(0, TYPED_LIMIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if not received:
+            self._input_ended()
+            return
+        kept = self._without_escapes(received)
+        self._typed += kept[: TYPED_LIMIT - len(self._typed)]
+        self._deliver()
+
+    def _deliver(self) -> None:
+        count = min(self.room(), len(self._typed))
+        if count > 0:
+            content = bytes(self._typed[:count])
+            del self._typed[:count]
+            self.on_input(content)
 
     def _without_escapes(self, received: bytes) -> bytes:
         kept = bytearray()
@@ -53,6 +89,12 @@ class Stdio(Chardev):
 
     def _hung_up(self) -> None:
         # End of input is no end of output: a guest whose stdin is /dev/null still has a console.
-        self.loop.unwatch(0)
-        self._input_fd = -1
-        self._input_watched = False
+        if self._is_terminal:
+            # Its window was closed, and with it goes whoever could end the machine.
+            self._quit_requested()
+
+    def _output_failed(self, _error: OSError) -> None:
+        # The reader has gone for good; the guest talks to nobody, and input goes on.
+        self.loop.unwatch(self._output_fd)
+        self._output_fd = -1
+        self._drop_output()

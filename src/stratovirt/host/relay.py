@@ -25,16 +25,19 @@ class Relay:
         self._loop = chardev.loop
         self._machine: socket.socket | None = None
         self._outgoing: list[tuple[bytes, list[int]]] = []
+        self._has_said_all = False
         chardev.on_input = self._from_client
         chardev.room = lambda: 0 if self._outgoing else CHUNK
         chardev.on_drained = self._watch
         chardev.on_connected = self._connected
         chardev.on_disconnected = self._disconnected
+        chardev.on_input_ended = self._client_has_said_all
         chardev.takes_descriptors = True
         chardev.output_limit = 2 * CHUNK
 
     def _connected(self) -> None:
         self._witness.forget()
+        self._has_said_all = False
         kinds = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._machine, theirs = socket.socketpair(socket.AF_UNIX, kinds)
         wire.send(self._news, {"client": self._number}, [theirs.fileno()])
@@ -65,6 +68,11 @@ class Relay:
         self._outgoing.append((received, fds))
         self._flush()
 
+    def _client_has_said_all(self) -> None:
+        """The machine hears it behind the last command, and hangs up when it has answered."""
+        self._has_said_all = True
+        self._flush()
+
     def _flush(self) -> None:
         while self._outgoing and self._machine is not None:
             content, fds = self._outgoing[0]
@@ -77,6 +85,8 @@ class Relay:
                 return
             _close(fds)
             self._outgoing[:1] = [(content[count:], [])] if count < len(content) else []
+        if self._has_said_all and not self._outgoing and self._machine is not None:
+            self._machine.shutdown(socket.SHUT_WR)
         self._watch()
         self._chardev.resume_input()
 
@@ -95,10 +105,15 @@ class Relay:
         except OSError:
             content = b""
         if not content:
-            # The machine sends this client away.
-            self._chardev.drain()
-            self._chardev.disconnect()
-            self._disconnected()
+            if self._has_said_all:
+                # The machine has answered everything.
+                self._disconnected()
+                self._chardev.finish()
+            else:
+                # The machine sends this client away.
+                self._chardev.drain(0)
+                self._chardev.disconnect()
+                self._disconnected()
             return False
         self._chardev.write(content)
         self._watch()
@@ -108,6 +123,7 @@ class Relay:
         """The machine has ended: its last words go to the client, as far as it takes them."""
         while self._machine is not None and self._from_machine():
             self._chardev.drain()
+        self._chardev.drain()
         self._chardev.close()
 
 

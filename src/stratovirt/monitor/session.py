@@ -51,6 +51,7 @@ class Session:
         self._limit = RateLimit(COMMANDS_PER_SECOND, NS_PER_SECOND, COMMANDS_PER_SECOND)
         self._waiting: list[bytes | TooLong] = []
         self._is_held = False
+        self._has_said_all = False
         self._framer = Framer()
         self._named: dict[str, int] = {}
         # Now, since a machine that runs cannot look.
@@ -62,6 +63,7 @@ class Session:
         chardev.on_overflow = self._client_does_not_read
         chardev.on_connected = self._connected
         chardev.on_disconnected = self._disconnected
+        chardev.on_input_ended = self._client_has_said_all
 
     def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
         """Tell the client of an event; without a client it is gone."""
@@ -108,6 +110,7 @@ class Session:
         from stratovirt.monitor import commands  # noqa: F401
 
         self._framer = Framer()
+        self._has_said_all = False
         self._send({"QMP": {"version": version(), "capabilities": []}})
 
     def _client_does_not_read(self) -> None:
@@ -139,7 +142,20 @@ class Session:
                 self._send(_error(f"a request is longer than {REQUEST_LIMIT} bytes"))
             else:
                 self._serve(frame)
-        self.chardev.resume_input()
+        if self._has_said_all:
+            # Later: what the last command is about to cause is an event that it hears, too.
+            self.vm.loop.call_soon(self._finish)
+        else:
+            self.chardev.resume_input()
+
+    def _client_has_said_all(self) -> None:
+        """It has shut its side of the connection, and waits for what it asked for."""
+        self._has_said_all = True
+        self._serve_waiting()
+
+    def _finish(self) -> None:
+        if self._has_said_all:
+            self.chardev.finish()
 
     def _wait_until(self, deadline_ns: int) -> None:
         if not self._is_held:

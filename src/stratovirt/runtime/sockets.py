@@ -10,6 +10,9 @@ import stat
 
 from stratovirt.runtime.cleanup import remove_at_exit
 
+_UNIX_KIND = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+"""A server whose queue is full makes a connect that may block wait for as long as it likes."""
+
 
 def listen_unix(path: str) -> socket.socket:
     """Listen at `path` with mode 0600; raises OSError.
@@ -39,17 +42,20 @@ def _is_stale(path: str) -> bool:
             return False
     except FileNotFoundError:
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+    with socket.socket(socket.AF_UNIX, _UNIX_KIND) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             return True
+        except BlockingIOError:
+            # Somebody lives there, and clients are queueing.
+            return False
     return False
 
 
 def connect_unix(path: str) -> socket.socket:
-    """Connect to the UNIX socket at `path`; raises OSError."""
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    """Connect to the UNIX socket at `path`, without waiting in its queue; raises OSError."""
+    peer = socket.socket(socket.AF_UNIX, _UNIX_KIND)
     try:
         peer.connect(path)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import termios
 import tty
@@ -16,7 +17,15 @@ def make_raw(fd: int) -> None:
     saved = termios.tcgetattr(fd)
 
     def restore() -> None:
-        termios.tcsetattr(fd, termios.TCSANOW, saved)
+        # What was typed and the guest did not take is no command for the user's shell.  Not
+        # TCSAFLUSH, which waits for a terminal that may show nothing any more.
+        try:
+            termios.tcflush(fd, termios.TCIFLUSH)
+            termios.tcsetattr(fd, termios.TCSANOW, saved)
+        except termios.error as error:
+            if error.args[0] != errno.EIO:
+                raise
+            # Its window was closed: there is no mode to go back to.
 
     at_exit(restore)
     tty.setraw(fd, termios.TCSANOW)
