@@ -330,3 +330,45 @@ def test_a_descriptor_sent_for_a_netdev_that_is_refused_is_closed(
 
 def test_without_a_monitor_there_are_no_slots(start_board: Start) -> None:
     assert slot(start_board(), 0).get(0) == 0
+
+
+def test_what_managers_send_by_habit_is_taken_and_nothing_that_means_something_else(
+    monitored: tuple[Board, QmpClient], tmp_path: Path
+) -> None:
+    board, client = monitored
+    image = image_of(tmp_path, "disk", 8)
+    node: dict[str, object] = {
+        "node-name": "d", "file": {"filename": str(image)}, "discard": "unmap",
+        "cache": {"direct": False, "no-flush": False},
+    }  # fmt: skip
+    changes: list[tuple[dict[str, object], str]] = [
+        ({"cache": {"no-flush": True}}, "no-flush must be off"),
+        ({"discard": "ignore"}, "discard must be unmap or on"),
+    ]
+    for change, text in changes:
+        assert text in refused(client, "blockdev-add", **{**node, **change})
+    client.cmd("blockdev-add", **node)
+    blk: dict[str, object] = {"id": "d", "driver": "virtio-blk-mmio", "addr": "0x0"}
+    changes = [
+        ({"romfile": "efi.rom"}, "romfile must be empty"),
+        ({"disable-modern": "on"}, "disable-modern must be off"),
+        ({"write-cache": "off"}, "write-cache must be on or auto"),
+        ({"logical_block_size": 4096}, "logical_block_size must be a number from 512 to 512"),
+        ({"num-queues": 2}, "num-queues must be 1 in block slot 0"),
+    ]
+    for change, text in changes:
+        assert text in refused(client, "device_add", **{**blk, **change})
+    client.cmd(
+        "device_add",
+        **blk,
+        **{
+            "romfile": "", "disable-modern": "off", "share-rw": "on", "write-cache": "on",
+            "logical_block_size": 512, "num-queues": 1,
+        },
+    )  # fmt: skip
+    # No type means a tap.
+    assert "ifname, fd or fds is missing" in refused(client, "netdev_add", id="n")
+    assert client.cmd("query-memory-devices") == []
+    board.cpu.write(0x10_0000, b"\x78\x56\x34\x12")
+    for gpa in ("100000", "0x100000"):
+        assert client.cmd("query-mem-gpa", gpa=gpa) == "0x12345678"

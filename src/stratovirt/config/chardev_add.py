@@ -9,6 +9,7 @@ from stratovirt.config.kinds import (
     Identifier,
     Integer,
     Nested,
+    Only,
     OnOff,
     PathName,
 )
@@ -33,6 +34,7 @@ class SocketData(Options, flag="chardev-add backend.data"):
 
     addr: Address = opt(Nested(Address), help="where the other side listens")
     server: bool = opt(OnOff(), default=True, help="must be off: the back end is the server")
+    wait: bool = opt(Only(False), default=False, help="for servers; must be off")
     reconnect: int = opt(
         Integer(0, RECONNECT_LONGEST_S),
         default=0,

@@ -10,6 +10,8 @@ from stratovirt.config.kinds import (
     Integer,
     MacAddress,
     Nested,
+    NoRom,
+    Only,
     OnOff,
     PathName,
     Reference,
@@ -37,6 +39,9 @@ class BlockdevCache(Options, flag="blockdev-add cache"):
     """How a block node uses the host's page cache."""
 
     direct: bool = opt(OnOff(), default=True, help="bypass it (O_DIRECT)")
+    no_flush: bool = opt(
+        Only(False), default=False, help="must be off: what the guest flushes is written"
+    )
 
 
 class Blockdev(Options, flag="blockdev-add"):
@@ -49,6 +54,11 @@ class Blockdev(Options, flag="blockdev-add"):
         Nested(BlockdevCache), default=BlockdevCache(), help="use of the page cache"
     )
     read_only: bool = opt(OnOff(), default=False, help="refuse writes")
+    discard: str = opt(
+        Choice("unmap", "on"),
+        default="unmap",
+        help="give what the guest discards back to the host; the only way there is",
+    )
     iops_total: int = opt(
         Integer(0, IOPS_HIGHEST),
         default=0,
@@ -57,7 +67,26 @@ class Blockdev(Options, flag="blockdev-add"):
     )
 
 
-class HotBlk(Options, flag="device_add virtio-blk-mmio"):
+class Sent(Options):
+    """What managers send with every device; only what changes nothing here is taken."""
+
+    romfile: str = opt(NoRom(), default="", help="must be empty: devices have no option ROM")
+    disable_modern: bool = opt(Only(False), default=False, help="must be off")
+
+
+class SentWithDisk(Sent):
+    """What managers send with every disk."""
+
+    share_rw: bool = opt(OnOff(), default=False, help="no effect: the image stays locked")
+    write_cache: str = opt(
+        Choice("on", "auto"), default="auto", help="the guest's flushes are always obeyed"
+    )
+    logical_block_size: int = opt(
+        Integer(512, 512), default=512, key="logical_block_size", help="bytes of a sector"
+    )
+
+
+class HotBlk(SentWithDisk, flag="device_add virtio-blk-mmio"):
     """A disk in a hot-replace slot."""
 
     id: str = opt(Identifier(), help="device name")
@@ -76,7 +105,7 @@ class HotBlk(Options, flag="device_add virtio-blk-mmio"):
     )
 
 
-class HotNet(Options, flag="device_add virtio-net-mmio"):
+class HotNet(Sent, flag="device_add virtio-net-mmio"):
     """A network card in a hot-replace slot."""
 
     id: str = opt(Identifier(), help="device name")

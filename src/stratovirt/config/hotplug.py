@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.config.devices import BLOCK_QUEUES_MOST, SERIAL_LONGEST
-from stratovirt.config.hot_replace import HotBlk, HotNet
+from stratovirt.config.hot_replace import HotBlk, HotNet, Sent, SentWithDisk
 from stratovirt.config.kinds import (
     HostPciAddress,
     Identifier,
@@ -33,7 +33,7 @@ class HotVirtio(HotPciPlace):
     )
 
 
-class HotPciBlk(HotVirtio, flag="device_add virtio-blk-pci"):
+class HotPciBlk(HotVirtio, SentWithDisk, flag="device_add virtio-blk-pci"):
     """A disk behind a root port."""
 
     drive: str | None = opt(
@@ -45,7 +45,7 @@ class HotPciBlk(HotVirtio, flag="device_add virtio-blk-pci"):
     num_queues: int = opt(Integer(1, BLOCK_QUEUES_MOST), default=1, help="request queues")
 
 
-class HotPciNet(HotVirtio, flag="device_add virtio-net-pci"):
+class HotPciNet(HotVirtio, Sent, flag="device_add virtio-net-pci"):
     """A network card behind a root port."""
 
     netdev: str | None = opt(

@@ -215,6 +215,38 @@ class OnOff(Kind["bool"]):
         return value if isinstance(value, bool) else super().from_json(value)
 
 
+class Only(OnOff):
+    """A switch that managers send and that has one place here."""
+
+    def __init__(self, place: bool) -> None:
+        self._place = place
+        self.allowed = "on" if place else "off"
+
+    def from_json(self, value: object) -> bool:
+        """The place."""
+        if super().from_json(value) is not self._place:
+            raise ValueError(self.allowed)
+        return self._place
+
+    def parse(self, text: str) -> bool:
+        """The place."""
+        if self._words.get(text) is not self._place:
+            raise ValueError(self.allowed)
+        return self._place
+
+
+class NoRom(Kind["str"]):
+    """The option ROM of a device, which none has."""
+
+    allowed = "empty: devices have no option ROM"
+
+    def parse(self, text: str) -> str:
+        """Nothing."""
+        if text:
+            raise ValueError(self.allowed)
+        return text
+
+
 class Choice(Kind["str"]):
     """One of a few words."""
 

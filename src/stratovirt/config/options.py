@@ -184,9 +184,17 @@ class Family:
     """Definitions that share a flag; the first word (or `key`) of the value chooses one."""
 
     def __init__(
-        self, flag: str, *, key: str, noun: str, variants: dict[str, type[Options]]
+        self,
+        flag: str,
+        *,
+        key: str,
+        noun: str,
+        variants: dict[str, type[Options]],
+        default: str | None = None,
     ) -> None:
         self.flag, self.key, self.noun, self.variants = flag, key, noun, variants
+        self.default = default
+        """The variant that JSON arguments without `key` mean."""
 
     def parse(self, text: str, flag: str | None = None, **defaults: str) -> Any:
         """Read ``variant,key=value``; `defaults` are pairs the text may not give."""
@@ -200,7 +208,7 @@ class Family:
     def from_json(self, arguments: Mapping[str, object], source: str) -> Any:
         """Read the arguments of a QMP command; `key` among them chooses."""
         rest = dict(arguments)
-        word = rest.pop(self.key, None)
+        word = rest.pop(self.key, self.default)
         if not isinstance(word, str):
             raise ConfigError(f"{source}: {self.key} is missing; it must be {self._choices()}")
         return self._variant(word, source).from_json(rest, source)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from stratovirt.monitor.session import Session
 
 NETDEVS = Family(
-    "netdev_add", key="type", noun="back end", variants={"tap": Tap, "vhost-user": VhostUser}
+    "netdev_add",
+    key="type",
+    noun="back end",
+    variants={"tap": Tap, "vhost-user": VhostUser},
+    default="tap",
 )
 
 

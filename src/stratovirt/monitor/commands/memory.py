@@ -12,13 +12,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.monitor.session import Session
 
+MEMORY_DEVICE = Struct("MemoryDeviceInfo", {"type": "str"})
 MEMORY_RANGE = Struct("MemoryRange", {"gpa": "int", "size": "int", "name": "str", "node": "int"})
+
+
+class Address(Integer):
+    """A guest physical address: a text is hexadecimal, with 0x or without."""
+
+    def __init__(self) -> None:
+        super().__init__(0, (1 << 64) - 1)
+        self.allowed = "a guest physical address in hexadecimal"
+
+    def parse(self, text: str) -> int:
+        """The address."""
+        return super().parse(text if text[:2] in ("0x", "0X") else f"0x{text}")
 
 
 class GpaArguments(Options):
     """Where to look."""
 
-    gpa: int = opt(Integer(0, (1 << 64) - 1), help="guest physical address, 0x hexadecimal")
+    gpa: int = opt(Address(), help="guest physical address in hexadecimal")
 
 
 @command("query-mem", answer=ListOf(MEMORY_RANGE))
@@ -28,6 +41,12 @@ def query_mem(session: Session, _arguments: NoArguments) -> object:
         {"gpa": p.gpa, "size": p.size, "name": f"ram@0x{p.gpa:x}", "node": p.node}
         for p in session.vm.machine.ram_pieces
     ]
+
+
+@command("query-memory-devices", answer=ListOf(MEMORY_DEVICE))
+def query_memory_devices(_session: Session, _arguments: NoArguments) -> object:
+    """List the memory devices (DIMMs that can be plugged); this VMM has none."""
+    return []
 
 
 @command("query-mem-gpa", GpaArguments, answer="str")
