@@ -114,6 +114,28 @@ def test_a_socket_on_which_a_machine_serves_is_refused_each_time(tmp_path: Path)
             assert "Address already in use" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-kernel", "FIFO"),
+        ("-drive", "id=d,file=FIFO,readonly=on,direct=off", "-device", "virtio-blk-device,drive=d"),
+    ],
+)
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path, options: tuple[str, ...]) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    argv = [option.replace("FIFO", str(fifo)) for option in options]
+    socket_path = tmp_path / "cpu"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_path))
+        listener.listen(1)
+        done = run_to_end(
+            "-machine", "microvm", "-accel", "test", "-mod-test", f"unix:{socket_path}", *argv
+        )
+    assert done.returncode == 1
+    assert str(fifo) in done.stderr
+
+
 def test_a_terminal_that_goes_away_ends_the_machine_in_order() -> None:
     master, slave = pty.openpty()
     argv = (STRATOVIRT, "-machine", "none", "-chardev", "stdio,id=c", "-mon", "chardev=c")

@@ -86,7 +86,10 @@ def open_image(
 
 def _open(path: str, flags: int, source: str) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC)
+        # Not to wait for the writer of a FIFO, which has no size and is refused for it.
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(fd, True)
+        return fd
     except OSError as error:
         hint = "; use readonly=on" if error.errno == errno.EROFS and flags & os.O_RDWR else ""
         raise ImageError(f"{source}: cannot open: {error.strerror}{hint}") from error

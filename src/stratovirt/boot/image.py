@@ -48,7 +48,8 @@ class BootFile:
     def __init__(self, flag: str, path: str) -> None:
         self.flag, self.path = flag, path
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Not to wait for the writer of a FIFO, which is refused below.
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise self.error(f"cannot open: {error.strerror}") from error
         status = os.fstat(self.fd)
