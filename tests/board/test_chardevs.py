@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import select
 import socket
 import time
@@ -275,7 +274,7 @@ def test_arguments_of_the_wrong_type_are_named(start_board: Start, tmp_path: Pat
     path = tmp_path / "qmp"
     start_board("-qmp", f"unix:{path},server,nowait")
     with QmpClient(path) as client:
-        with pytest.raises(ExecuteError, match=re.escape("gpa must be a number from 0 to")):
+        with pytest.raises(ExecuteError, match="gpa must be a guest physical address"):
             client.cmd("query-mem-gpa", gpa=[1])
         with pytest.raises(ExecuteError, match="typename is missing"):
             client.cmd("device-list-properties")
