@@ -7,7 +7,7 @@ import os
 import sys
 
 from stratovirt import __version__
-from stratovirt.errors import StratovirtError
+from stratovirt.errors import StratovirtError, one_line
 from stratovirt.runtime.descriptors import fill_standard_streams
 
 TYPE_CHECKING = False
@@ -39,8 +39,7 @@ def run(argv: list[str]) -> int:
     try:
         return _run_machine(argv)
     except StratovirtError as error:
-        # One line, whatever the values in it contain.
-        print(f"stratovirt: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"stratovirt: {one_line(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
         print(f"stratovirt: {_host_error(error)}", file=sys.stderr)
@@ -59,7 +58,7 @@ def _host_error(error: OSError) -> str:
             f"this machine needs more than the {_raise_descriptor_limit()} file descriptors that "
             "this process may have; raise the hard limit (ulimit -Hn)"
         )
-    return " ".join(str(error).split())
+    return one_line(str(error))
 
 
 def _raise_descriptor_limit() -> int:
@@ -94,7 +93,9 @@ def _run_machine(argv: list[str]) -> int:
         return _run(config, outcome)
     except StratovirtError as error:
         outcome.report_error(str(error))
-        return EXIT_FAILED
+    except OSError as error:
+        outcome.report_error(_host_error(error))
+    return EXIT_FAILED
 
 
 def _run(config: VmConfig, daemon: Daemon | None) -> int:

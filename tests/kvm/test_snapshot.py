@@ -186,7 +186,7 @@ def test_damaged_snapshots_are_refused_in_one_line(saved: Saved, tmp_path: Path)
     assert "memory has" in refusal(tmp_path, saved.folder)
     memory.unlink()
     assert "memory: No such file" in refusal(tmp_path, saved.folder)
-    assert "state: No such file" in refusal(tmp_path, tmp_path / "nowhere")
+    assert "nowhere: No such file" in refusal(tmp_path, tmp_path / "nowhere")
 
 
 @pytest.fixture

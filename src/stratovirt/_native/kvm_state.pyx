@@ -87,6 +87,8 @@ cdef object _failed(str what):
 
 cdef bytes _get(int fd, str name, unsigned long request, size_t size):
     cdef char content[LARGEST_STRUCT]
+    # The kernel fills some structs in part, and what it leaves must not be our stack.
+    memset(content, 0, sizeof(content))
     if ioctl(fd, request, content) < 0:
         raise _failed(f"reading {name}")
     return content[:size]
@@ -177,6 +179,7 @@ def save_chips(int vm_fd):
     cdef kvm_irqchip chip
     state = {}
     for name, number in CHIPS.items():
+        memset(&chip, 0, sizeof(chip))
         chip.chip_id = number
         if ioctl(vm_fd, KVM_GET_IRQCHIP, &chip) < 0:
             raise _failed(f"reading {name}")

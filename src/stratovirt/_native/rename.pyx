@@ -9,11 +9,7 @@ cdef extern from "stdio.h" nogil:
                   unsigned int flags)
     unsigned int RENAME_EXCHANGE
 
-cdef extern from "fcntl.h" nogil:
-    int AT_FDCWD
-
-
-def exchange(str one not None, str other not None):
-    """Swap two names at once, so that neither is ever missing; raises OSError."""
-    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
+def exchange(int folder_fd, str one not None, str other not None):
+    """Swap two names of a folder at once, so that neither is ever missing; raises OSError."""
+    if renameat2(folder_fd, os.fsencode(one), folder_fd, os.fsencode(other), RENAME_EXCHANGE) != 0:
         raise OSError(errno, os.strerror(errno), other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.errors import StratovirtError
+from stratovirt.errors import StratovirtError, one_line
 from stratovirt.runtime.log import Log
 
 log = Log(__name__)
@@ -20,7 +20,7 @@ def describe(error: BaseException) -> str:
         places.append(f"{name}:{frame.tb_lineno}")
         frame = frame.tb_next
     log.debug(" > ".join(places))
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = one_line(f"{type(error).__name__}: {error}")
     return f"{text} ({places[-1]})" if places else text
 
 

@@ -9,6 +9,8 @@ import os
 import time
 from contextlib import suppress
 
+from stratovirt.errors import one_line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt._native.rate_limit import RateLimit
@@ -61,7 +63,8 @@ class Log:
         # strftime(3) would look at the host's time zone file each time.
         t = time.localtime(now)
         stamp = f"{t[0]}-{t[1]:02}-{t[2]:02}T{t[3]:02}:{t[4]:02}:{t[5]:02}"
-        line = f"{stamp}.{int(now * 1000) % 1000:03d} {LEVELS[level]:<5} {self._module}: {text}\n"
+        stamp = f"{stamp}.{int(now * 1000) % 1000:03d}"
+        line = f"{stamp} {LEVELS[level]:<5} {self._module}: {one_line(text)}\n"
         with suppress(OSError):
             # A log that cannot be written (full disk, closed pipe) must not stop a guest.
             os.write(_Sink.fd, line.encode(errors="replace"))

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import struct
 
 from stratovirt._native.rename import exchange
@@ -27,6 +28,8 @@ HEADER = struct.Struct("<8sIxxxxQ32s")
 """Magic, format version, bytes of the body, their SHA-256; the body is JSON in UTF-8."""
 MOST_BYTES = 64 << 20
 """Longest body read: 254 vCPUs take 9 MiB."""
+MOST_VALUES = 1 << 19
+"""Most values in it: a vCPU has about 700."""
 
 
 def encode(body: Mapping[str, object]) -> bytes:
@@ -47,6 +50,9 @@ def decode(content: bytes) -> dict[str, object]:
         raise SnapshotError(f"state has {len(text)} bytes where it announces {size}")
     if hashlib.sha256(text).digest() != digest:
         raise SnapshotError("state is damaged: its checksum does not fit")
+    # Each takes many times its bytes once it is read.
+    if sum(map(text.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise SnapshotError(f"state has more than {MOST_VALUES} values")
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -56,9 +62,27 @@ def decode(content: bytes) -> dict[str, object]:
     return body
 
 
-def read_state(folder: str) -> dict[str, object]:
+def open_folder(place: str) -> int:
+    """The folder at `place`, links followed for the last time; raises OSError."""
+    return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_inside(folder_fd: int, name: str) -> int:
+    """A file of a snapshot, for reading: no link, nothing to wait for.
+
+    Raises SnapshotError or OSError.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(name, flags, dir_fd=folder_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise SnapshotError(f"{name} is not a regular file")
+    return fd
+
+
+def read_state(folder_fd: int) -> dict[str, object]:
     """What the folder's ``state`` holds; raises SnapshotError or OSError."""
-    with open(os.path.join(folder, STATE), "rb") as file:
+    with open(open_inside(folder_fd, STATE), "rb") as file:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
             raise SnapshotError(f"state is longer than {MOST_BYTES >> 20} MiB")
         return decode(file.read(MOST_BYTES + 1))
@@ -67,38 +91,77 @@ def read_state(folder: str) -> dict[str, object]:
 class Draft:
     """A snapshot being written: `commit` puts it in its place, `discard` leaves nothing.
 
-    `memory_fd` and `state_fd` are its files, a hole of the size of RAM and empty at first.
+    `memory_fd` and `state_fd` are its files, a hole of the size of RAM and empty at first.  Links
+    in the place's path are followed once, here; from then on everything goes by the descriptor of
+    the folder it lies in, and no link that somebody puts there is followed.
 
     Raises SnapshotError when the place is no folder or holds other things than a snapshot, or
     when somebody else writes to it; OSError when the host does not let us.
     """
 
     def __init__(self, place: str, memory_bytes: int) -> None:
-        self._place = os.path.abspath(place)
-        _check_place(self._place)
-        parent, name = os.path.split(self._place)
-        self._draft = os.path.join(parent, f".{name}.partial")
-        # Left from a process that died in the middle, perhaps.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._draft, 0o700)
-        self._lock = os.open(self._draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._place = os.path.realpath(place)
+        parent, self._name = os.path.split(self._place)
+        self._partial = f".{self._name}.partial"
+        self._parent_fd = open_folder(parent)
+        try:
+            self._check_place()
+            # Left from a process that died in the middle, perhaps.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._partial, 0o700, dir_fd=self._parent_fd)
+            self._lock = self._open_partial()
+        except BaseException:
+            os.close(self._parent_fd)
+            raise
+        self.memory_fd = self.state_fd = -1
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _empty(self._draft)
+        except BlockingIOError:
+            self._close()
+            raise SnapshotError(f"{place}: another snapshot is being written there") from None
+        try:
+            _empty(self._lock)
             self.memory_fd = self._create(MEMORY)
             os.ftruncate(self.memory_fd, memory_bytes)
             self.state_fd = self._create(STATE)
-        except BaseException as error:
-            if not isinstance(error, BlockingIOError):
-                _remove(self._draft)
-            os.close(self._lock)
-            if isinstance(error, BlockingIOError):
-                raise SnapshotError(f"{place}: another snapshot is being written there") from None
+        except BaseException:
+            self.discard()
             raise
+
+    def _check_place(self) -> None:
+        try:
+            fd = self._open_beside(self._name)
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            raise SnapshotError(f"{self._place} is not a folder") from None
+        try:
+            _check_content(fd, self._place)
+        finally:
+            os.close(fd)
+
+    def _open_beside(self, name: str) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._parent_fd)
+
+    def _open_partial(self) -> int:
+        path = os.path.join(os.path.dirname(self._place), self._partial)
+        try:
+            fd = self._open_beside(self._partial)
+        except NotADirectoryError:
+            raise SnapshotError(f"{path} is not a folder of ours; remove it") from None
+        try:
+            if os.fstat(fd).st_uid != os.geteuid():
+                raise SnapshotError(f"{path} is somebody else's; remove it")
+            _check_content(fd, path)
+        except SnapshotError:
+            os.close(fd)
+            raise
+        return fd
 
     def _create(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(os.path.join(self._draft, name), flags, 0o600)
+        return os.open(name, flags, 0o600, dir_fd=self._lock)
 
     def commit(self) -> None:
         """Put it in its place, instead of an earlier one; raises OSError or SnapshotError.
@@ -106,58 +169,54 @@ class Draft:
         Whoever wrote the files has made them durable.
         """
         os.fsync(self._lock)
-        if os.path.isdir(self._place):
-            try:
-                exchange(self._draft, self._place)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                raise SnapshotError(
-                    f"{self._place}: this file system cannot replace a folder; name a new one"
-                ) from None
-            _remove(self._draft)
-        else:
-            os.rename(self._draft, self._place)
-        parent = os.open(os.path.dirname(self._place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+            earlier = self._open_beside(self._name)
+        except FileNotFoundError:
+            os.rename(
+                self._partial, self._name, src_dir_fd=self._parent_fd, dst_dir_fd=self._parent_fd
+            )
+        else:
+            try:
+                self._replace(earlier)
+            finally:
+                os.close(earlier)
+        os.fsync(self._parent_fd)
         self._close()
+
+    def _replace(self, earlier: int) -> None:
+        _check_content(earlier, self._place)
+        try:
+            exchange(self._parent_fd, self._partial, self._name)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise SnapshotError(
+                f"{self._place}: this file system cannot replace a folder; name a new one"
+            ) from None
+        _empty(earlier)
+        os.rmdir(self._partial, dir_fd=self._parent_fd)
 
     def discard(self) -> None:
         """Leave nothing."""
-        _remove(self._draft)
-        self._close()
+        try:
+            _empty(self._lock)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(self._partial, dir_fd=self._parent_fd)
+        finally:
+            self._close()
 
     def _close(self) -> None:
-        for fd in (self.memory_fd, self.state_fd, self._lock):
+        for fd in {self.memory_fd, self.state_fd, self._lock, self._parent_fd} - {-1}:
             os.close(fd)
 
 
-def _check_place(place: str) -> None:
-    try:
-        names = set(os.listdir(place))
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        raise SnapshotError(f"{place} is not a folder") from None
-    if names - {STATE, MEMORY}:
-        raise SnapshotError(f"{place} holds other things than a snapshot, {min(names)[:80]}")
+def _check_content(folder_fd: int, place: str) -> None:
+    others = set(os.listdir(folder_fd)) - {STATE, MEMORY}
+    if others:
+        raise SnapshotError(f"{place} holds other things than a snapshot, {min(others)[:80]}")
 
 
-def _empty(folder: str) -> None:
+def _empty(folder_fd: int) -> None:
     for name in (STATE, MEMORY):
-        try:
-            os.unlink(os.path.join(folder, name))
-        except FileNotFoundError:
-            continue
-
-
-def _remove(folder: str) -> None:
-    _empty(folder)
-    try:
-        os.rmdir(folder)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder_fd)

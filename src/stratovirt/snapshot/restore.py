@@ -8,7 +8,7 @@ from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.memory_file import MemoryFile
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.snapshot.files import MEMORY, read_state
+from stratovirt.snapshot.files import MEMORY, open_folder, open_inside, read_state
 from stratovirt.snapshot.machine import MachineState, check_fits
 from stratovirt.snapshot.state import SnapshotError
 
@@ -27,28 +27,31 @@ class Template:
 
     def __init__(self, config: VmConfig) -> None:
         assert config.incoming is not None
-        folder = config.incoming.removeprefix("file:")
         self.source = f"-incoming {config.incoming}"
-        self.memory_fd = -1
+        self.memory_fd = folder_fd = -1
         try:
-            self._machine = MachineState.from_json(read_state(folder), "state")
+            folder_fd = open_folder(config.incoming.removeprefix("file:"))
+            self._machine = MachineState.from_json(read_state(folder_fd), "state")
             check_fits(self._machine.options, config)
             self.board = self._read_board()
-            self.memory_fd = self._open_memory(folder, config)
+            self.memory_fd = self._open_memory(folder_fd, config)
         except OSError as error:
             name = os.path.basename(error.filename or "")
             raise SnapshotError(f"{self.source}: {name}: {error.strerror}") from error
         except (ConfigError, SnapshotError) as error:
             self.close()
             raise SnapshotError(f"{self.source}: {error}") from error
+        finally:
+            if folder_fd >= 0:
+                os.close(folder_fd)
 
     def _read_board(self) -> BoardState:
         from stratovirt.machine.microvm_x86_64 import BoardState
 
         return BoardState.from_json(self._machine.board, "board")
 
-    def _open_memory(self, folder: str, config: VmConfig) -> int:
-        fd = os.open(os.path.join(folder, MEMORY), os.O_RDONLY | os.O_CLOEXEC)
+    def _open_memory(self, folder_fd: int, config: VmConfig) -> int:
+        fd = open_inside(folder_fd, MEMORY)
         size = os.fstat(fd).st_size
         if size != config.memory.size or size != self._machine.memory_bytes:
             os.close(fd)

@@ -6,9 +6,9 @@ import _thread
 import os
 
 from stratovirt._native.memory_file import CancelledError, MemoryFile
+from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.snapshot.files import encode
-from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,15 +84,14 @@ class Snapshot:
         except CancelledError:
             outcome = "canceled"
             log.info(f"snapshot {self._place}: cancelled")
-        except (OSError, SnapshotError) as error:
-            self.error = f"{self._place}: {getattr(error, 'strerror', None) or error}"
+        except Exception as error:
+            self.error = f"{self._place}: {reason(error)}"
             log.error(f"snapshot {self.error}")
-        finally:
-            if outcome != "completed":
-                self._discard()
-            self.status = outcome
-            self._ended()
-            self._done.release()
+        if outcome != "completed":
+            self._discard()
+        self.status = outcome
+        self._ended()
+        self._done.release()
 
     def _write_state(self) -> None:
         view = memoryview(self._content)
@@ -104,5 +103,6 @@ class Snapshot:
     def _discard(self) -> None:
         try:
             self._draft.discard()
-        except OSError as error:
-            log.warn(f"snapshot {self._place}: cannot clear away what was written: {error}")
+        except Exception as error:
+            why = reason(error)
+            log.warn(f"snapshot {self._place}: cannot clear away what was written: {why}")

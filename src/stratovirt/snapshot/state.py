@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 MOST_ENTRIES = 4096
-"""Entries of one list."""
+"""Entries of one list or table."""
 
 
 class SnapshotError(StratovirtError):
@@ -45,7 +45,7 @@ class State(Options):
         """Read what `to_json` gave, of this version or an older one; raises ConfigError."""
         rest = dict(arguments)
         version = rest.pop("version", None)
-        if not isinstance(version, int) or not 1 <= version <= cls.version:
+        if type(version) is not int or not 1 <= version <= cls.version:
             raise SnapshotError(
                 f"{source}: version {str(version)[:20]} of {cls.__name__} is not known; "
                 f"this program reads up to {cls.version}"
@@ -128,6 +128,12 @@ class Bytes(Kind["bytes"]):
             raise ValueError(self.allowed) from None
 
 
+def _entries(value: object, allowed: str) -> dict[str, object]:
+    if not isinstance(value, dict) or len(value) > MOST_ENTRIES:
+        raise ValueError(allowed)
+    return value
+
+
 class Blobs(Kind["dict[str, bytes]"]):
     """Named structs of the kernel, as their bytes in hexadecimal."""
 
@@ -138,9 +144,8 @@ class Blobs(Kind["dict[str, bytes]"]):
 
     def from_json(self, value: object) -> dict[str, bytes]:
         """The structs by name."""
-        if not isinstance(value, dict):
-            raise ValueError(self.allowed)
-        return {name: self._bytes.from_json(content) for name, content in value.items()}
+        entries = _entries(value, self.allowed)
+        return {name: self._bytes.from_json(content) for name, content in entries.items()}
 
 
 class Numbers(Kind["dict[int, int]"]):
@@ -150,9 +155,8 @@ class Numbers(Kind["dict[int, int]"]):
 
     def from_json(self, value: object) -> dict[int, int]:
         """The numbers."""
-        if not isinstance(value, dict):
-            raise ValueError(self.allowed)
-        return {U32.parse(key): U64.from_json(number) for key, number in value.items()}
+        entries = _entries(value, self.allowed)
+        return {U32.parse(key): U64.from_json(number) for key, number in entries.items()}
 
 
 class Line(Kind["str"]):
@@ -174,9 +178,8 @@ class Texts(Kind["dict[str, str]"]):
 
     def from_json(self, value: object) -> dict[str, str]:
         """The texts."""
-        if not isinstance(value, dict):
-            raise ValueError(self.allowed)
-        return {name: Line().from_json(text) for name, text in value.items()}
+        entries = _entries(value, self.allowed)
+        return {name: Line().from_json(text) for name, text in entries.items()}
 
 
 U8 = Integer(0, (1 << 8) - 1)

@@ -7,6 +7,7 @@ import time
 from stratovirt._native import kvm_state
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.accel.kvm.x86_64 import new_cpuid
+from stratovirt.config.kinds import Integer
 from stratovirt.config.machine import Smp
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_cpuid import lacking_features
@@ -29,6 +30,8 @@ TSC_TOLERANCE_PPM = 250
 """What NTP corrects; a guest that was told one rate must not be given another."""
 LARGEST_STRUCT = 4096
 NESTED_MOST = 1 << 16
+CLOCK_MOST_NS = 1 << 62
+"""More than any machine has run, and room for the time since it was saved."""
 
 
 class CpuidEntry(State):
@@ -57,7 +60,7 @@ class KvmState(State):
 
     vcpus: list[VcpuState] = opt(Each(Struct(VcpuState), 254))
     chips: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
-    clock: int = opt(U64, help="kvmclock when it was saved")
+    clock: int = opt(Integer(0, CLOCK_MOST_NS), help="kvmclock when it was saved")
     realtime: int = opt(U64, help="the host's time of day then")
     tsc_khz: int = opt(U32)
 
