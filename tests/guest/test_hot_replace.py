@@ -43,7 +43,68 @@ def remove_disk(client: QmpClient, name: str) -> None:
     client.cmd("blockdev-del", **{"node-name": name})
 
 
-def test_the_guest_uses_what_is_put_into_a_slot(machine: Machine, tmp_path: Path) -> None:
+def wait_for(guest: MachineProcess, file: str, value: int) -> None:
+    """Until the guest reads `value` in `file`."""
+    guest.command(f"while [ $(cat {file}) != {value} ]; do sleep 0.1; done")
+
+
+def open_files(guest: MachineProcess, folder: Path) -> list[str]:
+    """The files in `folder` and the taps that the machine holds open."""
+    links = [os.readlink(fd) for fd in Path(f"/proc/{guest.process.pid}/fd").iterdir()]
+    return sorted(
+        path for path in links if path == "/dev/net/tun" or Path(path).parent == folder / "images"
+    )
+
+
+def plug_again_and_again(
+    guest: MachineProcess, client: QmpClient, taps: list[str], folder: Path
+) -> None:
+    """Kata's sequence: addr 1 is vdb, and the same ids come and go and come again."""
+    (folder / "images").mkdir()
+    carriers = [f"/sys/class/net/eth{number}/carrier" for number in range(len(taps))]
+    for number in range(len(taps)):
+        guest.command(f"ip link set eth{number} up")
+    for turn in range(3):
+        images = []
+        for number in range(3):
+            image = folder / "images" / f"disk{number}"
+            image.write_bytes(os.urandom((1 + number + turn) * MIB))
+            images.append(image)
+            add_disk(client, f"drive-{number}", image, 1 + number)
+        for number, tap in enumerate(taps):
+            client.cmd("netdev_add", id=f"network-{number}", type="tap", ifname=tap)
+            client.cmd(
+                "device_add", id=f"network-{number}", driver="virtio-net-mmio", addr=hex(number)
+            )
+        for image, name in zip(images, ("vdb", "vdc", "vdd"), strict=True):
+            content = image.read_bytes()
+            wait_for(guest, f"/sys/block/{name}/size", len(content) // 512)
+            assert (
+                guest.command(f"md5sum /dev/{name}").split()[0] == hashlib.md5(content).hexdigest()
+            )
+        for carrier in carriers:
+            wait_for(guest, carrier, 1)
+        held = ["/dev/net/tun"] * len(taps) + [str(image) for image in images]
+        assert open_files(guest, folder) == held
+        for number in (1, 2, 0):
+            remove_disk(client, f"drive-{number}")
+        for number in range(len(taps)):
+            client.cmd("device_del", id=f"network-{number}")
+            assert client.wait_event("DEVICE_DELETED")["data"]["device"] == f"network-{number}"
+            client.cmd("netdev_del", id=f"network-{number}")
+        assert open_files(guest, folder) == []
+        for file in (
+            "/sys/block/vdb/size",
+            "/sys/block/vdc/size",
+            "/sys/block/vdd/size",
+            *carriers,
+        ):
+            wait_for(guest, file, 0)
+
+
+def test_the_guest_uses_what_is_put_into_a_slot(
+    machine: Machine, make_tap: MakeTap, tmp_path: Path
+) -> None:
     guest, client = machine
     # The disk of the command line has the first of four.
     assert guest.command("cat /sys/block/vd?/size").split()[1:] == ["0"] * 3
@@ -64,6 +125,7 @@ def test_the_guest_uses_what_is_put_into_a_slot(machine: Machine, tmp_path: Path
         guest.command(wait.replace("= 0", "!= 0"))
         gone = f"dd if=/dev/{device} bs=4k count=1 iflag=direct 2>/dev/null | wc -c"
         assert guest.command(gone).strip() == "0"
+    plug_again_and_again(guest, client, [make_tap(), make_tap()], tmp_path)
 
 
 def test_replacing_under_load_harms_neither_the_disk_nor_its_neighbour(
