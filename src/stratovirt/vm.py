@@ -49,6 +49,10 @@ class Vm:
         self.chardevs: list[Chardev] = []
         self.machine = Machine(config)
         self._ending = False
+        self._awaited: tuple[bool, str] | None = None
+        """The end that a snapshot holds up, as `_shut_down` takes it."""
+        self._is_impatient = False
+        """Whether a signal came for an end that waits."""
         self._is_resetting = False
         self._sessions: list[Session] = []
         self._template: Template | None = None
@@ -247,16 +251,29 @@ class Vm:
 
         state, ram = capture(self.config, board, self.machine.kvm), board.ram_mapping
         try:
-            self.snapshot = Snapshot(
-                folder, state, ram, self.access, lambda: self.loop.call_soon(self._saved)
+            snapshot = Snapshot(
+                folder,
+                state,
+                ram,
+                self.access,
+                lambda: self.loop.call_soon(lambda: self._saved(snapshot)),
             )
         except OSError as error:
             raise SnapshotError(f"{folder}: {error.strerror}") from error
+        self.snapshot = snapshot
 
-    def _saved(self) -> None:
-        assert self.snapshot is not None
-        if self.snapshot.status == "completed" and self.status == "paused":
+    def _saved(self, snapshot: Snapshot) -> None:
+        has_succeeded = snapshot.status == "completed"
+        if has_succeeded and self.status == "paused":
             self._set_status("postmigrate")
+        content: dict[str, object] = {"status": snapshot.status}
+        if snapshot.error:
+            content["error-desc"] = snapshot.error
+        self.send_event("MIGRATION", content)
+        if self._awaited is not None:
+            if not has_succeeded:
+                self.exit_status = 1
+            self._shut_down(*self._awaited)
 
     def _refuse_while_saving(self, command: str) -> None:
         if self.snapshot is not None and self.snapshot.is_active:
@@ -277,10 +294,20 @@ class Vm:
         self.request_shutdown(guest=False, reason="host-ui")
 
     def _signalled(self) -> None:
-        self.request_shutdown(guest=False, reason="host-signal")
+        if self._is_impatient and self.snapshot is not None:
+            log.error("a second signal: the snapshot that is being written is given up")
+            self.snapshot.cancel()
+        self._shut_down(guest=False, reason="host-signal")
+        self._is_impatient = self._awaited is not None
 
     def _shut_down(self, guest: bool, reason: str) -> None:
         if self._ending:
+            return
+        if self.snapshot is not None and self.snapshot.is_active:
+            # Who asks for a snapshot and for the end wants both.
+            if self._awaited is None:
+                log.info(f"the machine ends ({reason}) when its snapshot is written")
+                self._awaited = (guest, reason)
             return
         self._ending = True
         log.info(f"the machine ends: {reason}")

@@ -63,6 +63,9 @@ SHUTDOWN_CAUSE = Enum(
     "host-error", "host-qmp-quit", "host-qmp-system-reset", "host-signal", "host-ui",
     "guest-shutdown", "guest-reset", "guest-panic",
 )  # fmt: skip
+MIGRATION_STATUS = Enum(
+    "MigrationStatus", "none", "setup", "active", "completed", "failed", "canceled"
+)
 
 EVENTS: dict[str, Struct] = {
     "SHUTDOWN": Struct("SHUTDOWN-arg", {"guest": "bool", "reason": SHUTDOWN_CAUSE}),
@@ -72,6 +75,7 @@ EVENTS: dict[str, Struct] = {
     "POWERDOWN": EMPTY,
     "DEVICE_DELETED": Struct("DEVICE_DELETED-arg", {"device?": "str", "path": "str"}),
     "BALLOON_CHANGED": Struct("BALLOON_CHANGED-arg", {"actual": "int"}),
+    "MIGRATION": Struct("MIGRATION-arg", {"status": MIGRATION_STATUS, "error-desc?": "str"}),
 }
 """Every event this machine sends, with its data."""
 

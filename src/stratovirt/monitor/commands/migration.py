@@ -5,15 +5,14 @@ from __future__ import annotations
 from stratovirt.config.kinds import Text
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.registry import NoArguments, command
-from stratovirt.monitor.schema import Enum, Struct
+from stratovirt.monitor.schema import MIGRATION_STATUS, Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.monitor.session import Session
 
-STATUS = Enum("MigrationStatus", "none", "setup", "active", "completed", "failed", "canceled")
 RAM = Struct("MigrationStats", {"transferred": "int", "remaining": "int", "total": "int"})
-INFO = Struct("MigrationInfo", {"status": STATUS, "ram?": RAM, "error-desc?": "str"})
+INFO = Struct("MigrationInfo", {"status": MIGRATION_STATUS, "ram?": RAM, "error-desc?": "str"})
 
 
 class MigrateArguments(Options):
