@@ -182,3 +182,17 @@ def test_a_client_that_never_reads_is_sent_away_and_the_next_is_served(
     peak_kib = int(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line))
     assert peak_kib < 100 << 10
     deaf.socket.close()
+
+
+def test_a_client_that_reads_once_sees_the_event_and_then_the_reply(
+    start_board: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "qmp"
+    start_board("-qmp", f"unix:{path},server,nowait")
+    client = RawClient(path)
+    for _ in range(20):
+        for command, event in ((b"stop", "STOP"), (b"cont", "RESUME")):
+            client.send(b'{"execute": "%s"}\n' % command)
+            said = [json.loads(line) for line in client.socket.recv(4096).splitlines()]
+            assert [line.get("event") for line in said] == [event, None]
+            assert said[1] == {"return": {}}

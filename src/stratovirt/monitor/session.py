@@ -53,6 +53,8 @@ class Session:
         self._is_held = False
         self._has_said_all = False
         self._framer = Framer()
+        self._gathered: list[bytes] | None = None
+        """What a command in progress has to say; it goes out in one write with its reply."""
         self._named: dict[str, int] = {}
         # Now, since a machine that runs cannot look.
         self.host_has_kvm = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
@@ -119,8 +121,13 @@ class Session:
         self.vm.loop.call_soon(self.chardev.disconnect)
 
     def _send(self, message: dict[str, object]) -> None:
-        if self.chardev.is_connected:
-            self.chardev.write(json.dumps(message, indent=self._indent).encode() + b"\r\n")
+        if not self.chardev.is_connected:
+            return
+        content = json.dumps(message, indent=self._indent).encode() + b"\r\n"
+        if self._gathered is None:
+            self.chardev.write(content)
+        else:
+            self._gathered.append(content)
 
     def _disconnected(self) -> None:
         self._waiting.clear()
@@ -167,6 +174,15 @@ class Session:
         self._serve_waiting()
 
     def _serve(self, line: bytes) -> None:
+        # A client that reads once sees the reply and the events before it.
+        self._gathered = []
+        try:
+            self._send(self._reply(line))
+        finally:
+            said, self._gathered = self._gathered, None
+            self.chardev.write(b"".join(said))
+
+    def _reply(self, line: bytes) -> dict[str, object]:
         request_id: dict[str, object] = {}
         try:
             request = _decode(line)
@@ -181,7 +197,7 @@ class Session:
             if not isinstance(error, StratovirtError | OSError):
                 log.error(why)
             reply = _error(why)
-        self._send(reply | request_id)
+        return reply | request_id
 
     def _execute(self, request: dict[str, object]) -> object:
         from stratovirt.monitor.registry import COMMANDS
