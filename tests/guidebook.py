@@ -235,6 +235,28 @@ WORKS: dict[str, dict[str, str]] = {
 }
 """Option, property, test; a property "" is the option itself."""
 
+PROPERTIES = "tests/board/test_device_properties.py"
+RINGS = f"{PROPERTIES}::test_a_disk_has_rings_and_blocks_as_large_as_asked_for"
+SENT = {"romfile": RINGS, "disable-modern": RINGS}
+SENT_WITH_DISK = dict.fromkeys(
+    ("share-rw", "write-cache", "logical_block_size", "physical_block_size", "queue-size"), RINGS
+)
+for flag, known in WORKS.items():
+    if flag.startswith(("-device virtio-", "-device vhost-")):
+        known |= SENT
+        if flag.endswith("-pci"):
+            known["vectors"] = f"{PROPERTIES}::test_vectors_are_the_size_of_the_table_of_messages"
+    if flag.startswith("-device virtio-blk"):
+        known |= SENT_WITH_DISK
+    if flag.startswith("-device virtio-net"):
+        known["queue-size"] = f"{PROPERTIES}::test_a_card_has_rings_as_large_as_asked_for"
+WORKS["-device virtconsole"]["nr"] = (
+    f"{PROPERTIES}::test_ports_of_consoles_are_numbered_from_nought"
+)
+WORKS["-netdev tap"] |= dict.fromkeys(
+    ("script", "downscript"), f"{PROPERTIES}::test_a_tap_without_scripts_is_what_there_is"
+)
+
 SECTIONS = {
     "-machine": "1.1", "-accel": "1.1", "-cpu": "7", "-smp": "1.2", "-m": "1.3.1",
     "-mem-prealloc": "1.3.2", "-mem-path": "1.4", "-numa node": "1.5", "-numa dist": "1.5",

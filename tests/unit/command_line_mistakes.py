@@ -692,7 +692,7 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         (
             True,
             ["-device", "virtio-blk-device,drive=a,bus=pcie.0"],
-            "-device virtio-blk-device,drive=a,bus=pcie.0: unknown property 'bus'; known are drive, id, serial, iothread, num-queues or bootindex",
+            "-device virtio-blk-device,drive=a,bus=pcie.0: unknown property 'bus'; known are drive, id, serial, iothread, num-queues, bootindex, queue-size, romfile, disable-modern, share-rw, write-cache, logical_block_size or physical_block_size",
         ),
         (
             True,
@@ -811,6 +811,56 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
             True,
             ["-device", "virtconsole"],
             "-device virtconsole: chardev is missing; it must be a name of letters, digits, '-', '.' and '_' that starts with a letter",
+        ),
+        (
+            True,
+            ["-device", "virtio-blk-device,drive=a,queue-size=300"],
+            "-device virtio-blk-device,drive=a,queue-size=300: queue-size must be a power of two from 4 to 1024, not '300'",
+        ),
+        (
+            True,
+            ["-device", "virtio-blk-device,drive=a,queue-size=2048"],
+            "-device virtio-blk-device,drive=a,queue-size=2048: queue-size must be a power of two from 4 to 1024, not '2048'",
+        ),
+        (
+            True,
+            ["-device", "virtio-blk-device,drive=a,physical_block_size=1000"],
+            "-device virtio-blk-device,drive=a,physical_block_size=1000: physical_block_size must be a power of two from 512 to 32768, not '1000'",
+        ),
+        (
+            True,
+            ["-device", "virtio-blk-device,drive=a,logical_block_size=4096"],
+            "-device virtio-blk-device,drive=a,logical_block_size=4096: logical_block_size must be a number from 512 to 512, not '4096'",
+        ),
+        (
+            True,
+            ["-device", "virtio-blk-device,drive=a,write-cache=off"],
+            "-device virtio-blk-device,drive=a,write-cache=off: write-cache must be on or auto, not 'off'",
+        ),
+        (
+            True,
+            ["-device", "virtio-net-device,netdev=a,romfile=efi.rom"],
+            "-device virtio-net-device,netdev=a,romfile=efi.rom: romfile must be empty: devices have no option ROM, not 'efi.rom'",
+        ),
+        (
+            True,
+            ["-device", "virtio-rng-pci,rng=r,vectors=4096"],
+            "-device virtio-rng-pci,rng=r,vectors=4096: vectors must be a number from 0 to 2048, not '4096'",
+        ),
+        (
+            True,
+            ["-device", "virtconsole,chardev=c,nr=8"],
+            "-device virtconsole,chardev=c,nr=8: nr must be a number from 0 to 7, not '8'",
+        ),
+        (
+            True,
+            ["-netdev", "tap,id=n,ifname=t,script=/etc/qemu-ifup"],
+            "-netdev tap,id=n,ifname=t,script=/etc/qemu-ifup: script must be no or empty: the interface is the host's to set up, not '/etc/qemu-ifup'",
+        ),
+        (
+            True,
+            ["-netdev", "tap,id=n,ifname=t,downscript=yes"],
+            "-netdev tap,id=n,ifname=t,downscript=yes: downscript must be no or empty: the interface is the host's to set up, not 'yes'",
         ),
         (
             True,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from stratovirt.config.kinds import (
+    Choice,
     DescriptorList,
     HostPciAddress,
     Identifier,
     Integer,
     MacAddress,
+    NoRom,
+    Only,
     OnOff,
     PciAddress,
     Reference,
@@ -19,10 +22,69 @@ SERIAL_LONGEST = 20
 """VIRTIO_BLK_ID_BYTES, virtio 1.2, section 5.2.6."""
 BLOCK_QUEUES_MOST = 32
 BOOTINDEX_LAST = 255
+CONSOLES_MOST = 8
+"""hvc0 to hvc7 (guidebook, section 2.4)."""
 CID_LOWEST, CID_HIGHEST = 3, (1 << 32) - 2
 """Context ids below 3 are the hypervisor's, the local and the host's; the highest is "any"."""
 RATE_LOWEST, RATE_LIMIT = 64, 1_000_000_000
 """Bytes a second that virtio-rng may be held to: the lowest, and the first beyond the highest."""
+
+QUEUE_SIZE, QUEUE_LARGEST = 256, 1024
+"""Descriptors of a ring: as a rule, and as many as one chain may have."""
+QUEUE_SMALLEST = 4
+"""A request of a disk has a header, a status, and data between them."""
+VECTORS_MOST = 2048
+"""What the size field of an MSI-X table can say."""
+BLOCK_LARGEST = 32768
+"""QEMU's limit for the blocks of a disk."""
+
+
+class PowerOfTwo(Integer):
+    """A power of two between two others."""
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        super().__init__(lowest, highest)
+        self.allowed = f"a power of two from {lowest} to {highest}"
+
+    def _checked(self, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(self.allowed)
+        return super()._checked(value)
+
+
+class Sent(Options):
+    """What managers send with every device; only what changes nothing here is taken."""
+
+    romfile: str = opt(NoRom(), default="", help="must be empty: devices have no option ROM")
+    disable_modern: bool = opt(Only(False), default=False, help="must be off")
+
+
+class SentWithDisk(Sent):
+    """What managers send with every disk."""
+
+    share_rw: bool = opt(OnOff(), default=False, help="no effect: the image stays locked")
+    write_cache: str = opt(
+        Choice("on", "auto"), default="auto", help="the guest's flushes are always obeyed"
+    )
+    logical_block_size: int = opt(
+        Integer(512, 512), default=512, key="logical_block_size", help="bytes of a sector"
+    )
+    physical_block_size: int = opt(
+        PowerOfTwo(512, BLOCK_LARGEST),
+        default=512,
+        key="physical_block_size",
+        help="bytes that the guest should write at once; the host's where that is more",
+    )
+
+
+class WithQueueSize(Options):
+    """A device whose rings may be larger or smaller."""
+
+    queue_size: int = opt(
+        PowerOfTwo(QUEUE_SMALLEST, QUEUE_LARGEST),
+        default=QUEUE_SIZE,
+        help="descriptors in the ring of each queue of data",
+    )
 
 
 class PciPlace(Options):
@@ -31,6 +93,16 @@ class PciPlace(Options):
     bus: str = opt(Identifier(), help="bus to attach to: pcie.0 or the id of a root port")
     addr: tuple[int, int] = opt(PciAddress(), help="SLOT.FUNCTION on the bus")
     multifunction: bool = opt(OnOff(), default=False, help="more functions share the slot")
+
+
+class VirtioPciPlace(PciPlace):
+    """Where on a PCI bus, and how a virtio device interrupts from there."""
+
+    vectors: int | None = opt(
+        Integer(0, VECTORS_MOST),
+        default=None,
+        help="MSI-X vectors; 0: the pin only; one for each queue and one more if missing",
+    )
 
 
 class VirtioBlk(Options):
@@ -50,11 +122,13 @@ class VirtioBlk(Options):
     )
 
 
-class VirtioBlkDevice(VirtioBlk, flag="-device virtio-blk-device"):
+class VirtioBlkDevice(SentWithDisk, WithQueueSize, VirtioBlk, flag="-device virtio-blk-device"):
     """Block device (virtio 1.2, section 5.2) over MMIO."""
 
 
-class VirtioBlkPci(PciPlace, VirtioBlk, flag="-device virtio-blk-pci"):
+class VirtioBlkPci(
+    SentWithDisk, WithQueueSize, VirtioPciPlace, VirtioBlk, flag="-device virtio-blk-pci"
+):
     """Block device (virtio 1.2, section 5.2) over PCI."""
 
 
@@ -75,11 +149,11 @@ class VirtioNet(Options):
     vhostfds: tuple[str, ...] = opt(DescriptorList(), default=(), help="as vhostfds of the netdev")
 
 
-class VirtioNetDevice(VirtioNet, flag="-device virtio-net-device"):
+class VirtioNetDevice(Sent, WithQueueSize, VirtioNet, flag="-device virtio-net-device"):
     """Network card (virtio 1.2, section 5.1) over MMIO."""
 
 
-class VirtioNetPci(PciPlace, VirtioNet, flag="-device virtio-net-pci"):
+class VirtioNetPci(Sent, WithQueueSize, VirtioPciPlace, VirtioNet, flag="-device virtio-net-pci"):
     """Network card (virtio 1.2, section 5.1) over PCI."""
 
 
@@ -89,11 +163,11 @@ class VirtioSerial(Options):
     id: str | None = opt(Identifier(), default=None, help="device name")
 
 
-class VirtioSerialDevice(VirtioSerial, flag="-device virtio-serial-device"):
+class VirtioSerialDevice(Sent, VirtioSerial, flag="-device virtio-serial-device"):
     """Console device (virtio 1.2, section 5.3) over MMIO: carries virtconsole ports."""
 
 
-class VirtioSerialPci(PciPlace, VirtioSerial, flag="-device virtio-serial-pci"):
+class VirtioSerialPci(Sent, VirtioPciPlace, VirtioSerial, flag="-device virtio-serial-pci"):
     """Console device (virtio 1.2, section 5.3) over PCI: carries virtconsole ports."""
 
 
@@ -102,6 +176,9 @@ class Virtconsole(Options, flag="-device virtconsole"):
 
     chardev: str = opt(Reference("-chardev"), help="id of a -chardev")
     id: str | None = opt(Identifier(), default=None, help="device name")
+    nr: int | None = opt(
+        Integer(0, CONSOLES_MOST - 1), default=None, help="number of the port: the next, from 0"
+    )
 
 
 class VhostVsock(Options):
@@ -114,11 +191,11 @@ class VhostVsock(Options):
     )
 
 
-class VhostVsockDevice(VhostVsock, flag="-device vhost-vsock-device"):
+class VhostVsockDevice(Sent, VhostVsock, flag="-device vhost-vsock-device"):
     """Socket device (virtio 1.2, section 5.10) over MMIO, run by the kernel's vhost-vsock."""
 
 
-class VhostVsockPci(PciPlace, VhostVsock, flag="-device vhost-vsock-pci"):
+class VhostVsockPci(Sent, VirtioPciPlace, VhostVsock, flag="-device vhost-vsock-pci"):
     """Socket device (virtio 1.2, section 5.10) over PCI, run by the kernel's vhost-vsock."""
 
 
@@ -131,11 +208,11 @@ class VirtioBalloon(Options):
     )
 
 
-class VirtioBalloonDevice(VirtioBalloon, flag="-device virtio-balloon-device"):
+class VirtioBalloonDevice(Sent, VirtioBalloon, flag="-device virtio-balloon-device"):
     """Balloon (virtio 1.2, section 5.5) over MMIO."""
 
 
-class VirtioBalloonPci(PciPlace, VirtioBalloon, flag="-device virtio-balloon-pci"):
+class VirtioBalloonPci(Sent, VirtioPciPlace, VirtioBalloon, flag="-device virtio-balloon-pci"):
     """Balloon (virtio 1.2, section 5.5) over PCI."""
 
 
@@ -170,11 +247,11 @@ class VirtioRng(Options):
         return self.max_bytes * 1000 // self.period
 
 
-class VirtioRngDevice(VirtioRng, flag="-device virtio-rng-device"):
+class VirtioRngDevice(Sent, VirtioRng, flag="-device virtio-rng-device"):
     """Entropy device (virtio 1.2, section 5.4) over MMIO."""
 
 
-class VirtioRngPci(PciPlace, VirtioRng, flag="-device virtio-rng-pci"):
+class VirtioRngPci(Sent, VirtioPciPlace, VirtioRng, flag="-device virtio-rng-pci"):
     """Entropy device (virtio 1.2, section 5.4) over PCI."""
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from stratovirt.config.devices import BLOCK_QUEUES_MOST, SERIAL_LONGEST
+from stratovirt.config.devices import (
+    BLOCK_QUEUES_MOST,
+    QUEUE_LARGEST,
+    QUEUE_SMALLEST,
+    SERIAL_LONGEST,
+    PowerOfTwo,
+    Sent,
+    SentWithDisk,
+)
 from stratovirt.config.drive import IOPS_HIGHEST
 from stratovirt.config.kinds import (
     Choice,
@@ -10,7 +18,6 @@ from stratovirt.config.kinds import (
     Integer,
     MacAddress,
     Nested,
-    NoRom,
     Only,
     OnOff,
     PathName,
@@ -67,26 +74,17 @@ class Blockdev(Options, flag="blockdev-add"):
     )
 
 
-class Sent(Options):
-    """What managers send with every device; only what changes nothing here is taken."""
+class InSlot(Options):
+    """A device whose rings the guest knows already."""
 
-    romfile: str = opt(NoRom(), default="", help="must be empty: devices have no option ROM")
-    disable_modern: bool = opt(Only(False), default=False, help="must be off")
-
-
-class SentWithDisk(Sent):
-    """What managers send with every disk."""
-
-    share_rw: bool = opt(OnOff(), default=False, help="no effect: the image stays locked")
-    write_cache: str = opt(
-        Choice("on", "auto"), default="auto", help="the guest's flushes are always obeyed"
-    )
-    logical_block_size: int = opt(
-        Integer(512, 512), default=512, key="logical_block_size", help="bytes of a sector"
+    queue_size: int | None = opt(
+        PowerOfTwo(QUEUE_SMALLEST, QUEUE_LARGEST),
+        default=None,
+        help="descriptors in the ring of each queue of data: those the slot has",
     )
 
 
-class HotBlk(SentWithDisk, flag="device_add virtio-blk-mmio"):
+class HotBlk(SentWithDisk, InSlot, flag="device_add virtio-blk-mmio"):
     """A disk in a hot-replace slot."""
 
     id: str = opt(Identifier(), help="device name")
@@ -105,7 +103,7 @@ class HotBlk(SentWithDisk, flag="device_add virtio-blk-mmio"):
     )
 
 
-class HotNet(Sent, flag="device_add virtio-net-mmio"):
+class HotNet(Sent, InSlot, flag="device_add virtio-net-mmio"):
     """A network card in a hot-replace slot."""
 
     id: str = opt(Identifier(), help="device name")

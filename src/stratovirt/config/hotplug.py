@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from stratovirt.config.devices import BLOCK_QUEUES_MOST, SERIAL_LONGEST
-from stratovirt.config.hot_replace import HotBlk, HotNet, Sent, SentWithDisk
+from stratovirt.config.devices import (
+    BLOCK_QUEUES_MOST,
+    SERIAL_LONGEST,
+    VECTORS_MOST,
+    Sent,
+    SentWithDisk,
+    WithQueueSize,
+)
+from stratovirt.config.hot_replace import HotBlk, HotNet
 from stratovirt.config.kinds import (
     HostPciAddress,
     Identifier,
@@ -23,11 +30,15 @@ class HotPciPlace(Options):
     id: str = opt(Identifier(), help="device name")
     bus: str = opt(Identifier(), help="id of a pcie-root-port")
     addr: tuple[int, int] = opt(PciAddress(), default=(0, 0), help="SLOT.FUNCTION, always 0")
+    multifunction: bool = opt(OnOff(), default=False, help="what the function's header says")
 
 
-class HotVirtio(HotPciPlace):
+class HotVirtio(HotPciPlace, WithQueueSize):
     """A virtio device behind a root port."""
 
+    vectors: int | None = opt(
+        Integer(0, VECTORS_MOST), default=None, help="MSI-X vectors; 0: the pin only"
+    )
     iothread: str | None = opt(
         Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
     )

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import DescriptorList, Identifier, Integer, OnOff, Reference, Text
+from stratovirt.config.kinds import (
+    DescriptorList,
+    Identifier,
+    Integer,
+    Kind,
+    OnOff,
+    Reference,
+    Text,
+)
 from stratovirt.config.options import Family, Options, opt
 
 MAX_QUEUES = 16
 INTERFACE_NAME_LONGEST = 15
 """IFNAMSIZ less its final NUL."""
+
+
+class NoScript(Kind["str"]):
+    """A script for a tap, which none has."""
+
+    allowed = "no or empty: the interface is the host's to set up"
+
+    def parse(self, text: str) -> str:
+        """Nothing."""
+        if text not in ("", "no"):
+            raise ValueError(self.allowed)
+        return ""
 
 
 class Tap(Options, flag="-netdev tap"):
@@ -27,6 +47,8 @@ class Tap(Options, flag="-netdev tap"):
     vhostfds: tuple[str, ...] = opt(
         DescriptorList(), default=(), help="open /dev/vhost-net descriptors, A:B:..."
     )
+    script: str = opt(NoScript(), default="", help="must be no or empty")
+    downscript: str = opt(NoScript(), default="", help="must be no or empty")
 
     def check(self) -> None:
         """There is an interface, named or open, and a vhost descriptor has a vhost."""

@@ -128,14 +128,25 @@ class HotReplace(HotPlug):
                 f"device_add: {options.id}: num-queues must be {queues} in block slot "
                 f"{options.addr}, not {options.num_queues}"
             )
+        self._check_ring(options, f"block slot {options.addr}", disk)
         iothread = self.iothread(options.iothread)
         image = self.images.take(options.drive or options.id, options.id, "device_add")
         disk.name = options.id
-        disk.insert(image, options.serial, iothread)
+        disk.insert(image, options.serial, iothread, options.physical_block_size)
+
+    def _check_ring(self, options: HotBlk | HotNet, slot: str, device: VirtioDevice) -> None:
+        """The guest knows the rings of a slot already; raises HotPlugError for others."""
+        size = device.queue_sizes[0]
+        if options.queue_size not in (None, size):
+            raise HotPlugError(
+                f"device_add: {options.id}: queue-size must be {size} in {slot}, "
+                f"not {options.queue_size}"
+            )
 
     def _connect(self, options: HotNet, card: Net) -> None:
         if card.back_end is not None:
             raise HotPlugError(f"device_add: net slot {options.addr} is taken by {card.name}")
+        self._check_ring(options, f"net slot {options.addr}", card)
         iothread = self.iothread(options.iothread)
         name = options.netdev or options.id
         back_end = self.netdevs.take(name, options.id, "device_add")

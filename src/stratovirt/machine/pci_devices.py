@@ -109,12 +109,17 @@ class PciDevices:
                 options.host, options.id, f"{options.flag},host={options.host}"
             )
         device = make_device(options, self._host)
-        return self.carry(device, bus)
+        return self.carry(device, bus, options.vectors)
 
-    def carry(self, device: VirtioDevice, bus: PciBus) -> PciFunction:
-        """Give a virtio device its function, for this bus."""
-        is_integrated = bus is self._pci.root
-        transport = PciTransport(device, self._host, self._accelerator, is_integrated=is_integrated)
+    def carry(self, device: VirtioDevice, bus: PciBus, vectors: int | None) -> PciFunction:
+        """Give a virtio device its function, for this bus and with so many vectors."""
+        transport = PciTransport(
+            device,
+            self._host,
+            self._accelerator,
+            is_integrated=bus is self._pci.root,
+            vectors=vectors,
+        )
         self.transports[transport.function] = transport
         return transport.function
 

@@ -48,7 +48,7 @@ class PciHotPlug(HotPlug):
                     f"device_add: bus={options.bus} takes nothing while the machine runs; "
                     "name a pcie-root-port"
                 )
-            bus.check_place(options.addr, multifunction=False)
+            bus.check_place(options.addr, multifunction=options.multifunction)
         except (ConfigError, PlaceError) as error:
             raise HotPlugError(f"device_add: {error}") from error
         port = self._port_of(bus)
@@ -56,14 +56,14 @@ class PciHotPlug(HotPlug):
             source = f"device_add: vfio-pci,host={options.host}"
             function = self._devices.pass_through(options.host, options.id, source)
         else:
-            function = self._carry(self._make(options), bus)
-        self._devices.attach(function, bus, options.addr, multifunction=False)
+            function = self._carry(self._make(options), bus, options.vectors)
+        self._devices.attach(function, bus, options.addr, multifunction=options.multifunction)
         self.plugged[options.id] = options
         port.plugged()
 
-    def _carry(self, device: VirtioDevice, bus: PciBus) -> PciFunction:
+    def _carry(self, device: VirtioDevice, bus: PciBus, vectors: int | None) -> PciFunction:
         try:
-            return self._devices.carry(device, bus)
+            return self._devices.carry(device, bus, vectors)
         except Exception:
             self._free_back_end(device)
             device.close()
@@ -94,11 +94,11 @@ class PciHotPlug(HotPlug):
         name = options.drive or options.id
         image = self.images.take(name, options.id, "device_add")
         try:
-            disk = Blk(options.id, options.num_queues, self.host)
+            disk = Blk(options.id, options.num_queues, self.host, queue_size=options.queue_size)
         except Exception:
             self.images.give_back(name, image)
             raise
-        disk.insert(image, options.serial, iothread)
+        disk.insert(image, options.serial, iothread, options.physical_block_size)
         return disk
 
     def _make_card(self, options: HotPciNet) -> Net:
@@ -114,7 +114,8 @@ class PciHotPlug(HotPlug):
         return card
 
     def _card_for(self, options: HotPciNet, back_end: BackEnd) -> Net:
-        card = Net(options.id, back_end.pairs if options.mq else 1, options.mac, self.host)
+        pairs = back_end.pairs if options.mq else 1
+        card = Net(options.id, pairs, options.mac, self.host, queue_size=options.queue_size)
         card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
         return card
 

@@ -121,7 +121,8 @@ class Board(ABC):
             raise ConfigError(f"{source}: no -device virtio-serial-device before it carries it")
         name = options.id or options.chardev
         try:
-            consoles[-1].add_port(name, self.host.open_chardev(options.chardev))  # type: ignore[attr-defined]
+            chardev = self.host.open_chardev(options.chardev)
+            consoles[-1].add_port(name, chardev, options.nr)  # type: ignore[attr-defined]
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from error
 

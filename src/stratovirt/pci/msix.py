@@ -191,8 +191,28 @@ class Msix:
         self._update(vector)
 
 
-def add_msix(function: PciFunction, accelerator: Accelerator, count: int, bar: int) -> Msix:
-    """Give a function the capability, and a BAR for table and pending bits."""
+class NoMsix:
+    """In the place of a table that a function does without: it speaks through its pin."""
+
+    is_enabled = False
+
+    def __init__(self) -> None:
+        self.vectors: list[Vector] = []
+        self.switched: Callable[[], None] = lambda: None
+
+    def attach(self, _fd: int, _vector: int) -> None:
+        """There is no vector."""
+
+    def detach(self, _fd: int) -> None:
+        """Nothing was attached."""
+
+
+def add_msix(
+    function: PciFunction, accelerator: Accelerator, count: int, bar: int
+) -> Msix | NoMsix:
+    """Give a function the capability, and a BAR for table and pending bits; neither for 0."""
+    if count == 0:
+        return NoMsix()
     pba = max(BAR_BYTES // 2, count * ENTRY.size)
     capability = function.config.add_capability(
         regs.CAP_MSIX, struct.pack("<HII", count - 1, bar, pba | bar)

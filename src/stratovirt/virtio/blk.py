@@ -8,6 +8,7 @@ import struct
 from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
+from stratovirt.config.devices import QUEUE_SIZE
 from stratovirt.config.options import opt
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
@@ -18,7 +19,7 @@ from stratovirt.virtio.engine_thread import EngineThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.config.devices import VirtioBlk
+    from stratovirt.config.devices import VirtioBlkDevice, VirtioBlkPci
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.runtime.io_thread import IoThread
 
@@ -33,9 +34,8 @@ COUNTERS = {
 }
 """Names of query-blockstats and of the engine's counters."""
 
-QUEUE_SIZE = 256
-SEG_MAX = QUEUE_SIZE - 2
-"""Data segments of one request: a chain less its header and its status."""
+HEADER_AND_STATUS = 2
+"""Descriptors of a request that carry no data."""
 BLOCK_SIZE = 512
 
 F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH, F_MQ = 1 << 2, 1 << 5, 1 << 6, 1 << 9, 1 << 12
@@ -69,14 +69,20 @@ class Blk(VirtioDevice):
     state_type = BlkState
 
     def __init__(
-        self, name: str, queue_count: int, host: DeviceHost, idle_thread: IoThread | None = None
+        self,
+        name: str,
+        queue_count: int,
+        host: DeviceHost,
+        idle_thread: IoThread | None = None,
+        queue_size: int = QUEUE_SIZE,
     ) -> None:
         super().__init__()
         self.name = name
         self.image: Image | None = None
         self._serial = b""
         self._iothread = self._idle_thread = idle_thread
-        self._queue_count = queue_count
+        self._queue_count, self._queue_size = queue_count, queue_size
+        self._physical_block_size = BLOCK_SIZE
         self._loop = host.loop
         self._clock = host.clock
         self._queues: list[ActiveQueue] = []
@@ -90,7 +96,7 @@ class Blk(VirtioDevice):
     @property
     def queue_sizes(self) -> tuple[int, ...]:
         """The request queues."""
-        return (QUEUE_SIZE,) * self._queue_count
+        return (self._queue_size,) * self._queue_count
 
     @property
     def features(self) -> int:
@@ -107,16 +113,25 @@ class Blk(VirtioDevice):
         """struct virtio_blk_config up to write_zeroes_may_unmap (section 5.2.4)."""
         # A driver may use 512-byte sectors, and hears which blocks are written as one.
         sectors = self.image.block_size // BLOCK_SIZE if self.image else 1
+        written_at_once = max(sectors, self._physical_block_size // BLOCK_SIZE)
         return CONFIG.pack(
-            self.image.sectors if self.image else 0, 0, SEG_MAX, 0, 0, 0, BLOCK_SIZE,
-            sectors.bit_length() - 1, 0, sectors, 0, 1,
+            self.image.sectors if self.image else 0, 0, self._queue_size - HEADER_AND_STATUS,
+            0, 0, 0, BLOCK_SIZE,
+            written_at_once.bit_length() - 1, 0, written_at_once, 0, 1,
             self._queue_count, MOST_SECTORS, MOST_RANGES, sectors, MOST_SECTORS, MOST_RANGES, 1,
         )  # fmt: skip
 
-    def insert(self, image: Image, serial: str | None, iothread: IoThread | None) -> None:
+    def insert(
+        self,
+        image: Image,
+        serial: str | None,
+        iothread: IoThread | None,
+        physical_block_size: int = BLOCK_SIZE,
+    ) -> None:
         """Give the disk its medium, which is the device's from now on."""
         self._stop()
         self.image, self._iothread = image, iothread
+        self._physical_block_size = physical_block_size
         self._serial = (serial or "").encode()
         self._counted = dict.fromkeys(COUNTERS, 0)
         self._start()
@@ -128,6 +143,7 @@ class Blk(VirtioDevice):
         self._stop()
         image, self.image = self.image, None
         self._serial, self._iothread = b"", self._idle_thread
+        self._physical_block_size = BLOCK_SIZE
         self._start()
         self.config_changed()
         return image
@@ -237,10 +253,13 @@ class Blk(VirtioDevice):
         self.broken(reasons[0] if reasons else "the engine stopped")
 
 
-def make(options: VirtioBlk, host: DeviceHost, idle_thread: IoThread | None = None) -> Blk:
+def make(
+    options: VirtioBlkDevice | VirtioBlkPci, host: DeviceHost, idle_thread: IoThread | None = None
+) -> Blk:
     """The device for `options`; with an `idle_thread` its medium may go."""
     image = Image(host.config.drives[options.drive], host.access)
     name = options.id or f"virtio-blk({options.drive})"
-    disk = Blk(name, options.num_queues, host, idle_thread)
-    disk.insert(image, options.serial, host.iothread(options.iothread))
+    disk = Blk(name, options.num_queues, host, idle_thread, options.queue_size)
+    iothread = host.iothread(options.iothread)
+    disk.insert(image, options.serial, iothread, options.physical_block_size)
     return disk

@@ -6,7 +6,7 @@ import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.chardev.backend import Chardev
-from stratovirt.config.devices import VirtioSerial
+from stratovirt.config.devices import CONSOLES_MOST, VirtioSerial
 from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
@@ -16,8 +16,6 @@ from stratovirt.virtio.python_device import PythonDevice
 log = Log(__name__)
 
 QUEUE_SIZE = 128
-MOST_PORTS = 8
-"""hvc0 to hvc7 (guidebook, section 2.4)."""
 F_MULTIPORT = 1 << 1
 CONFIG = struct.Struct("<HHII")
 """cols, rows, max_nr_ports, emerg_wr."""
@@ -61,7 +59,7 @@ class PortState(State):
 class ConsoleState(State):
     """The ports, and control messages the driver has offered no buffer for yet."""
 
-    ports: list[PortState] = opt(Each(Struct(PortState), MOST_PORTS))
+    ports: list[PortState] = opt(Each(Struct(PortState), CONSOLES_MOST))
     control: list[bytes] = opt(Each(Bytes(CONTROL.size + LONGEST_NAME), MOST_CONTROL))
 
 
@@ -78,10 +76,17 @@ class Console(PythonDevice):
         self._control: list[bytes] = []
         self._by_queue: dict[int, Port] = {}
 
-    def add_port(self, name: str, chardev: Chardev) -> None:
-        """Put a console on `chardev`; raises ValueError when there are eight already."""
-        if len(self._ports) == MOST_PORTS:
-            raise ValueError(f"a virtio-serial device carries at most {MOST_PORTS} ports")
+    def add_port(self, name: str, chardev: Chardev, number: int | None = None) -> None:
+        """Put a console on `chardev`, whose `number` must be the next one.
+
+        Raises ValueError, also when there are eight already.
+        """
+        if len(self._ports) == CONSOLES_MOST:
+            raise ValueError(f"a virtio-serial device carries at most {CONSOLES_MOST} ports")
+        if number not in (None, len(self._ports)):
+            raise ValueError(
+                f"nr must be {len(self._ports)}, the next port of its device, not {number}"
+            )
         port = Port(len(self._ports), name, chardev)
         self._ports.append(port)
         self._by_queue |= {port.receive_queue: port, port.transmit_queue: port}
@@ -93,7 +98,7 @@ class Console(PythonDevice):
     @property
     def queue_sizes(self) -> tuple[int, ...]:
         """Two queues for each port, and two for control behind the first's."""
-        return (QUEUE_SIZE,) * (2 * MOST_PORTS + 2)
+        return (QUEUE_SIZE,) * (2 * CONSOLES_MOST + 2)
 
     @property
     def features(self) -> int:
@@ -102,7 +107,7 @@ class Console(PythonDevice):
 
     def config_space(self) -> bytes:
         """struct virtio_console_config (section 5.3.4)."""
-        return CONFIG.pack(0, 0, MOST_PORTS, 0)
+        return CONFIG.pack(0, 0, CONSOLES_MOST, 0)
 
     def deactivate(self) -> None:
         """The driver knows no port any more."""

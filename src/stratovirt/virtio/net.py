@@ -7,7 +7,7 @@ import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config import net as config
-from stratovirt.config.devices import VirtioNet
+from stratovirt.config.devices import QUEUE_SIZE, VirtioNetDevice, VirtioNetPci
 from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup, TapBackEnd
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
-QUEUE_SIZE = 256
 CONFIG = struct.Struct("<6sHHH")
 """mac, status, max_virtqueue_pairs, mtu."""
 LINK_UP, ANNOUNCE = 1, 2
@@ -60,7 +59,15 @@ class Net(VirtioDevice):
     feature_needs = NEEDS
     state_type = NetState
 
-    def __init__(self, name: str, pairs: int, mac: bytes | None, host: DeviceHost) -> None:
+    def __init__(
+        self,
+        name: str,
+        pairs: int,
+        mac: bytes | None,
+        host: DeviceHost,
+        *,
+        queue_size: int = QUEUE_SIZE,
+    ) -> None:
         super().__init__()
         self.name = name
         self._loop: Loop = host.loop
@@ -68,6 +75,7 @@ class Net(VirtioDevice):
         self.back_end: BackEnd | None = None
         self._iothread: IoThread | None = None
         self._pairs_most = pairs
+        self._queue_size = queue_size
         self._first_mac = mac or OWN_PREFIX + os.urandom(3)
         self._mac_is_given = mac is not None
         self._link_up = False
@@ -83,7 +91,7 @@ class Net(VirtioDevice):
     @property
     def queue_sizes(self) -> tuple[int, ...]:
         """Receive and transmit for each pair, and control."""
-        return (QUEUE_SIZE,) * (2 * self._pairs_most + 1)
+        return (*(self._queue_size,) * (2 * self._pairs_most), QUEUE_SIZE)
 
     @property
     def features(self) -> int:
@@ -304,17 +312,18 @@ class Net(VirtioDevice):
             self._lose_link("the tap was deleted")
 
 
-def make(options: VirtioNet, host: DeviceHost) -> Net:
+def make(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> Net:
     """The device for `options`."""
     back_end = open_back_end(options, host)
     pairs = back_end.pairs if options.mq else 1
-    card = Net(options.id or f"virtio-net({options.netdev})", pairs, options.mac, host)
+    name = options.id or f"virtio-net({options.netdev})"
+    card = Net(name, pairs, options.mac, host, queue_size=options.queue_size)
     card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
     card.connect(back_end, None, host.iothread(options.iothread))
     return card
 
 
-def open_back_end(options: VirtioNet, host: DeviceHost) -> BackEnd:
+def open_back_end(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> BackEnd:
     """What the card's -netdev names; raises StratovirtError."""
     netdev = host.config.netdevs[options.netdev]
     if isinstance(netdev, config.VhostUser):

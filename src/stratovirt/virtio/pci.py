@@ -143,6 +143,7 @@ class PciTransport(VirtioTransport):
         accelerator: Accelerator,
         *,
         is_integrated: bool,
+        vectors: int | None = None,
     ) -> None:
         self._accelerator = accelerator
         self._loop = host.loop
@@ -162,7 +163,9 @@ class PciTransport(VirtioTransport):
             raise
         self.function = VirtioFunction(device, is_integrated=is_integrated)
         registers = IoRegion(f"{device.name}-registers", BAR_BYTES, self)
-        self._msix = add_msix(self.function, accelerator, count + 1, MSIX_BAR)
+        self._msix = add_msix(
+            self.function, accelerator, count + 1 if vectors is None else vectors, MSIX_BAR
+        )
         self._msix.switched = self._route_all
         self.function.add_bar(
             REGISTERS_BAR,
