@@ -86,6 +86,74 @@ def test_a_call_that_is_not_on_the_list_ends_the_process_and_is_named(
     )
 
 
+def test_the_handler_that_names_refused_calls_cannot_be_replaced(tmp_path: Path) -> None:
+    """The kernel takes an int: what stands in the upper half of the register is nothing to it."""
+    ignore = "ctypes.create_string_buffer((1).to_bytes(8, 'little'), 32)"
+    done = attack(
+        tmp_path,
+        f"libc.syscall({NUMBERS['rt_sigaction']}, ctypes.c_long(1 << 32 | 31), {ignore}, None, "
+        "ctypes.c_long(8)); os.write(1, b'it lives')",
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, ""), done
+    assert "the system call rt_sigaction (13) is not allowed here" in done.stderr
+
+
+PUNCH = f"libc.syscall({NUMBERS['fallocate']}, ctypes.c_long({{fd}}), 3, 0, ctypes.c_long(4096))"
+
+
+@pytest.mark.parametrize("high", [0, 1 << 32])
+@pytest.mark.parametrize("what", ["log", "chardev", "stdout"])
+def test_nothing_can_be_punched_out_of_what_is_written_for_the_user(
+    tmp_path: Path, what: str, high: int
+) -> None:
+    log, console = tmp_path / "log", tmp_path / "console"
+    log.write_text("evidence\n")
+    fd = {
+        "log": "__import__('stratovirt.runtime.log').runtime.log.descriptor()",
+        "chardev": "vm.chardevs[1]._file",
+        "stdout": "1",
+    }[what]
+    code = PUNCH.format(fd=f"{fd} | {high}")
+    done = attack(
+        tmp_path, code, "-D", str(log), "-chardev", f"file,id=c,path={console}",
+        "-device", "virtio-serial-device", "-device", "virtconsole,chardev=c,id=console",
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGSYS, done
+    assert "the system call fallocate (285) is not allowed here" in done.stderr
+    assert log.read_text().startswith("evidence\n")
+
+
+def test_what_a_guest_discards_of_its_disk_is_punched_out_as_ever(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * (1 << 20))
+    code = (
+        "fd = vm.machine.board.devices[0].image._files.fd\n"
+        f"os.write(1, str({PUNCH.format(fd='fd')}).encode())"
+    )
+    done = attack(
+        tmp_path, code, "-drive", f"id=d,file={disk},direct=off",
+        "-device", "virtio-blk-device,drive=d,id=d",
+    )  # fmt: skip
+    assert done.stdout == "0x", done
+    assert disk.read_bytes() == bytes(4096) + b"x" * ((1 << 20) - 4096)
+
+
+def test_the_page_map_shows_no_frames(tmp_path: Path) -> None:
+    """An administrator who opens it sees where in the host each page of the machine lies."""
+    code = (
+        "import struct\n"
+        "page = ctypes.create_string_buffer(b'here', 4096)\n"
+        "at = ctypes.addressof(page) // 4096 * 8\n"
+        "entry = ctypes.create_string_buffer(8)\n"
+        "for fd in range(3, 64):\n"
+        f"    n = libc.syscall({NUMBERS['pread64']}, fd, entry, 8, ctypes.c_long(at))\n"
+        "    value = int.from_bytes(entry.raw, 'little')\n"
+        "    if n == 8 and value >> 63: os.write(1, b'frame %#x;' % (value & (1 << 55) - 1))"
+    )
+    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    assert done.stdout == "frame 0x0;x", done
+
+
 def test_without_the_filter_the_same_attack_works(tmp_path: Path) -> None:
     code = f"os.write(1, os.read(libc.syscall({NUMBERS['openat']}, -100, {PATH}, 0), 5))"
     done = attack(tmp_path, code, "-disable-seccomp")

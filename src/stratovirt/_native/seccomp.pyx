@@ -22,7 +22,7 @@ cdef extern from "seccomp.h" nogil:
         uint64_t datum_b
     uint32_t SCMP_ACT_TRAP, SCMP_ACT_ALLOW
     uint32_t SCMP_ACT_ERRNO(int number)
-    int SCMP_CMP_MASKED_EQ, SCMP_CMP_NE
+    int SCMP_CMP_MASKED_EQ
     int SCMP_FLTATR_CTL_TSYNC, SCMP_FLTATR_CTL_OPTIMIZE
     int __NR_SCMP_ERROR
     scmp_filter_ctx seccomp_init(uint32_t action)
@@ -131,21 +131,15 @@ cdef class Filter:
     def allow(self, str name not None, conditions=()):
         """Let `name` be called when all conditions hold; several such are alternatives.
 
-        A condition is (argument, mask, value): the argument's bits under the mask are `value`; or
-        (argument, None, value): the argument is not `value`.
+        A condition is (argument, mask, value): the argument's bits under the mask are `value`.
         """
         cdef scmp_arg_cmp array[MOST_CONDITIONS]
         cdef unsigned int count = 0
         for argument, mask, value in conditions:
             array[count].arg = argument
-            if mask is None:
-                array[count].op = SCMP_CMP_NE
-                array[count].datum_a = value
-                array[count].datum_b = 0
-            else:
-                array[count].op = SCMP_CMP_MASKED_EQ
-                array[count].datum_a = mask
-                array[count].datum_b = value
+            array[count].op = SCMP_CMP_MASKED_EQ
+            array[count].datum_a = mask
+            array[count].datum_b = value
             count += 1
         _check(seccomp_rule_add_array(self._context, SCMP_ACT_ALLOW, _number_of(name), count,
                                       array), name)

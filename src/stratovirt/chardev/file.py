@@ -6,6 +6,7 @@ import os
 
 from stratovirt.chardev.backend import Chardev, ChardevError
 from stratovirt.config.chardev import FileChardev
+from stratovirt.runtime.descriptors import outputs
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
 
@@ -20,14 +21,15 @@ class OutputFile(Chardev):
     def __init__(self, loop: Loop, options: FileChardev) -> None:
         super().__init__(loop, options.id)
         self.description = f"file:{options.path}"
-        start = os.O_APPEND if options.append else os.O_TRUNC
-        flags = os.O_WRONLY | os.O_CREAT | start | os.O_CLOEXEC
+        start = 0 if options.append else os.O_TRUNC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | start | os.O_CLOEXEC
         try:
             self._file = os.open(options.path, flags, 0o600)
         except OSError as error:
             raise ChardevError(
                 f"{options.flag},path={options.path}: cannot open: {error.strerror}"
             ) from error
+        outputs.add(self._file)
 
     def open(self) -> None:
         """Start to write."""
@@ -44,4 +46,5 @@ class OutputFile(Chardev):
     def close(self) -> None:
         """Give the file back."""
         super().close()
+        outputs.discard(self._file)
         os.close(self._file)

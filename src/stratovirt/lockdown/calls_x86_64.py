@@ -16,17 +16,40 @@ from stratovirt._native.seccomp import CLONE_THREAD_FLAGS, PR_SET_NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Condition = tuple[int, int | None, int]
-    """Argument, mask and value: the bits under the mask are the value; mask None: it is not it."""
+    from collections.abc import Iterable, Iterator
+
+    Condition = tuple[int, int, int]
+    """Argument, mask and value: the bits under the mask are the value."""
     Alternatives = list[list[Condition]]
 
 WHOLE_INT = 0xFFFF_FFFF
+"""What the kernel takes of an int: a filter sees 64 bits, of which the upper ones are anything."""
+SIGNAL_BITS = 7
+DESCRIPTOR_BITS = 30
 
 ANY: Alternatives = [[]]
 
 
 def _no_code(protection: int) -> Alternatives:
     return [[(protection, mmap.PROT_EXEC, 0)]]
+
+
+def _any_but(argument: int, forbidden: Iterable[int], bits: int) -> Alternatives:
+    """An int from 0 to 2**bits - 1 that is none of `forbidden`."""
+    return [
+        [(argument, WHOLE_INT & -size, first)]
+        for first, size in _blocks(0, 1 << bits, set(forbidden))
+    ]
+
+
+def _blocks(first: int, size: int, forbidden: set[int]) -> Iterator[tuple[int, int]]:
+    """What is left of [first, first + size), as few blocks of powers of two as there are."""
+    inside = {number for number in forbidden if first <= number < first + size}
+    if not inside:
+        yield first, size
+    elif size > 1:
+        yield from _blocks(first, size // 2, inside)
+        yield from _blocks(first + size // 2, size // 2, inside)
 
 
 def _ioctls(*groups: tuple[int, ...]) -> Alternatives:
@@ -38,7 +61,7 @@ MICROVM: dict[str, Alternatives] = {
     "ioctl": _ioctls(
         numbers.KVM, numbers.VHOST, numbers.TAP, numbers.FILES, numbers.TERMINAL
     ),
-    # disks: the page cache, the kernel's workers, flush, discard
+    # disks: the page cache, the kernel's workers, flush; discard: see calls_of
     "preadv2": ANY, "pwritev": ANY, "io_uring_enter": ANY,
     "fdatasync": ANY, "fallocate": ANY,
     # kernel and initrd when the machine starts anew
@@ -64,7 +87,7 @@ MICROVM: dict[str, Alternatives] = {
     "exit_group": ANY,
     "prctl": [[(0, WHOLE_INT, PR_SET_NAME)]],
     # signals: to itself, and never the handler of the filter's own
-    "rt_sigaction": [[(0, None, signal.SIGSYS)]],
+    "rt_sigaction": _any_but(0, [signal.SIGSYS], SIGNAL_BITS),
     "rt_sigprocmask": ANY, "rt_sigreturn": ANY,
     "tgkill": [[(0, WHOLE_INT, os.getpid())]],
     # what Python's hashes and a card's address are made of
@@ -98,9 +121,10 @@ DECLINED = {"clone3": errno.ENOSYS}
 """A filter cannot see what clone3 is asked for, and glibc falls back to clone."""
 
 
-def calls_of(board: str, accel: str) -> dict[str, Alternatives]:
-    """The list for this process."""
+def calls_of(board: str, accel: str, outputs: Iterable[int]) -> dict[str, Alternatives]:
+    """The list for this process; `outputs` are its log and its like, which may only grow."""
     calls = dict(BOARDS[board])
+    calls["fallocate"] = _any_but(0, outputs, DESCRIPTOR_BITS)
     if accel == "test":
         calls |= TEST_ACCELERATOR
     return calls

@@ -10,6 +10,7 @@ from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.calls_x86_64 import DECLINED, PREFERRED, calls_of
 from stratovirt.lockdown.imports import LateImports
 from stratovirt.runtime import log
+from stratovirt.runtime.descriptors import outputs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def _install(config: VmConfig) -> None:
 
     try:
         rules = Filter()
-        for name, alternatives in calls_of(config.machine.type, config.accel or "kvm").items():
+        calls = calls_of(config.machine.type, config.accel or "kvm", outputs)
+        for name, alternatives in calls.items():
             for conditions in alternatives:
                 rules.allow(name, conditions)
         for name, error_number in DECLINED.items():

@@ -7,6 +7,9 @@ import sys
 
 STREAMS = ("stdin", "stdout", "stderr")
 
+outputs = {0, 1, 2}
+"""What is written for the user to read later, in which a machine must not punch holes."""
+
 
 class DescriptorError(ValueError):
     """It is not an open file descriptor of this process."""

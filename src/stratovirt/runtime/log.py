@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 
 from stratovirt.errors import one_line
+from stratovirt.runtime.descriptors import outputs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def configure(path: str | None) -> None:
     _Sink.level = LEVELS.index(name)
     if path is not None:
         _Sink.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        outputs.add(_Sink.fd)
 
 
 def descriptor() -> int:

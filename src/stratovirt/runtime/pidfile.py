@@ -55,16 +55,21 @@ def _is_held(path: str) -> bool:
 
 
 def _put(path: str) -> tuple[int, int]:
-    """Write beside `path` and rename over it; (device, inode) of the file, which stays locked."""
+    """Write beside `path` and rename over it; (device, inode) of the file, which stays locked.
+
+    What holds the lock can only read: nobody who takes this process over can name another.
+    """
     draft = f"{path}.{os.getpid()}"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    writing = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
+        os.write(writing, f"{os.getpid()}\n".encode())
+        fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        os.write(fd, f"{os.getpid()}\n".encode())
         os.rename(draft, path)
     except OSError:
-        os.close(fd)
         os.unlink(draft)
         raise
+    finally:
+        os.close(writing)
     status = os.fstat(fd)
     return status.st_dev, status.st_ino

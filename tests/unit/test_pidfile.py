@@ -1,0 +1,29 @@
+"""The pidfile, as the process that wrote it keeps it."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from stratovirt.runtime import pidfile
+
+
+def test_what_holds_the_pidfile_cannot_write_another_process_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took the process over could otherwise have root kill what it likes."""
+    monkeypatch.setattr(pidfile, "remove_at_exit", lambda *_: None)
+    path = tmp_path / "pid"
+    pidfile.write_pidfile(str(path))
+    held = [
+        int(fd)
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.realpath(f"/proc/self/fd/{fd}") == str(path)
+    ]
+    (fd,) = held
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    with path.open() as another, pytest.raises(BlockingIOError):
+        fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert path.read_text() == f"{os.getpid()}\n"
+    os.close(fd)
