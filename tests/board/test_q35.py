@@ -291,6 +291,14 @@ def test_firmware_learns_of_the_machine_from_fw_cfg(start_board: Start, tmp_path
     assert cpu.value("inl 514") == int.from_bytes(b"QEMU", "little")
 
 
+def test_firmware_need_not_wait_for_a_keyboard(start_board: Start) -> None:
+    # OVMF asked in vain for minutes, at each boot after the first, while the status was zero.
+    cpu = start_board(board="q35").cpu
+    status = cpu.value("inb 64")
+    assert status & 0xC0 == 0xC0, "parity error and time-out: nobody answers"
+    assert status & 0x03 == 0, "both buffers are empty, so a reset by 0xFE is not put off"
+
+
 def test_bridge_and_chipset_say_what_they_are(start_board: Start) -> None:
     cpu = start_board(board="q35").cpu
     assert cpu.value(f"readl {ECAM:x}") == 0x29C0_8086

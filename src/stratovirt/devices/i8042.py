@@ -10,6 +10,9 @@ DATA_PORT, COMMAND_PORT = 0, 4
 """Offsets from port 0x60."""
 PORTS = 5
 PULSE_RESET = 0xFE
+NO_KEYBOARD = 0xC0
+"""Status: parity error and time-out, which is how firmware tells that no keyboard answers; both
+buffers are empty, so that a reset by the controller need not wait."""
 
 
 class ResetController:
@@ -18,9 +21,10 @@ class ResetController:
     def __init__(self, reset: Callable[[], None]) -> None:
         self._reset = reset
 
-    def read(self, _offset: int, _size: int) -> int:
-        """Both buffers are always empty, so every register reads zero."""
-        return 0
+    def read(self, offset: int, _size: int) -> int:
+        """The status of a controller without keyboard, or the data that never comes."""
+        # A status of zero would have firmware wait for a keyboard, again at each boot.
+        return NO_KEYBOARD if offset == COMMAND_PORT else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Pulse the reset line on command 0xFE; there is nothing else to command."""
