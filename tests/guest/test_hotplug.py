@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,53 @@ def test_a_disk_is_unplugged_under_its_own_load(
             for number in range(flushed + 1):
                 block = content[4096 * number : 4096 * (number + 1)]
                 assert int(block.decode()) == number
+
+
+def test_a_guest_that_only_sends_is_told_what_has_left(
+    ready: Boot, tools: type[Tools], steady_tap: str
+) -> None:
+    guest = ready(
+        "-m", "384M", "-smp", "2", "-drive", tools.drive,
+        "-device", "virtio-blk-pci,drive=tools,serial=guest-tools,bus=pcie.0,addr=0x4",
+        "-netdev", f"tap,id=n,ifname={steady_tap}",
+        "-device", "virtio-net-pci,netdev=n,bus=pcie.0,addr=0x6",
+        board="q35",
+    )  # fmt: skip
+    tools.mount(guest)
+    guest.command(f"ip link set eth0 up; ip addr add {STEADY_GUEST}/24 dev eth0")
+    said = guest.command(f"chroot /tools iperf3 -c {STEADY_HOST} -u -b 0 -l 1400 -t 4")
+    datagrams = re.search(r"\d+/(\d+) .*sender", said)
+    assert datagrams is not None and int(datagrams[1]) > 2000, said
+    interrupts = guest.command("grep output.0 /proc/interrupts").split()
+    assert int(interrupts[1]) + int(interrupts[2]) > 100, "the vector of the transmit queue"
+
+
+def test_a_disk_plugged_before_the_guest_runs_is_unplugged_under_its_own_load(
+    boot: Boot, tmp_path: Path
+) -> None:
+    path, disk = tmp_path / "qmp", tmp_path / "disk"
+    disk.write_bytes(bytes(8 * MIB))
+    guest = boot(
+        "-S", "-smp", "2", "-qmp", f"unix:{path},server,nowait",
+        "-device", "pcie-root-port,id=p1,bus=pcie.0,addr=0x5,port=1",
+        board="q35",
+    )  # fmt: skip
+    with QmpClient(path) as client:
+        client.cmd("blockdev-add", **{"node-name": "node", "file": {"filename": str(disk)}})
+        client.cmd("device_add", id="disk", driver="virtio-blk-pci", bus="p1", drive="node")
+        client.cmd("cont")
+        guest.expect("guest: ready in the initramfs")
+        guest.expect("# ")
+        wait_for(guest, "[ -e /sys/block/vda ]")
+        guest.command(
+            "(while dd if=/dev/zero of=/dev/vda bs=64k count=64 conv=fsync 2>/dev/null; "
+            "do :; done; echo $? >/ended) & sleep 1"
+        )
+        client.cmd("device_del", id="disk")
+        assert guest.command("cat /sys/block/vda/size").strip() == "16384", "it waits for the guest"
+        assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "disk"
+        wait_for(guest, "[ ! -e /sys/block/vda -a -e /ended ]")
+        client.cmd("blockdev-del", **{"node-name": "node"})
 
 
 def test_a_guest_that_does_not_let_go_may_be_asked_again(
