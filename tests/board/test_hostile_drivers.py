@@ -118,7 +118,7 @@ def test_the_guest_cannot_balloon_what_it_does_not_own(start_board: Start, tmp_p
     assert board.machine.errors.decode().count("pages that it does not own") == 1
 
 
-def test_a_request_gives_the_balloon_64_ki_pages_at_most(start_board: Start) -> None:
+def test_a_request_gives_the_balloon_16_ki_pages_at_most(start_board: Start) -> None:
     board = start_board("-m", "512M", "-device", "virtio-balloon-device,id=b")
     driver = MmioDriver(board.cpu)
     inflate = driver.bring_up(3)[0]
@@ -127,9 +127,9 @@ def test_a_request_gives_the_balloon_64_ki_pages_at_most(start_board: Start) -> 
     for page in (last, beyond):
         board.cpu.write(page, b"kept")
     # The table: numbers of no page, then the last number that counts, then one more.
-    board.cpu.do(f"memset {numbers:x} 40000 0x00001a01")
-    board.cpu.write(numbers + 0x3FFFC, struct.pack("<II", last >> 12, beyond >> 12))
-    inflate.offer(inflate.chain([(numbers, 0x40004, False)]))
+    board.cpu.do(f"memset {numbers:x} 10000 0x00001a01")
+    board.cpu.write(numbers + 0xFFFC, struct.pack("<II", last >> 12, beyond >> 12))
+    inflate.offer(inflate.chain([(numbers, 0x10004, False)]))
     driver.set(0x50, 0)
     driver.done(inflate, 1)
     assert board.cpu.read(last, 4) == bytes(4)

@@ -16,7 +16,7 @@ LENGTHS = (0, 1, 16, 4096, RAM_BYTES, (1 << 32) - 1)
 ram = RamMapping(RAM_BYTES)
 memory = GuestMemory()
 memory.add(0, ram, 0, RAM_BYTES)
-device = FwCfg(memory)
+device = FwCfg(memory, lambda: None)
 device.add_file("etc/blob", bytes(range(256)) * 40)
 device.add_file("etc/made", lambda: b"x" * 100)
 

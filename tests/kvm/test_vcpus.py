@@ -1,11 +1,15 @@
 """Many vCPUs: all are there, all run, and the tables list them."""
 
+import _thread
 import struct
+import threading
 from pathlib import Path
 
 import pytest
 
+from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.boot.x86_64_linux import ACPI_TABLES, GENERATION_ID
+from stratovirt.runtime.loop import Loop
 from tests.machine_process import MachineProcess, QmpClient
 from tests.payload import SPIN, say, write_kernel
 
@@ -81,3 +85,24 @@ def local_apics(tables: bytes) -> set[int]:
             found.add(tables[entry + 3])
         entry += size
     return found
+
+
+def test_a_long_access_lets_in_who_waits_for_the_lock() -> None:
+    lock = _thread.RLock()
+    accelerator = KvmAccelerator(Loop(lock), lock)
+    let_in = False
+
+    def want_in() -> None:
+        nonlocal let_in
+        with lock:
+            let_in = True
+
+    with lock:
+        another = threading.Thread(target=want_in)
+        another.start()
+        for _ in range(1000):
+            accelerator.let_others_in()
+            if let_in:
+                break
+        assert let_in
+    another.join()

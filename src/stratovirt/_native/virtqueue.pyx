@@ -263,6 +263,15 @@ cdef class DescriptorChain:
         """Bytes that can still be written."""
         return self._chain.writable_bytes - self._written
 
+    @property
+    def moved(self):
+        """Bytes that were read, skipped and written so far."""
+        return self._read + self._written
+
+    def skip(self, uint64_t size):
+        """Pass over `size` bytes from the driver, or all that are left."""
+        self._read += min(size, self._chain.readable_bytes - self._read)
+
     cdef uint64_t _copy(self, uint32_t first, uint32_t count, uint64_t skip, uint8_t *data,
                         uint64_t size, bint to_guest) noexcept nogil:
         cdef uint64_t done = 0, piece, offset

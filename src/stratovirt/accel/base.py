@@ -64,6 +64,9 @@ if TYPE_CHECKING:
         def remove_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
             """Undo `add_doorbell`."""
 
+        def let_others_in(self) -> None:
+            """Within a long access of the guest: whoever waits for the VM's lock has it first."""
+
         def pause(self) -> None:
             """Stop every vCPU; returns when none runs guest code."""
 

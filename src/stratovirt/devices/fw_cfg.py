@@ -28,13 +28,19 @@ NAME_LONGEST = 55
 DMA_ERROR, DMA_READ, DMA_SKIP, DMA_SELECT, DMA_WRITE = 1, 2, 4, 8, 16
 DMA_ACCESS = struct.Struct(">IIQ")
 DMA_SIGNATURE = b"QEMU CFG"
+DMA_STEP = 4 << 20
+"""Bytes moved at once: a request may be for 4 GiB, and the loop is not to wait for all of them."""
 
 
 class FwCfg:
-    """The device; `add` and `add_file` before the machine runs."""
+    """The device; `add` and `add_file` before the machine runs.
 
-    def __init__(self, memory: GuestMemory) -> None:
+    It calls `let_others_in` in the midst of a long transfer.
+    """
+
+    def __init__(self, memory: GuestMemory, let_others_in: Callable[[], None]) -> None:
         self._memory = memory
+        self._let_others_in = let_others_in
         self._makers: dict[int, Callable[[], Content]] = {}
         self._files: dict[str, tuple[int, Callable[[], int]]] = {}
         self._content: Content = b""
@@ -118,13 +124,14 @@ class FwCfg:
         """What there is, then zeros; checked first, so that a huge length costs nothing."""
         if not self._memory.contains(target, length):
             return DMA_ERROR if length else 0
-        piece = self._take(length)
-        self._memory.write(target, piece)
-        at, end = target + len(piece), target + length
-        while at < end:
-            step = min(end - at, 1 << 20)
-            self._memory.write(at, bytes(step))
-            at += step
+        content, offset = self._content, self._offset
+        self._offset += length
+        for at in range(0, length, DMA_STEP):
+            if at:
+                self._let_others_in()
+            step = min(DMA_STEP, length - at)
+            piece = content[offset + at : offset + at + step]
+            self._memory.write(target + at, piece.ljust(step, b"\0"))
         return 0
 
 

@@ -29,7 +29,7 @@ class Firmware:
 
     def __init__(self, board: Q35) -> None:
         self._board = board
-        self.fw_cfg = FwCfg(board.guest_memory)
+        self.fw_cfg = FwCfg(board.guest_memory, board.accelerator.let_others_in)
         self._flashes: list[Pflash] = []
         self._blobs: list[mmap.mmap] = []
         try:

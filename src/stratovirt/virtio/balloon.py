@@ -11,6 +11,7 @@ from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
 from stratovirt.snapshot.state import U32, State
 from stratovirt.virtio.python_device import PythonDevice
+from stratovirt.virtio.served_queue import TURN_BYTES
 
 log = Log(__name__)
 
@@ -19,7 +20,7 @@ INFLATE, DEFLATE, STATISTICS = 0, 1, 2
 F_STATS_VQ, F_DEFLATE_ON_OOM = 1 << 1, 1 << 2
 PAGE = 4096
 """Unit of the balloon, whatever the guest's page size is (section 5.5.6)."""
-MOST_PAGES = 1 << 16
+MOST_PAGES = TURN_BYTES // 4
 """Page numbers read of one request; Linux sends 256."""
 CONFIG = struct.Struct("<II")
 """num_pages, which the device wants, and actual, which the driver has given."""

@@ -10,8 +10,9 @@ from stratovirt.config.devices import CONSOLES_MOST, VirtioSerial
 from stratovirt.config.options import opt
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
-from stratovirt.snapshot.state import FLAG, Bytes, Each, SnapshotError, State, Struct
+from stratovirt.snapshot.state import FLAG, U64, Bytes, Each, SnapshotError, State, Struct
 from stratovirt.virtio.python_device import PythonDevice
+from stratovirt.virtio.served_queue import TURN_BYTES
 
 log = Log(__name__)
 
@@ -45,15 +46,20 @@ class Port:
         self.number, self.name, self.chardev = number, name, chardev
         self.receive_queue, self.transmit_queue = queues_of(number)
         self.input = bytearray()
+        self.sent = 0
+        """Bytes of the first chain of output that earlier turns have sent."""
         self.is_ready = False
         """The driver has set it up."""
 
 
 class PortState(State):
-    """A console the driver may have set up, and what it has not read yet."""
+    """A console the driver may have set up, what it has not read yet, and how far its output is."""
+
+    version = 2
 
     is_ready: bool = opt(FLAG)
     input: bytes = opt(Bytes(INPUT_LIMIT))
+    sent: int = opt(U64, default=0)
 
 
 class ConsoleState(State):
@@ -115,11 +121,15 @@ class Console(PythonDevice):
         self._control.clear()
         for port in self._ports:
             port.is_ready = False
+            port.sent = 0
 
     def save(self) -> ConsoleState:
         """The ports with what waits in them."""
         return ConsoleState(
-            ports=[PortState(is_ready=p.is_ready, input=bytes(p.input)) for p in self._ports],
+            ports=[
+                PortState(is_ready=p.is_ready, input=bytes(p.input), sent=p.sent)
+                for p in self._ports
+            ],
             control=list(self._control),
         )
 
@@ -134,6 +144,7 @@ class Console(PythonDevice):
         for port, saved in zip(self._ports, state.ports, strict=True):
             port.is_ready = saved.is_ready
             port.input[:] = saved.input
+            port.sent = saved.sent
             self._opened(port, port.chardev.is_connected)
 
     def handle(self, queue: int, chain: DescriptorChain) -> bool:
@@ -154,9 +165,15 @@ class Console(PythonDevice):
     def _transmit(self, port: Port, chain: DescriptorChain) -> bool:
         # Never refused: Linux's console driver waits for the buffer with a spinlock held, so that a
         # peer that does not read would stop a whole vCPU.  The chardev keeps some, drops the rest.
-        while part := chain.read(OUTPUT_CHUNK):
-            port.chardev.write(part)
-        return True
+        chain.skip(port.sent)
+        for _ in range(TURN_BYTES // OUTPUT_CHUNK):
+            port.chardev.write(chain.read(OUTPUT_CHUNK))
+            if not chain.readable_len:
+                port.sent = 0
+                return True
+        port.sent = chain.moved
+        self.serve_soon(port.transmit_queue)
+        return False
 
     def _receive(self, port: Port, chain: DescriptorChain) -> bool:
         if not port.input:

@@ -70,6 +70,10 @@ class PythonDevice(VirtioDevice, ABC):
         if index in self.served:
             self.served[index].serve()
 
+    def serve_soon(self, index: int) -> None:
+        """Give queue `index`, whose chain was refused, its next turn after the others'."""
+        self.served[index].serve_soon()
+
     def _queue_broken(self, reason: str) -> None:
         self._stop()
         self.broken(reason)

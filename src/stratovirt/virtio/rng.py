@@ -14,12 +14,13 @@ from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.python_device import PythonDevice
+from stratovirt.virtio.served_queue import TURN_BYTES
 
 log = Log(__name__)
 
 QUEUE_SIZE = 256
-CHUNK = 65536
-"""Most bytes given to one request: one may span gigabytes, and the loop has others to serve."""
+CHUNK = TURN_BYTES
+"""Most bytes given to one request."""
 SMALLEST_BURST = 64
 """What Linux asks for at once: less would cost it an interrupt for a few bytes."""
 NS_PER_MS = 1_000_000

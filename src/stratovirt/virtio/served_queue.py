@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+TURN_CHAINS = 64
+TURN_BYTES = 1 << 16
+"""A queue's turn of the loop ends with so many chains or bytes, and the others have theirs."""
+
+
 class ServedQueue:
     """Calls `handle` for each chain the driver offers.
 
     `handle` returns True when it is done with the chain, which then goes back to the driver, or
-    False when it cannot take it now: the queue rests until `serve` is called again.  A broken
-    ring calls `broken` with the reason, and is not touched again; `failed` hears of exceptions.
+    False when it cannot take it now: the queue rests until `serve` or `serve_soon` is called.  One
+    call moves no more than TURN_BYTES: one chain may span gigabytes.  A broken ring calls `broken`
+    with the reason, and is not touched again; `failed` hears of exceptions.
     """
 
     def __init__(
@@ -41,7 +47,7 @@ class ServedQueue:
         self._is_running = True
         self._loop.watch(self._queue.kick_fd, READABLE, self._kicked, self._failed)
         # The driver may have offered chains before there was anybody to hear its kick.
-        os.eventfd_write(self._queue.kick_fd, 1)
+        self.serve_soon()
 
     def stop(self) -> None:
         """Rest; what the driver offers stays in the ring."""
@@ -50,13 +56,14 @@ class ServedQueue:
             self._loop.unwatch(self._queue.kick_fd)
 
     def serve(self) -> None:
-        """Take what the driver offers, at most a ring full: others want to be served too."""
+        """Take what the driver offers, as far as one turn reaches."""
         if not self._is_running:
             return
         ring = self._queue.ring
         notify = False
+        moved = 0
         try:
-            for _ in range(ring.size):
+            for _ in range(TURN_CHAINS):
                 chain = ring.pop_chain()
                 if chain is None:
                     if ring.rearm():
@@ -66,13 +73,21 @@ class ServedQueue:
                     ring.unpop()
                     break
                 notify |= ring.push_chain(chain)
+                moved += chain.moved
+                if moved >= TURN_BYTES:
+                    self.serve_soon()
+                    break
             else:
-                os.eventfd_write(self._queue.kick_fd, 1)
+                self.serve_soon()
         except VirtqueueError as error:
             self.stop()
             self._broken(str(error))
         if notify:
             self._queue.notifier.raise_interrupt()
+
+    def serve_soon(self) -> None:
+        """Take the next turn once the others have had theirs."""
+        os.eventfd_write(self._queue.kick_fd, 1)
 
     def _kicked(self, _events: int) -> None:
         if take_signal(self._queue.kick_fd):

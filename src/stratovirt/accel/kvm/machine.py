@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 
 from stratovirt._native.dispatch import Dispatcher
@@ -25,6 +26,8 @@ KVM_DEVICE = "/dev/kvm"
 API_VERSION = 12
 ADDRESS_SIZES = 0x8000_0008
 """The CPUID leaf that has them in EAX."""
+LET_IN_S = 0.0001
+"""How long a thread that waits for the VM's lock may take to wake up and have it."""
 MSI_GSIS = range(24, 4096)
 """Behind the IOAPIC's pins, up to the kernel's KVM_MAX_IRQ_ROUTES."""
 
@@ -87,6 +90,8 @@ class KvmAccelerator:
 
     def __init__(self, loop: Loop, vm_lock: RLock) -> None:
         self._vm_lock = vm_lock
+        self._never = _thread.allocate_lock()
+        self._never.acquire()
         self.system = open_kvm()
         self.vm = self.system.create_vm()
         self.clock = MonotonicClock(loop)
@@ -184,6 +189,13 @@ class KvmAccelerator:
     def remove_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
         """Undo `add_doorbell`."""
         self.vm.set_ioeventfd(fd, address, size, value, assign=False)
+
+    def let_others_in(self) -> None:
+        """Leave the VM lock to who waits for it. Called with the lock held once."""
+        self._vm_lock.release()
+        # A lock that is taken again at once is ours before the other has woken up.
+        self._never.acquire(timeout=LET_IN_S)
+        self._vm_lock.acquire()
 
     def pause(self) -> None:
         """Stop every vCPU; returns when none runs guest code. Called with the VM lock held once."""
