@@ -24,14 +24,14 @@ def test_every_device_works_over_pci(
         "-device", "virtio-blk-pci,drive=d,bus=pcie.0,addr=0x1.0x0,id=blk-0,multifunction=on,"
         "serial=one,num-queues=2,bootindex=1",
         "-object", "rng-random,id=r",
-        "-device", "virtio-rng-pci,rng=r,max-bytes=100000,period=1000,bus=pcie.0,addr=0x1.0x1",
+        "-device", "virtio-rng-pci,rng=r,max-bytes=100000,period=1000,bus=pcie.0,addr=0x5",
         "-netdev", f"tap,id=n,ifname={tap},queues=2",
         "-device", "virtio-net-pci,netdev=n,id=net,bus=pcie.0,addr=0x2,mac=12:34:56:78:9A:BC,mq=on",
         "-device", "virtio-serial-pci,bus=pcie.0,addr=0x3.0x0,id=virtio-serial0",
         "-chardev", f"socket,path={hvc},id=c,server,nowait",
         "-device", "virtconsole,chardev=c,id=console",
         "-device", "vhost-vsock-pci,id=vsock,guest-cid=7,bus=pcie.0,addr=0x4",
-        "-device", "virtio-balloon-pci,bus=pcie.0,addr=0x5,deflate-on-oom=true,id=balloon",
+        "-device", "virtio-balloon-pci,bus=pcie.0,addr=0x1.0x1,deflate-on-oom=true,id=balloon",
         "-uuid", "12345678-9abc-def0-1234-56789abcdef0",
         board="q35",
     )  # fmt: skip

@@ -61,8 +61,8 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         ),
         (
             True,
-            ["-machine", "microvm,"],
-            "-machine microvm,: empty property; write key=value,key=value",
+            ["-machine", ","],
+            "-machine ,: empty property; write key=value,key=value",
         ),
         (
             True,
@@ -734,6 +734,21 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
             True,
             ["-drive", "id=a,file=x", "-device", "virtio-blk-pci,drive=a"],
             "-device virtio-blk-pci,drive=a: bus is missing; it must be a name of letters, digits, '-', '.' and '_' that starts with a letter",
+        ),
+        (
+            True,
+            [
+                "-netdev",
+                "tap,id=n,ifname=t",
+                "-device",
+                "virtio-net-pci,netdev=n,bus=pcie.0,addr=2.1",
+            ],
+            "-device virtio-net-pci,netdev=n,bus=pcie.0,addr=2.1: addr must have function 0 for a single function device, not 1",
+        ),
+        (
+            True,
+            ["-object", "rng-random,id=r", "-device", "virtio-rng-pci,rng=r,bus=pcie.0,addr=2.7"],
+            "-device virtio-rng-pci,rng=r,bus=pcie.0,addr=2.7: addr must have function 0 for a single function device, not 7",
         ),
         (
             True,

@@ -48,6 +48,16 @@ def test_a_doubled_comma_is_a_literal_one() -> None:
     assert split("-drive", "file=a,,b,id=x") == [("file", "a,b"), ("id", "x")]
 
 
+def test_one_comma_at_the_end_is_left_out_as_in_the_guidebook() -> None:
+    # Section 2.10; QEMU takes one behind any option.
+    line = ["-drive", "file=c,if=pflash,unit=0", "-drive", "file=d,if=pflash,unit=1,"]
+    assert [f.unit for f in parse_command_line(["-machine", "q35,", *line]).flashes] == [0, 1]
+    assert split("-drive", "id=d,,,") == [("id", "d,")], "what is doubled stays"
+    for text in (",", ",id=d", "id=d,,,=x"):
+        with pytest.raises(ConfigError, match="empty property"):
+            split("-drive", text)
+
+
 @given(st.lists(st.text(alphabet="ab=,", min_size=1, max_size=5), min_size=1, max_size=4))
 def test_values_survive_quoting_and_splitting(values: list[str]) -> None:
     text = ",".join(f"k{i}={value.replace(',', ',,')}" for i, value in enumerate(values))

@@ -105,6 +105,18 @@ class VirtioPciPlace(PciPlace):
     )
 
 
+class SingleFunctionPlace(VirtioPciPlace):
+    """Where on a PCI bus, for a device that the guidebook calls a single function device."""
+
+    def check(self) -> None:
+        """It has function 0 (sections 2.3 and 2.8)."""
+        super().check()
+        if self.addr[1]:
+            raise ValueError(
+                f"addr must have function 0 for a single function device, not {self.addr[1]}"
+            )
+
+
 class VirtioBlk(Options):
     """Block device (virtio 1.2, section 5.2)."""
 
@@ -153,7 +165,9 @@ class VirtioNetDevice(Sent, WithQueueSize, VirtioNet, flag="-device virtio-net-d
     """Network card (virtio 1.2, section 5.1) over MMIO."""
 
 
-class VirtioNetPci(Sent, WithQueueSize, VirtioPciPlace, VirtioNet, flag="-device virtio-net-pci"):
+class VirtioNetPci(
+    Sent, WithQueueSize, SingleFunctionPlace, VirtioNet, flag="-device virtio-net-pci"
+):
     """Network card (virtio 1.2, section 5.1) over PCI."""
 
 
@@ -168,7 +182,10 @@ class VirtioSerialDevice(Sent, VirtioSerial, flag="-device virtio-serial-device"
 
 
 class VirtioSerialPci(Sent, VirtioPciPlace, VirtioSerial, flag="-device virtio-serial-pci"):
-    """Console device (virtio 1.2, section 5.3) over PCI: carries virtconsole ports."""
+    """Console device (virtio 1.2, section 5.3) over PCI: carries the virtconsole ports behind it.
+
+    There may be several, which is more than the one that the guidebook's section 2.4 promises.
+    """
 
 
 class Virtconsole(Options, flag="-device virtconsole"):
@@ -251,7 +268,7 @@ class VirtioRngDevice(Sent, VirtioRng, flag="-device virtio-rng-device"):
     """Entropy device (virtio 1.2, section 5.4) over MMIO."""
 
 
-class VirtioRngPci(Sent, VirtioPciPlace, VirtioRng, flag="-device virtio-rng-pci"):
+class VirtioRngPci(Sent, SingleFunctionPlace, VirtioRng, flag="-device virtio-rng-pci"):
     """Entropy device (virtio 1.2, section 5.4) over PCI."""
 
 

@@ -16,12 +16,17 @@ def shown(text: str) -> str:
 def split(option: str, text: str) -> list[tuple[str | None, str]]:
     """Split `text` into (key, value) pairs; a word without ``=`` has the key None.
 
-    A doubled comma is a literal comma.  Raises ConfigError for an empty piece or key.
+    A doubled comma is a literal comma, and one at the end is left out, as QEMU does (the
+    guidebook's section 2.10 writes ``unit=1,``).  Raises ConfigError for another empty piece or
+    an empty key.
     """
     if not text:
         raise ConfigError(f"{option} '': is empty; write key=value,key=value")
     pairs: list[tuple[str | None, str]] = []
-    for piece in _pieces(text):
+    pieces = _pieces(text)
+    if len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()
+    for piece in pieces:
         key, equals, value = piece.partition("=")
         if not piece or (equals and not key):
             raise ConfigError(f"{option} {shown(text)}: empty property; write key=value,key=value")

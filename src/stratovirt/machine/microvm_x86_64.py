@@ -55,6 +55,8 @@ class Microvm(Board):
     With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.
     """
 
+    console_driver = "virtio-serial-device"
+
     def __init__(
         self,
         config: VmConfig,

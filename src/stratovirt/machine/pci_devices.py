@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
-from stratovirt.pci.bus import PciBus, PlaceError
+from stratovirt.pci.bus import PciBus, PlaceError, devfn_of
 from stratovirt.runtime.log import Log
 from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.pci import PciTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from stratovirt.accel.base import Accelerator
@@ -61,6 +62,18 @@ class PciDevices:
         function = self._make(options, bus)
         self.attach(function, bus, options.addr, multifunction=options.multifunction)
         return function
+
+    def check_slots(self, devices: Iterable[Any]) -> None:
+        """A guest looks at a slot only where function 0 answers; raises ConfigError."""
+        for options in devices:
+            if "addr" not in options.fields:
+                continue
+            slot, function = options.addr
+            if devfn_of((slot, 0)) not in self.bus(options).functions:
+                raise ConfigError(
+                    f"{options.flag},bus={options.bus},addr={slot:#x}.{function:#x}: no guest "
+                    f"would see it, since nothing is at function 0 of slot {slot:#x}; put it there"
+                )
 
     def attach(
         self, function: PciFunction, bus: PciBus, place: tuple[int, int], *, multifunction: bool

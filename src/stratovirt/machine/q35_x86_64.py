@@ -40,6 +40,7 @@ class Q35(Board):
     """The board, built from its configuration; `guest_reset` and `guest_power_off` report up."""
 
     restarts_on_reset = True
+    console_driver = "virtio-serial-pci"
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Q35(Board):
                 self.add_console_port(options)
             elif options.flag != "-device pcie-root-port":
                 self.pci_devices.add(options)
+        self.pci_devices.check_slots(self.config.devices)
         for port in self.pci.root_ports:
             port.reset()
         if self.config.monitors:

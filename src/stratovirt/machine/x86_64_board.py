@@ -42,6 +42,8 @@ class Board(ABC):
     """What the machine's life knows of a board."""
 
     target = "x86_64"
+    console_driver: str
+    """The -device that carries console ports."""
     restarts_on_reset = False
     """Whether a guest that resets the machine starts anew; otherwise the machine ends."""
 
@@ -118,7 +120,7 @@ class Board(ABC):
         consoles = [device for device in self.devices if device.device_id == CONSOLE]
         source = f"{options.flag},chardev={options.chardev}"
         if not consoles:
-            raise ConfigError(f"{source}: no -device virtio-serial-device before it carries it")
+            raise ConfigError(f"{source}: no -device {self.console_driver} before it carries it")
         name = options.id or options.chardev
         try:
             chardev = self.host.open_chardev(options.chardev)
