@@ -113,6 +113,20 @@ def test_a_line_without_end_is_cut_and_the_next_is_heard(
     assert peak_kib < 100 << 10
 
 
+@pytest.mark.parametrize(
+    "value", [b"[" * 100_000 + b"]" * 100_000, b"[]," * 100_000 + b"[]", b"0," * 400_000 + b"0"]
+)
+def test_a_request_of_too_many_values_is_one_error_and_the_connection_lives(
+    start_board: Start, tmp_path: Path, value: bytes
+) -> None:
+    path = tmp_path / "qmp"
+    start_board("-qmp", f"unix:{path},server,nowait")
+    client = RawClient(path)
+    for request in (value, b'{"execute": "query-name", "id": [' + value + b"]}"):
+        assert error_class(client.ask(request)) == "GenericError"
+        assert client.ask(b'{"execute": "query-name"}') == {"return": {}}
+
+
 def test_a_flood_is_served_in_order_and_nothing_of_it_is_refused(
     start_board: Start, tmp_path: Path
 ) -> None:

@@ -50,3 +50,32 @@ def test_an_endless_request_is_dropped_to_its_newline() -> None:
         frames += framer.feed(b"x" * (REQUEST_LIMIT // 8))
     assert [type(frame) for frame in frames] == [TooLong]
     assert framer.feed(b"tail\n{}") == [b"{}"]
+
+
+@given(
+    st.sampled_from([REQUEST_LIMIT - 1, REQUEST_LIMIT, REQUEST_LIMIT + 1]),
+    st.sampled_from([b"{}", b'{}\n{"a": 1}', b'\n{"a": 1}']),
+    st.lists(st.integers(-5, 5), max_size=3),
+)
+def test_what_is_too_long_is_so_however_it_is_split(
+    size: int, tail: bytes, cuts: list[int]
+) -> None:
+    """The broker and its machine read in pieces of different sizes, and must see the same."""
+    stream = b'{"a": "' + b"x" * (size - 9) + b'"}' + tail
+    whole = Framer().feed(stream)
+    framer, frames, start = Framer(), [], 0
+    for end in [*sorted(REQUEST_LIMIT + cut for cut in cuts), len(stream)]:
+        frames += framer.feed(stream[start:end])
+        start = end
+
+    def shown(found: list[bytes | TooLong]) -> list[bytes | None]:
+        return [None if isinstance(frame, TooLong) else frame for frame in found]
+
+    assert shown(frames) == shown(whole)
+    assert isinstance(whole[0], TooLong) == (size > REQUEST_LIMIT)
+
+
+def test_a_row_of_arrays_is_one_thing_that_is_no_request() -> None:
+    row = b"[]," * 1000 + b"[]"
+    assert Framer().feed(row + b'\n{"a": {"b": 1}}') == [row, b'{"a": {"b": 1}}']
+    assert Framer().feed(b']]{"a": {"b": 1}, "c": 2}') == [b']]{"a": {"b": 1}, "c": 2}']

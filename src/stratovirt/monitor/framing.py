@@ -1,8 +1,8 @@
 """Cuts a client's byte stream into requests.
 
 A request ends with its newline, or without one where its object closes: QEMU's own client sends
-no newline.  The scanner looks only at quotes, brackets and newlines; what is inside a request is
-the JSON parser's business.
+no newline.  What is no object, an array for one, ends with its newline only.  The scanner looks
+only at quotes, brackets and newlines; what is inside a request is the JSON parser's business.
 """
 
 from __future__ import annotations
@@ -34,24 +34,32 @@ class Framer:
         self._in_string = False
 
     def feed(self, received: bytes) -> list[bytes | TooLong]:
-        """The requests that `received` completes."""
+        """The requests that `received` completes, the same ones however the stream is cut."""
         if self._skipping:
             _, newline, received = received.partition(b"\n")
             self._skipping = not newline
         self._pending += received
         frames: list[bytes | TooLong] = []
-        while (end := self._scan()) is not None:
-            frame = bytes(self._pending[:end]).strip()
-            del self._pending[:end]
-            self._restart()
-            if frame:
-                frames.append(frame)
-        if len(self._pending) > REQUEST_LIMIT:
-            frames.append(TooLong())
-            self._pending.clear()
-            self._restart()
-            self._skipping = True
-        return frames
+        while True:
+            end = self._scan()
+            if (end or len(self._pending)) > REQUEST_LIMIT:
+                frames.append(TooLong())
+                self._skip_line()
+            elif end is not None:
+                if frame := bytes(self._pending[:end]).strip():
+                    frames.append(frame)
+                self._drop(end)
+            else:
+                return frames
+
+    def _skip_line(self) -> None:
+        newline = self._pending.find(b"\n", REQUEST_LIMIT)
+        self._skipping = newline < 0
+        self._drop(len(self._pending) if self._skipping else newline + 1)
+
+    def _drop(self, count: int) -> None:
+        del self._pending[:count]
+        self._restart()
 
     def _scan(self) -> int | None:
         """Where the first request ends, or None when it is not whole yet."""
@@ -77,6 +85,6 @@ class Framer:
             elif mark in b"{[":
                 self._depth += 1
             else:
-                self._depth -= 1
-                if self._depth <= 0:
+                self._depth = max(0, self._depth - 1)
+                if self._depth == 0 and mark == b"}":
                     return self._position

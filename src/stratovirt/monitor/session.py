@@ -12,6 +12,7 @@ from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
+from stratovirt.monitor.request import command_of, decode
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.trace_events import QMP_COMMAND
@@ -29,8 +30,6 @@ REPLY_LIMIT = 4 << 20
 COMMANDS_PER_SECOND = 100
 """More are not refused: the next is read later, and the client's socket fills up meanwhile."""
 NS_PER_SECOND = 1_000_000_000
-MAX_NESTED = 500
-"""Most arrays and objects in a request: the parser recurses, and this bounds its stack."""
 RECEIVE = 65536
 KVM_DEVICE = "/dev/kvm"
 MOST_NAMED_DESCRIPTORS = 64
@@ -185,7 +184,7 @@ class Session:
     def _reply(self, line: bytes) -> dict[str, object]:
         request_id: dict[str, object] = {}
         try:
-            request = _decode(line)
+            request = decode(line)
             if "id" in request:
                 request_id = {"id": request["id"]}
             reply: dict[str, object] = {"return": self._execute(request)}
@@ -202,15 +201,7 @@ class Session:
     def _execute(self, request: dict[str, object]) -> object:
         from stratovirt.monitor.registry import COMMANDS
 
-        name = request.get("execute")
-        arguments = request.get("arguments", {})
-        unknown = set(request) - {"execute", "arguments", "id"}
-        if unknown:
-            raise QmpError(f"unexpected member '{min(unknown)[:80]}' in a request")
-        if not isinstance(name, str):
-            raise QmpError("a request needs the member 'execute', a string")
-        if not isinstance(arguments, dict):
-            raise QmpError("'arguments' must be an object")
+        name, arguments = command_of(request)
         command = COMMANDS.get(name)
         if command is None:
             raise QmpError(f"The command {name[:80]} has not been found", "CommandNotFound")
@@ -220,24 +211,3 @@ class Session:
 
 def _error(text: str, error_class: str = "GenericError") -> dict[str, object]:
     return {"error": {"class": error_class, "desc": text}}
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError(f"{text[:80]} is no number that JSON can say")
-    return number
-
-
-def _decode(line: bytes) -> dict[str, object]:
-    if line.count(b"[") + line.count(b"{") > MAX_NESTED:
-        raise QmpError(f"a request has more than {MAX_NESTED} arrays and objects")
-    try:
-        request = json.loads(line, parse_float=_finite, parse_constant=_finite)
-        # A lone surrogate is JSON and no text: nothing that takes a name could use it.
-        json.dumps(request, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise QmpError(f"JSON parse error: {error}") from None
-    if not isinstance(request, dict):
-        raise QmpError("a request must be a JSON object")
-    return request
