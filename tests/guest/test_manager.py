@@ -1,5 +1,6 @@
 """What a manager does to a machine, with a real guest in it: buttons, consoles, memory, traces."""
 
+import json
 import os
 import re
 import resource
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import Boot
-from tests.machine_process import PATIENCE, MachineProcess, QmpClient, wait_listening
+from tests.machine_process import PATIENCE, MachineProcess, QmpClient, wait_listening, wait_until
 
 READY = "guest: ready in the initramfs"
 
@@ -64,6 +65,42 @@ def test_a_reset_in_the_middle_of_work_boots_the_guest_anew(
             assert size.strip() == str(8 << 20)
         client.cmd("quit")
     assert guest.wait() == 0
+
+
+def answers(path: Path, *commands: str) -> list[dict[str, object]]:
+    """What a client hears that sends everything, shuts its writing side, and reads to the end."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(path))
+        said = ["qmp_capabilities", *commands]
+        client.sendall(b"".join(b'{"execute": "%s"}\n' % name.encode() for name in said))
+        client.shutdown(socket.SHUT_WR)
+        heard = b""
+        while part := client.recv(65536):
+            heard += part
+    return [json.loads(line) for line in heard.splitlines()]
+
+
+def test_peers_that_leave_halfway_do_not_hold_up_the_guest(boot: Boot, tmp_path: Path) -> None:
+    path, proof = tmp_path / "qmp", tmp_path / "proof"
+    proof.write_bytes(bytes(1 << 20))
+    guest = boot(
+        "-qmp", f"unix:{path},server,nowait",
+        "-drive", f"id=d,file={proof},direct=off", "-device", "virtio-blk-device,drive=d",
+    )  # fmt: skip
+    ready(guest)
+    for _ in range(3):
+        heard = answers(path, "query-status", "query-cpus-fast", "query-version")
+        assert [next(iter(message)) for message in heard] == ["QMP", *["return"] * 4]
+    # The console's reader goes, as in `stratovirt ... | head`; the guest talks on, and listens.
+    assert guest.process.stdout is not None
+    guest.process.stdout.close()
+    guest.process.stdout = open(os.devnull, "rb")  # noqa: SIM115
+    guest.type("seq 1 20000; echo still there | dd of=/dev/vda conv=fsync,notrunc\n")
+    wait_until(lambda: proof.read_bytes().startswith(b"still there\n"), "the guest goes on")
+    heard = answers(path, "query-status", "quit")
+    assert [message for message in heard if "return" in message][-1] == {"return": {}}
+    assert guest.process.wait(PATIENCE) == 0
 
 
 @pytest.fixture
