@@ -113,15 +113,19 @@ def test_a_card_on_a_back_end_is_plugged_and_unplugged(
     guest = ready(
         "-machine", "q35,mem-share=on", "-m", "384M",
         "-device", "pcie-root-port,port=0x1,addr=0x3,bus=pcie.0,id=port1",
+        "-chardev", f"socket,id=c,path={tmp_path}/vhost.sock",
+        "-netdev", "vhost-user,id=n,chardev=c",
+        "-device", "virtio-net-pci,netdev=n,id=d,bus=port1,addr=0x0",
         "-qmp", f"unix:{tmp_path}/qmp,server,nowait", board="",
     )  # fmt: skip
     address = {"type": "unix", "data": {"path": f"{tmp_path}/vhost.sock"}}
     with QmpClient(tmp_path / "qmp") as client:
-        for _ in range(2):
-            data = {"addr": address, "server": False, "reconnect": 1}
-            client.cmd("chardev-add", id="c", backend={"type": "socket", "data": data})
-            client.cmd("netdev_add", type="vhost-user", id="n", chardev="c")
-            client.cmd("device_add", driver="virtio-net-pci", id="d", netdev="n", bus="port1")
+        for turn in range(2):
+            if turn:
+                data = {"addr": address, "server": False}
+                client.cmd("chardev-add", id="c", backend={"type": "socket", "data": data})
+                client.cmd("netdev_add", type="vhost-user", id="n", chardev="c")
+                client.cmd("device_add", driver="virtio-net-pci", id="d", netdev="n", bus="port1")
             guest.command("while [ ! -e /sys/class/net/eth0 ]; do sleep 0.2; done")
             guest.command(f"ip addr add {GUEST}/24 dev eth0; ip link set eth0 up")
             answered(guest)
@@ -131,3 +135,4 @@ def test_a_card_on_a_back_end_is_plugged_and_unplugged(
             assert guest.command("ls /sys/class/net").split() == ["lo"]
             client.cmd("netdev_del", id="n")
             client.cmd("chardev-remove", id="c")
+    assert b"the back end" not in guest.errors
