@@ -17,19 +17,21 @@ NAMES = ("", "/dev/null", "/nonexistent", "tap0", "0000:1a:00.3", "host:1", "fil
 QUESTIONS = ("image", "tap", "vhost-net", "vfio", "unix", "tcp", "draft", "commit", "discard", "?")
 KEYS = ("path", "name", "host", "port", "place", "source", "readonly", "direct", "queues", "known",
         "has_container", "memory_bytes")  # fmt: skip
-COMMANDS = ("blockdev-add", "netdev_add", "chardev-add", "device_add", "migrate", "quit")
+COMMANDS = (
+    "blockdev-add", "netdev_add", "chardev-add", "chardev-remove", "device_add", "migrate", "quit",
+)  # fmt: skip
 
 ours, theirs = wire.pair()
 news, _ = wire.pair()
 broker = Broker(VmConfig(), ours, news)
 witness = Witness(broker._grants)
-asked: list[tuple[str, str]] = []
+asked: list[tuple[object, ...]] = []
 
 
-def note(kind: str, name: str) -> None:
+def note(*grant: object) -> None:
     """Every question comes here before anything is opened; none is let through."""
-    asked.append((kind, name))
-    broker._grants.take(kind, name)
+    asked.append(grant)
+    broker._grants.take(*grant)
     raise StratovirtError("no")
 
 
@@ -60,7 +62,9 @@ def one_input(content: bytes) -> None:
             text = json.dumps(request).encode()
             at = data.ConsumeIntInRange(0, len(text))
             witness.read(text[:at] + data.ConsumeBytes(data.ConsumeIntInRange(0, 3)) + text[at:])
-            assert len(broker._grants._once) <= grants.MOST_GRANTS
+            assert len(witness._waiting) <= grants.MOST_WAITING
+            if data.ConsumeBool():
+                witness.answered(data.ConsumeIntInRange(0, 20), accepted=data.ConsumeBool())
             continue
         asked.clear()
         keys = data.ConsumeIntInRange(0, 6)
@@ -76,7 +80,7 @@ def one_input(content: bytes) -> None:
 
 if __name__ == "__main__":
     assert set(module._ANSWERS) - set(QUESTIONS) == {
-        "monitors", "serve", "seal", "leave", "module",
+        "monitors", "serve", "seal", "leave", "module", "answered",
     }  # fmt: skip
 
     atheris.Setup(sys.argv, one_input)

@@ -1,8 +1,10 @@
 """A process that a guest has taken over: what it can still do."""
 
 import errno
+import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import pytest
 
 import stratovirt
 from stratovirt.lockdown.calls_x86_64 import BOARDS
-from tests.machine_process import MachineProcess, QmpClient, wait_until
+from tests.machine_process import MachineProcess, QmpClient, wait_listening, wait_until
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
 from tests.taken_over import ATTACK
 
@@ -51,10 +53,10 @@ FORBIDDEN = {
 """Calls with their arguments; ioctl is TIOCSTI, mmap and mprotect ask for memory to execute."""
 
 
-def attack(tmp_path: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Run a machine whose guest has taken it over to its end."""
+def start_attack(tmp_path: Path, code: str, *argv: str) -> subprocess.Popen[str]:
+    """A machine whose guest takes it over when it runs."""
     kernel = write_kernel(tmp_path, say("x") + POWER_OFF + SPIN)
-    return subprocess.run(
+    return subprocess.Popen(
         [
             sys.executable,
             "-m",
@@ -66,11 +68,22 @@ def attack(tmp_path: Path, code: str, *argv: str) -> subprocess.CompletedProcess
             *argv,
         ],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
         env={"PATH": "/usr/bin", ATTACK: code},
     )
+
+
+def end_of(machine: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """What it said, when it has ended."""
+    out, err = machine.communicate(timeout=60)
+    return subprocess.CompletedProcess(machine.args, machine.returncode, out, err)
+
+
+def attack(tmp_path: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a machine whose guest has taken it over to its end."""
+    return end_of(start_attack(tmp_path, code, *argv))
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
@@ -204,6 +217,96 @@ def test_the_broker_opens_nothing_that_no_client_has_named(tmp_path: Path, quest
     )
     done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
     assert done.stdout.endswith(": no client of a monitor has named itx"), done
+
+
+def ask(question: str, details: str) -> str:
+    """Code that asks the broker and says what came of it."""
+    return (
+        f"try: vm._broker.ask('{question}', {details}); os.write(1, b'{question} opened; ')\n"
+        "except Exception as error: os.write(1, f'{error}; '.encode())\n"
+    )
+
+
+def test_what_a_client_named_is_over_when_it_was_answered(tmp_path: Path) -> None:
+    """Refused for what they say, refused for what there is, and done: nothing is left of them."""
+    (tmp_path / "secret").write_bytes(bytes(512))
+    code = "".join(
+        ask(question, details.format(file=tmp_path / "secret"))
+        for question, details in QUESTIONS.items()
+    )
+    machine = start_attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait", "-S")
+    node = {"node-name": "n", "read-only": True, "file": {"filename": f"{tmp_path}/secret"}}
+    address = {"type": "unix", "data": {"path": "/run/x"}}
+    backend = {"type": "socket", "data": {"addr": address, "server": False}}
+    refused: list[tuple[str, dict[str, object]]] = [
+        ("blockdev-add", {**node, "cache": {"direct": False}}),
+        ("migrate", {"uri": "exec:/tmp/x"}),
+        ("netdev_add", {}),
+        ("netdev_add", {"type": "tap", "id": "t", "ifname": "tap0", "vhost": True}),
+        ("device_add", {"driver": "vfio-pci", "id": "v", "bus": "b", "host": "0000:00:00.0"}),
+        ("chardev-add", {"id": "c", "backend": backend}),
+    ]
+    with QmpClient(tmp_path / "qmp") as client:
+        client.cmd("blockdev-add", **{**node, "cache": {"direct": False}})
+        client.cmd("chardev-add", id="c", backend=backend)
+        for command, arguments in refused:
+            with pytest.raises(Exception, match=r"."):
+                client.cmd(command, **arguments)
+        client.cmd("chardev-remove", id="c")
+        client.cmd("cont")
+        done = end_of(machine)
+    assert done.stdout.count(": no client of a monitor has named it; ") == len(QUESTIONS), done
+
+
+def test_what_was_named_read_only_is_not_opened_for_writing(tmp_path: Path) -> None:
+    """At the very moment when the client asks for it."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096))
+    details = f"path='{disk}', source='x', direct=False"
+    code = (
+        "import select\n"
+        "for _ in range(3000):\n"
+        f"    try: vm._broker.ask('image', {details}, readonly=True)\n"
+        "    except Exception: select.poll().poll(10)\n"
+        "    else: break\n"
+        "os.write(1, b'the first; ')\n"
+        + ask("image", f"{details}, readonly=False")
+        + ask("image", f"{details}, readonly=True")
+        + ask("image", f"{details}, readonly=True")
+    )
+    machine = start_attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    wait_listening(tmp_path / "qmp")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "qmp"))
+        for name in ("a", "b"):
+            node = {
+                "node-name": name, "read-only": True, "file": {"filename": str(disk)},
+                "cache": {"direct": False},
+            }  # fmt: skip
+            client.send(json.dumps({"execute": "blockdev-add", "arguments": node}).encode())
+        done = end_of(machine)
+    nobody = f"{disk}: no client of a monitor has named it; "
+    assert done.stdout == f"the first; {nobody}image opened; {nobody}x", done
+
+
+def test_a_command_written_with_escapes_is_the_same_to_machine_and_broker(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    kernel = write_kernel(tmp_path, say("on\n") + SPIN)
+    with MachineProcess(
+        "-kernel", str(kernel), "-serial", "stdio", "-qmp", f"unix:{tmp_path}/qmp,server,nowait"
+    ) as machine:
+        machine.expect("on")
+        wait_listening(tmp_path / "qmp")
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as answers:
+            client.connect(str(tmp_path / "qmp"))
+            client.send(
+                rb'{"\u0065xecute": "\u0062lockdev-add", "arguments": {"node-name": "n", "file": '
+                + json.dumps({"filename": f"{tmp_path}/disk"}).replace("/", r"\/").encode()
+                + b', "cache": {"direct": false}}}'
+            )
+            assert b"QMP" in answers.readline()
+            assert json.loads(answers.readline()) == {"return": {}}
+        assert machine.terminate() == 0
 
 
 def test_whatever_of_the_package_is_imported_late_can_be_had(tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ class Chardev:
             log.warn(f"the peer of chardev {self.label} does not read; output is dropped")
         self._dropped = True
 
+    def answered(self, _command: str, _accepted: bool) -> None:
+        """The user has dealt with a request: for whoever handed on the peer, if somebody did."""
+
     def resume_input(self) -> None:
         """The device has room again."""
         is_waiting = self._input_fd >= 0 and not self._input_watched and not self._input_has_ended

@@ -21,6 +21,7 @@ from stratovirt.config.kinds import (
     Reference,
     Text,
 )
+from stratovirt.config.net import Tap, VhostUser
 from stratovirt.config.options import Family, Options, opt
 
 
@@ -87,3 +88,17 @@ HOT_DRIVERS = Family(
     },
 )
 """device_add's drivers: hot-replace slots of microvm, root ports of q35."""
+
+HOT_NETDEVS = Family(
+    "netdev_add",
+    key="type",
+    noun="back end",
+    variants={"tap": Tap, "vhost-user": VhostUser},
+    default="tap",
+)
+
+
+class IdArguments(Options):
+    """Which device, netdev or chardev."""
+
+    id: str = opt(Identifier(), help="its id")

@@ -53,6 +53,22 @@ class Incoming(Options, flag="-incoming", whole="uri"):
             raise ValueError(f"must be file:PATH, not '{self.uri}'")
 
 
+class Migrate(Options):
+    """Where to write a snapshot."""
+
+    uri: str = opt(Text("file:PATH"), help="file:PATH, the folder to write")
+
+    def check(self) -> None:
+        """Only files."""
+        if not self.uri.startswith("file:") or self.uri == "file:":
+            raise ValueError(f"uri must be file:PATH, not '{self.uri[:80]}'")
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return self.uri.removeprefix("file:")
+
+
 class Daemonize(Options, flag="-daemonize"):
     """Detach from the terminal once the machine runs; errors until then reach the caller."""
 

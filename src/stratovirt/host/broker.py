@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 
+from stratovirt.config.chardev import SocketChardev
 from stratovirt.errors import StratovirtError
 from stratovirt.host import grants, wire
 from stratovirt.host.grants import Grants, Witness
@@ -123,9 +124,10 @@ class Broker:
             raise ValueError(f"{question!r} comes too late")
         return handler(self, **details)
 
-    def _require(self, kind: str, name: str) -> None:
-        if not self._grants.take(kind, name):
-            raise StratovirtError(f"{name or kind}: no client of a monitor has named it")
+    def _require(self, kind: str, *what: object) -> None:
+        if not self._grants.take(kind, *what):
+            name = what[0] if what else kind
+            raise StratovirtError(f"{name}: no client of a monitor has named it")
 
     def _monitors(self) -> Answer:
         from stratovirt.chardev.open import make_chardev
@@ -160,6 +162,10 @@ class Broker:
             os.close(null)
         return {}, []
 
+    def _answered(self, monitor: int, number: int, accepted: bool) -> Answer:
+        self._relays[monitor].witness.answered(number, accepted=accepted)
+        return {}, []
+
     def _leave(self) -> Answer:
         self._loop.stop()
         return {}, []
@@ -173,7 +179,7 @@ class Broker:
     def _image(self, path: str, source: str, readonly: bool, direct: bool) -> Answer:
         from stratovirt.block.image import open_image
 
-        self._require(grants.IMAGE, path)
+        self._require(grants.IMAGE, path, readonly, direct)
         files = open_image(
             path, source, readonly=readonly, direct=direct, machine=str(os.getppid())
         )
@@ -188,13 +194,13 @@ class Broker:
     def _tap(self, name: str, queues: int, source: str) -> Answer:
         from stratovirt.net.tap import open_queues
 
-        self._require(grants.TAP, name)
+        self._require(grants.TAP, name, queues)
         return {}, open_queues(name, queues, source)
 
     def _vhost_net(self) -> Answer:
         from stratovirt.host.access import VHOST_NET
 
-        self._require(grants.VHOST_NET, "")
+        self._require(grants.VHOST_NET)
         return {}, [os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)]
 
     def _vfio(self, host: str, source: str, known: list[str], has_container: bool) -> Answer:
@@ -214,7 +220,7 @@ class Broker:
     def _tcp(self, host: str, port: int) -> Answer:
         from stratovirt.runtime.sockets import connect_tcp
 
-        self._require(grants.TCP, f"{host}:{port}")
+        self._require(grants.TCP, host, port)
         return {}, [connect_tcp(host, port).detach()]
 
     def _open_draft(self, place: str, memory_bytes: int) -> Answer:
@@ -244,18 +250,18 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "leave": Broker._leave, "image": Broker._image, "tap": Broker._tap,
     "vhost-net": Broker._vhost_net, "vfio": Broker._vfio, "unix": Broker._unix,
     "tcp": Broker._tcp, "draft": Broker._open_draft, "commit": Broker._commit,
-    "discard": Broker._discard, "module": Broker._module,
+    "discard": Broker._discard, "module": Broker._module, "answered": Broker._answered,
 }  # fmt: skip
 
 
-def _standing(config: VmConfig) -> list[tuple[str, str]]:
-    """Where the chardevs of the command line connect, now and when the other side comes back."""
-    found = []
+def _standing(config: VmConfig) -> list[grants.Grant]:
+    """Where the chardevs of the command line connect when the other side comes back."""
+    found: list[grants.Grant] = []
     for chardev in [*config.chardevs.values(), *([config.serial] if config.serial else [])]:
-        if getattr(chardev, "server", True):
+        if not isinstance(chardev, SocketChardev) or not chardev.reconnect:
             continue
-        if chardev.path is not None:  # type: ignore[union-attr]
-            found.append((grants.UNIX, chardev.path))  # type: ignore[union-attr]
+        if chardev.path is not None:
+            found.append((grants.UNIX, chardev.path))
         else:
-            found.append((grants.TCP, f"{chardev.host or 'localhost'}:{chardev.port}"))  # type: ignore[union-attr]
+            found.append((grants.TCP, chardev.host or "localhost", chardev.port))
     return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 import _thread
 import os
 import socket
+from contextlib import suppress
 
 from stratovirt.chardev.relayed import RelayedChardev
 from stratovirt.errors import StratovirtError
 from stratovirt.host import wire
+from stratovirt.host.grants import NAMING
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.runtime.sockets import LostDescriptorsError
@@ -63,9 +65,20 @@ class BrokerLine:
         for monitor, description in zip(monitors, descriptions, strict=True):
             assert monitor.chardev is not None
             waits = bool(getattr(monitor.chardev, "waits", False))
-            self._monitors.append(RelayedChardev(loop, monitor.chardev.id, description, waits))
+            relayed = RelayedChardev(loop, monitor.chardev.id, description, waits)
+            number = len(self._monitors)
+            relayed.on_answered = lambda *what, number=number: self._answered(number, *what)
+            self._monitors.append(relayed)
         self._loop = loop
         return self._monitors
+
+    def _answered(self, monitor: int, number: int, command: str, accepted: bool) -> None:
+        """What the command named is not to be opened any more."""
+        if command not in NAMING:
+            return
+        # A broker that has died opens nothing anyway.
+        with suppress(BrokerError):
+            self.ask("answered", monitor=monitor, number=number, accepted=accepted)
 
     def serve(self, quit_requested: Callable[[], None]) -> None:
         """Let clients in."""
@@ -86,9 +99,9 @@ class BrokerLine:
             log.error("the broker process has died: there are no monitors any more")
             return
         if "client" in message:
-            number = message["client"]
-            assert isinstance(number, int)
-            self._monitors[number].receive(fds[0])
+            number, requests = message["client"], message["requests"]
+            assert isinstance(number, int) and isinstance(requests, int)
+            self._monitors[number].receive(fds[0], requests)
         else:
             self._quit_requested()
 

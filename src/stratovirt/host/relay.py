@@ -21,7 +21,7 @@ class Relay:
 
     def __init__(self, number: int, chardev: Chardev, witness: Witness, news: socket.socket):
         self._number, self._chardev = number, chardev
-        self._witness, self._news = witness, news
+        self.witness, self._news = witness, news
         self._loop = chardev.loop
         self._machine: socket.socket | None = None
         self._outgoing: list[tuple[bytes, list[int]]] = []
@@ -36,15 +36,17 @@ class Relay:
         chardev.output_limit = 2 * CHUNK
 
     def _connected(self) -> None:
-        self._witness.forget()
         self._has_said_all = False
         kinds = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._machine, theirs = socket.socketpair(socket.AF_UNIX, kinds)
-        wire.send(self._news, {"client": self._number}, [theirs.fileno()])
+        # From there on the machine counts requests, as the witness does.
+        news: dict[str, object] = {"client": self._number, "requests": self.witness.count}
+        wire.send(self._news, news, [theirs.fileno()])
         theirs.close()
         self._watch()
 
     def _disconnected(self) -> None:
+        self.witness.forget()
         if self._machine is not None:
             self._loop.unwatch(self._machine.fileno())
             self._machine.close()
@@ -63,7 +65,7 @@ class Relay:
 
     def _from_client(self, received: bytes) -> None:
         # Before the machine can ask for what the command names.
-        self._witness.read(received)
+        self.witness.read(received)
         fds, self._chardev.descriptors = self._chardev.descriptors, []
         self._outgoing.append((received, fds))
         self._flush()

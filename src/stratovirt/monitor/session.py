@@ -145,6 +145,7 @@ class Session:
                 return
             frame = self._waiting.pop(0)
             if isinstance(frame, TooLong):
+                self.chardev.answered("", False)
                 self._send(_error(f"a request is longer than {REQUEST_LIMIT} bytes"))
             else:
                 self._serve(frame)
@@ -183,11 +184,13 @@ class Session:
 
     def _reply(self, line: bytes) -> dict[str, object]:
         request_id: dict[str, object] = {}
+        name = ""
         try:
             request = decode(line)
             if "id" in request:
                 request_id = {"id": request["id"]}
-            reply: dict[str, object] = {"return": self._execute(request)}
+            name, arguments = command_of(request)
+            reply: dict[str, object] = {"return": self._execute(name, arguments)}
         except QmpError as error:
             reply = _error(str(error), error.error_class)
         except Exception as error:
@@ -196,12 +199,12 @@ class Session:
             if not isinstance(error, StratovirtError | OSError):
                 log.error(why)
             reply = _error(why)
+        self.chardev.answered(name, "return" in reply)
         return reply | request_id
 
-    def _execute(self, request: dict[str, object]) -> object:
+    def _execute(self, name: str, arguments: dict[str, object]) -> object:
         from stratovirt.monitor.registry import COMMANDS
 
-        name, arguments = command_of(request)
         command = COMMANDS.get(name)
         if command is None:
             raise QmpError(f"The command {name[:80]} has not been found", "CommandNotFound")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from stratovirt.config.chardev_add import ChardevAdd
 from stratovirt.config.hot_replace import Blockdev
-from stratovirt.config.hotplug import HOT_DRIVERS
+from stratovirt.config.hotplug import HOT_DRIVERS, HOT_NETDEVS, IdArguments
 from stratovirt.config.kinds import Identifier
-from stratovirt.config.net import Tap, VhostUser
-from stratovirt.config.options import Family, Options, opt
+from stratovirt.config.net import VhostUser
+from stratovirt.config.options import Options, opt
 from stratovirt.machine.hot_plug import HotPlug, NotThereError
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import NoArguments, command
@@ -16,27 +16,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stratovirt.config.net import Tap
     from stratovirt.monitor.session import Session
-
-NETDEVS = Family(
-    "netdev_add",
-    key="type",
-    noun="back end",
-    variants={"tap": Tap, "vhost-user": VhostUser},
-    default="tap",
-)
 
 
 class NodeArguments(Options):
     """Which block node."""
 
     node_name: str = opt(Identifier(), help="its name")
-
-
-class IdArguments(Options):
-    """Which device, netdev or chardev."""
-
-    id: str = opt(Identifier(), help="its id")
 
 
 def _slots(session: Session) -> HotPlug:
@@ -78,7 +65,7 @@ def chardev_remove(session: Session, arguments: IdArguments) -> object:
     return _do(lambda: _slots(session).remove_chardev(arguments.id))
 
 
-@command("netdev_add", NETDEVS)
+@command("netdev_add", HOT_NETDEVS)
 def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
     """Open a tap for a later device_add; fd and its kin are names that getfd gave.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import Text
-from stratovirt.config.options import Options, opt
+from stratovirt.config.process import Migrate
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.monitor.schema import MIGRATION_STATUS, Struct
 
@@ -15,21 +14,10 @@ RAM = Struct("MigrationStats", {"transferred": "int", "remaining": "int", "total
 INFO = Struct("MigrationInfo", {"status": MIGRATION_STATUS, "ram?": RAM, "error-desc?": "str"})
 
 
-class MigrateArguments(Options):
-    """Where to."""
-
-    uri: str = opt(Text("file:PATH"), help="file:PATH, the folder to write")
-
-    def check(self) -> None:
-        """Only files."""
-        if not self.uri.startswith("file:") or self.uri == "file:":
-            raise ValueError(f"uri must be file:PATH, not '{self.uri[:80]}'")
-
-
-@command("migrate", MigrateArguments)
-def migrate(session: Session, arguments: MigrateArguments) -> object:
+@command("migrate", Migrate)
+def migrate(session: Session, arguments: Migrate) -> object:
     """Begin a snapshot of the paused machine; query-migrate tells how far it has come."""
-    session.vm.save_to(arguments.uri.removeprefix("file:"))
+    session.vm.save_to(arguments.place)
     return {}
 
 
