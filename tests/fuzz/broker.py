@@ -28,10 +28,10 @@ witness = Witness(broker._grants)
 asked: list[tuple[object, ...]] = []
 
 
-def note(*grant: object) -> None:
+def note(kind: str, *what: object) -> None:
     """Every question comes here before anything is opened; none is let through."""
-    asked.append(grant)
-    broker._grants.take(*grant)
+    asked.append((kind, *what))
+    broker._grants.take(kind, *what)
     raise StratovirtError("no")
 
 
