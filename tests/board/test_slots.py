@@ -83,6 +83,14 @@ def test_what_was_plugged_before_the_guest_ran_is_asked_for(
     assert not is_there(client)
 
 
+def test_a_device_of_another_board_is_refused(machine: tuple[Board, QmpClient]) -> None:
+    _board, client = machine
+    for driver in ("virtio-blk-mmio", "virtio-net-mmio"):
+        text = f"device_add {driver}: this board has no hot-replace slots"
+        with pytest.raises(ExecuteError, match=text):
+            client.cmd("device_add", id="d", driver=driver, addr="0x0")
+
+
 def test_an_unplug_that_the_guest_cancels_can_be_asked_for_again(
     machine: tuple[Board, QmpClient], tmp_path: Path
 ) -> None:

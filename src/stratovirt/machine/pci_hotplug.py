@@ -41,6 +41,8 @@ class PciHotPlug(HotPlug):
     def plug(self, options: Any) -> None:
         """Make a device and put it into an empty slot; raises StratovirtError."""
         self.check_new(options.id)
+        if "bus" not in options.fields:
+            raise HotPlugError(f"{options.flag}: this board has no hot-replace slots")
         try:
             bus = self._devices.bus(options)
             if bus is self._pci.root:
@@ -85,9 +87,8 @@ class PciHotPlug(HotPlug):
     def _make(self, options: Any) -> VirtioDevice:
         if isinstance(options, HotPciBlk):
             return self._make_disk(options)
-        if isinstance(options, HotPciNet):
-            return self._make_card(options)
-        raise HotPlugError(f"{options.flag}: this board has no hot-replace slots")
+        card: HotPciNet = options
+        return self._make_card(card)
 
     def _make_disk(self, options: HotPciBlk) -> Blk:
         iothread = self.iothread(options.iothread)
