@@ -23,7 +23,7 @@ def test_each_form_of_the_kernel_boots(boot: Boot, files: type[GuestFiles], form
 
 @pytest.mark.parametrize(
     ("smp", "sockets", "cores", "threads"),
-    [("1", 1, 1, 1), ("4", 4, 1, 1), ("4,sockets=1,cores=2,threads=2", 1, 2, 2)],
+    [("1", 1, 1, 1), ("4", 1, 4, 1), ("4,sockets=1,cores=2,threads=2", 1, 2, 2)],
 )
 def test_the_guest_sees_the_cpus_and_memory_of_its_command_line(
     boot: Boot, smp: str, sockets: int, cores: int, threads: int

@@ -37,8 +37,8 @@ class Wanted:
 TWO = ((10, 20), (20, 10))
 CASES: dict[str, tuple[list[str], Wanted]] = {
     "one": (["-smp", "1", "-m", "256"], Wanted(1, 1, 1, [256], ["0"])),
-    "sockets": (["-smp", "4", "-m", "1G"], Wanted(1, 1, 4, [1024], ["0-3"])),
-    "cores": (["-smp", "4,sockets=1", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"])),
+    "sockets": (["-smp", "4,sockets=4", "-m", "1G"], Wanted(1, 1, 4, [1024], ["0-3"])),
+    "cores": (["-smp", "4", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"])),
     "threads": (
         ["-smp", "4,sockets=1,cores=2,threads=2", "-m", "512"], Wanted(2, 2, 1, [512], ["0-3"]),
     ),
@@ -51,14 +51,14 @@ CASES: dict[str, tuple[list[str], Wanted]] = {
     "three sockets": (
         ["-smp", "6,sockets=3,cores=2", "-m", "300M"], Wanted(1, 2, 3, [300], ["0-5"]),
     ),
-    "across the PCI hole": (["-smp", "2", "-m", "4G"], Wanted(1, 1, 2, [4096], ["0-1"])),
+    "across the PCI hole": (["-smp", "2", "-m", "4G"], Wanted(1, 2, 1, [4096], ["0-1"])),
     "two nodes": (
-        ["-smp", "2", "-m", "512", *nodes("256M", "256M", cpus=["0", "1"])],
+        ["-smp", "2,sockets=2", "-m", "512", *nodes("256M", "256M", cpus=["0", "1"])],
         Wanted(1, 1, 2, [256, 256], ["0", "1"], TWO),
     ),
     "the guidebook's cpu lists": (
         ["-smp", "8", "-m", "1G", *nodes("512M", "512M", cpus=["0-1:4-5", "2-3:6-7"])],
-        Wanted(1, 1, 8, [512, 512], ["0,1,4,5", "2,3,6,7"], TWO),
+        Wanted(1, 8, 1, [512, 512], ["0,1,4,5", "2,3,6,7"], TWO),
     ),
     "two nodes and 4 GiB across the hole": (
         [
@@ -74,11 +74,11 @@ CASES: dict[str, tuple[list[str], Wanted]] = {
             *nodes("512M", "256M", cpus=["0-1", "0"])[:6],
             "-numa", "node,nodeid=1,memdev=m1", "-numa", "dist,src=0,dst=1,val=80",
         ],
-        Wanted(1, 1, 2, [512, 256], ["0-1", ""], ((10, 80), (80, 10))),
+        Wanted(1, 2, 1, [512, 256], ["0-1", ""], ((10, 80), (80, 10))),
     ),
     "three nodes of memfd": (
         [
-            "-smp", "3", "-m", "768",
+            "-smp", "3,sockets=3", "-m", "768",
             *nodes("256M", "256M", "256M", cpus=["0", "1", "2"], backend="memfd"),
         ],
         Wanted(1, 1, 3, [256] * 3, ["0", "1", "2"], ((10, 20, 20), (20, 10, 20), (20, 20, 10))),

@@ -23,6 +23,7 @@ def test_apic_ids_are_unique_and_the_levels_agree(text: str) -> None:
     assert len({ids.of(index) for index in range(smp.cpus)}) == smp.cpus
     for index in range(min(smp.cpus, 16)):
         entries = guest_cpuid(SUPPORTED, topology, index, tsc_deadline=True)
+        assert all(0 <= e[r] < 1 << 32 for e in entries for r in ("eax", "ebx", "ecx", "edx"))
         leaves = {(e["function"], e["index"]): e for e in entries}
         assert leaves[1, 0]["ebx"] >> 24 == ids.of(index) & 0xFF
         assert leaves[1, 0]["ecx"] & 1 << 24 and leaves[1, 0]["ecx"] & 1 << 21

@@ -75,7 +75,10 @@ def test_no_text_crashes_the_parser(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "topology"),
-    [("4", (4, 1, 1, 1, 1)), ("8,sockets=2,cores=2,threads=2", (2, 1, 1, 2, 2)),
+    [("4", (1, 1, 1, 4, 1)), ("1", (1, 1, 1, 1, 1)), ("4,cores=1", (4, 1, 1, 1, 1)),
+     ("4,sockets=4", (4, 1, 1, 1, 1)), ("2,maxcpus=4", (1, 1, 1, 4, 1)),
+     ("4,threads=2", (1, 1, 1, 2, 2)), ("8,sockets=2,cores=2", (2, 1, 1, 2, 2)),
+     ("8,sockets=2,cores=2,threads=2", (2, 1, 1, 2, 2)),
      ("4,sockets=1", (1, 1, 1, 4, 1)), ("8,cores=4,threads=2", (1, 1, 1, 4, 2)),
      ("8,sockets=2,dies=2,cores=2", (2, 2, 1, 2, 1))],
 )  # fmt: skip

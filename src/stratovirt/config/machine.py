@@ -77,10 +77,14 @@ class Smp(Options, flag="-smp", first="cpus"):
 
     cpus: int = opt(Integer(1, MAX_VCPUS), default=1, help="vCPUs at start")
     maxcpus: int | None = opt(Integer(1, MAX_VCPUS), default=None, help="vCPUs at most")
-    sockets: int | None = opt(Integer(1, MAX_VCPUS), default=None, help="CPU packages")
+    sockets: int | None = opt(
+        Integer(1, MAX_VCPUS), default=None, help="CPU packages; one unless cores= is given"
+    )
     dies: int = opt(Integer(1, MAX_VCPUS), default=1, help="dies in a socket")
     clusters: int = opt(Integer(1, MAX_VCPUS), default=1, help="clusters in a die")
-    cores: int | None = opt(Integer(1, MAX_VCPUS), default=None, help="cores in a cluster")
+    cores: int | None = opt(
+        Integer(1, MAX_VCPUS), default=None, help="cores in a cluster; as many as make up maxcpus"
+    )
     threads: int | None = opt(Integer(1, MAX_VCPUS), default=None, help="threads in a core")
 
     def check(self) -> None:
@@ -102,15 +106,15 @@ class Smp(Options, flag="-smp", first="cpus"):
 
     @property
     def topology(self) -> Topology:
-        """The full topology: what is not given follows from maxcpus, sockets first."""
+        """The full topology: what is not given follows from maxcpus, cores first (as QEMU 6.2)."""
         fixed = self.dies * self.clusters
         cores, threads, sockets = self.cores, self.threads, self.sockets
-        if sockets is None:
-            sockets = max(1, self.maximum // (fixed * (cores or 1) * (threads or 1)))
-            cores, threads = cores or 1, threads or 1
-        elif cores is None:
-            cores = max(1, self.maximum // (sockets * fixed * (threads or 1)))
+        if cores is None:
+            sockets, threads = sockets or 1, threads or 1
+            cores = max(1, self.maximum // (sockets * fixed * threads))
+        elif sockets is None:
             threads = threads or 1
+            sockets = max(1, self.maximum // (fixed * cores * threads))
         elif threads is None:
             threads = max(1, self.maximum // (sockets * fixed * cores))
         return Topology(sockets, self.dies, self.clusters, cores, threads)

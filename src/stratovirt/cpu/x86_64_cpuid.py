@@ -163,6 +163,8 @@ def _cache(entry: Entry, apic_ids: ApicIds) -> None:
     # First and second level belong to a core, the last one to the package.
     sharing = 1 << apic_ids.smt_shift if level < 3 else 1 << apic_ids.die_shift
     core_ids = 1 << (apic_ids.die_shift - apic_ids.smt_shift)
+    # The field has six bits; leaf 0xB tells the rest.
+    core_ids = min(core_ids, 64)
     entry["eax"] = entry["eax"] & 0x3FFF | (sharing - 1) << 14 | (core_ids - 1) << 26
 
 
