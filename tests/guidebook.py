@@ -250,6 +250,10 @@ for flag, known in WORKS.items():
         known |= SENT_WITH_DISK
     if flag.startswith("-device virtio-net"):
         known["queue-size"] = f"{PROPERTIES}::test_a_card_has_rings_as_large_as_asked_for"
+for bus in ("device", "pci"):
+    WORKS[f"-device virtio-balloon-{bus}"]["free-page-reporting"] = (
+        f"{DEVICES}::test_what_the_guest_frees_is_the_hosts_again"
+    )
 WORKS["-device virtconsole"]["nr"] = (
     f"{PROPERTIES}::test_ports_of_consoles_are_numbered_from_nought"
 )

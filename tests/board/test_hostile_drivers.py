@@ -144,6 +144,82 @@ def test_a_request_gives_the_balloon_16_ki_pages_at_most(start_board: Start) -> 
     assert board.cpu.read(last, 4) == b"kept"
 
 
+REPORTING = VERSION_1 | 1 << 5
+
+
+def report(driver: MmioDriver, queue: int, ranges: list[tuple[int, int]], count: int) -> None:
+    """Report free ranges of guest memory."""
+    ring = driver.rings[queue]
+    ring.offer(ring.chain([(gpa, size, True) for gpa, size in ranges]))
+    driver.set(0x50, queue)
+    driver.done(ring, count)
+
+
+@pytest.mark.parametrize("board", ["microvm", "microvm,mem-share=on"])
+def test_what_the_guest_reports_as_free_goes_back_to_the_host(
+    start_board: Start, board: str
+) -> None:
+    started = start_board("-device", "virtio-balloon-device,free-page-reporting=on", board=board)
+    driver, cpu = MmioDriver(started.cpu), started.cpu
+    assert driver.features() & 1 << 5
+    driver.bring_up(5, REPORTING)
+    free, beside = 0x60_0000, 0xA0_0000
+    # Linux's number of the queue, and the specification's.
+    for queue in (3, 4):
+        for at in range(free, beside + 1, 0x8_0000):
+            cpu.do(f"memset {at:x} 80000 0x5a")
+        before = resident(started)
+        report(driver, queue, [(free, 2 << 20), (free + (2 << 20), 2 << 20)], 1)
+        assert before - resident(started) >= 4 << 20
+        assert cpu.read(free, 8) == bytes(8) == cpu.read(beside - 8, 8)
+        assert cpu.read(beside, 8) == b"\x5a" * 8
+    assert driver.get(0x70) == 15
+
+
+def resident(board: Board) -> int:
+    """Bytes of memory that the machine holds, shared ones too."""
+    words = Path(f"/proc/{board.machine.process.pid}/statm").read_text().split()
+    return int(words[1]) * 4096
+
+
+def test_only_whole_pages_of_ram_that_were_reported_go_back(start_board: Start) -> None:
+    board = start_board("-m", "512M", "-device", "virtio-balloon-device,free-page-reporting=on")
+    driver, cpu = MmioDriver(board.cpu), board.cpu
+    driver.bring_up(5, REPORTING)
+    page = 0x60_0000
+    cpu.do(f"memset {page:x} 4000 0x5a")
+    # No whole page; one in the middle of others; what the driver lets the device read only.
+    report(driver, 4, [(page + 1, 0x1FFE)], 1)
+    assert cpu.read(page, 0x4000) == b"\x5a" * 0x4000
+    report(driver, 4, [(page + 0xFFF, 0x1002), (page + 0x3000, 1)], 2)
+    assert cpu.read(page, 0x4000) == b"\x5a" * 0x1000 + bytes(0x1000) + b"\x5a" * 0x2000
+    ring = driver.rings[4]
+    ring.offer(ring.chain([(page, 0x1000, False), (page + 0x2000, 0x1000, True)]))
+    driver.set(0x50, 4)
+    driver.done(ring, 3)
+    assert cpu.read(page, 8) == b"\x5a" * 8 and cpu.read(page + 0x2000, 8) == bytes(8)
+    # 256 MiB of one request, and no more.
+    last, beyond = 0x0800_0000 + (256 << 20) - 8, 0x0800_0000 + (256 << 20)
+    cpu.write(last, b"\x5a" * 16)
+    report(driver, 4, [(0x0800_0000, 300 << 20)], 4)
+    assert cpu.read(last, 8) == bytes(8) and cpu.read(beyond, 8) == b"\x5a" * 8
+    # Past the end of RAM: the device wants a reset, and nothing is lost.
+    cpu.write((512 << 20) - 8, b"\x5a" * 8)
+    ring.offer(ring.chain([((512 << 20) - 0x1000, 0x2000, True)]))
+    driver.set(0x50, 4)
+    driver.wait_needs_reset()
+    assert cpu.read((512 << 20) - 8, 8) == b"\x5a" * 8
+
+
+def test_a_driver_that_agreed_on_no_reports_gives_nothing_back(start_board: Start) -> None:
+    board = start_board("-device", "virtio-balloon-device,free-page-reporting=on")
+    driver, cpu = MmioDriver(board.cpu), board.cpu
+    driver.bring_up(5)
+    cpu.write(0x60_0000, b"kept")
+    report(driver, 3, [(0x60_0000, 0x1000)], 1)
+    assert cpu.read(0x60_0000, 4) == b"kept"
+
+
 def test_statistics_that_nobody_knows_are_ignored(start_board: Start, tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     board = start_board(

@@ -95,6 +95,23 @@ def test_the_balloon_moves_memory_between_guest_and_host(
     assert guest.wait() == 0
 
 
+def test_what_the_guest_frees_is_the_hosts_again(ready: Callable[..., MachineProcess]) -> None:
+    guest = ready("-m", "768", "-device", "virtio-balloon-device,free-page-reporting=on")
+    guest.command("mkdir -p /big; mount -t tmpfs -o size=600m tmpfs /big")
+    guest.command("dd if=/dev/urandom of=/big/kept bs=1M count=16 2>/dev/null")
+    digest = guest.command("md5sum /big/kept")
+    for _ in range(2):
+        guest.command("dd if=/dev/zero of=/big/file bs=1M count=400 2>/dev/null")
+        full = resident_mib(guest)
+        assert full > 400
+        guest.command("rm /big/file")
+        # Linux reports blocks of 2 MiB, some every two seconds.
+        wait_until(lambda full=full: resident_mib(guest) < full - 300, "the host has it back")  # type: ignore[misc]
+        assert guest.command("md5sum /big/kept") == digest
+    guest.type("poweroff -f\n")
+    assert guest.wait() == 0
+
+
 def test_eight_consoles_at_once(ready: Callable[..., MachineProcess], tmp_path: Path) -> None:
     argv: list[str] = ["-device", "virtio-serial-device,id=virtio-serial0"]
     for number in range(8):

@@ -5,12 +5,15 @@ and checked before use.  A ring that breaks a rule puts its error in `error`; th
 marked NEEDS_RESET by its owner and the queue is not touched again.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from stratovirt._native.atomics cimport full_barrier, load_acquire16, relax_cpu, store_release16
 from stratovirt._native.guest_memory cimport GuestMemory
+
+cdef enum:
+    PAGE = 4096
 
 RING_ERRORS = {
     RING_BAD_AVAIL_INDEX: "the available index moved further than the queue is long",
@@ -310,3 +313,27 @@ cdef class DescriptorChain:
                        <uint8_t *>&data[0], count, True)
             self._written += count
         return count
+
+    def discard(self, GuestMemory memory not None, uint64_t most):
+        """Give the whole pages of the parts that may be written back to the host.
+
+        Their content is lost.  At most `most` bytes; returns how many.
+        """
+        cdef uintptr_t start, end
+        cdef uint64_t done = 0
+        cdef uint32_t i
+        if memory.is_pinned:
+            return 0
+        with nogil:
+            for i in range(self._chain.readable, self._chain.readable + self._chain.writable):
+                start = <uintptr_t>self._chain.iov[i].iov_base
+                end = (start + self._chain.iov[i].iov_len) & ~<uintptr_t>(PAGE - 1)
+                start = (start + PAGE - 1) & ~<uintptr_t>(PAGE - 1)
+                if start >= end:
+                    continue
+                end = start + min(<uint64_t>(end - start), most - done)
+                memory._discard(<uint8_t *>start, end - start)
+                done += end - start
+                if done == most:
+                    break
+        return done

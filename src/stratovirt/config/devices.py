@@ -223,6 +223,9 @@ class VirtioBalloon(Options):
     deflate_on_oom: bool = opt(
         OnOff(), default=False, help="give memory back to a guest that runs out"
     )
+    free_page_reporting: bool = opt(
+        OnOff(), default=False, help="give the host what the guest reports as free"
+    )
 
 
 class VirtioBalloonDevice(Sent, VirtioBalloon, flag="-device virtio-balloon-device"):

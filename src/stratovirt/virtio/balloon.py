@@ -17,11 +17,16 @@ log = Log(__name__)
 
 QUEUE_SIZE = 256
 INFLATE, DEFLATE, STATISTICS = 0, 1, 2
-F_STATS_VQ, F_DEFLATE_ON_OOM = 1 << 1, 1 << 2
+REPORTING_OF_LINUX, REPORTING = 3, 4
+"""Section 5.5.2 numbers the reporting queue 4; Linux leaves no number out for a queue that is not
+offered, as the one of hints, and takes 3.  Both are served."""
+F_STATS_VQ, F_DEFLATE_ON_OOM, F_REPORTING = 1 << 1, 1 << 2, 1 << 5
 PAGE = 4096
 """Unit of the balloon, whatever the guest's page size is (section 5.5.6)."""
 MOST_PAGES = TURN_BYTES // 4
 """Page numbers read of one request; Linux sends 256."""
+MOST_REPORTED = 256 << 20
+"""Bytes taken of one report; Linux names 32 blocks of 4 MiB at most."""
 CONFIG = struct.Struct("<II")
 """num_pages, which the device wants, and actual, which the driver has given."""
 EVENT_INTERVAL_NS = 1_000_000_000
@@ -56,6 +61,7 @@ class Balloon(PythonDevice):
         self._clock = host.clock
         self._send_event = host.send_event
         self._deflates_on_oom = options.deflate_on_oom
+        self._takes_reports = options.free_page_reporting
         self._wanted_pages = 0
         self._given_pages = 0
         self._next_event_ns = 0
@@ -67,13 +73,17 @@ class Balloon(PythonDevice):
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
-        """Inflate, deflate and statistics."""
-        return (QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE)
+        """Inflate, deflate, statistics, and what carries reports when they were asked for."""
+        return (QUEUE_SIZE,) * (REPORTING + 1 if self._takes_reports else STATISTICS + 1)
 
     @property
     def features(self) -> int:
-        """Statistics, and deflate-on-oom when it was asked for."""
-        return F_STATS_VQ | (F_DEFLATE_ON_OOM if self._deflates_on_oom else 0)
+        """Statistics, and deflate-on-oom and reports of free pages when they were asked for."""
+        return (
+            F_STATS_VQ
+            | (F_DEFLATE_ON_OOM if self._deflates_on_oom else 0)
+            | (F_REPORTING if self._takes_reports else 0)
+        )
 
     def config_space(self) -> bytes:
         """struct virtio_balloon_config (section 5.5.4)."""
@@ -111,6 +121,10 @@ class Balloon(PythonDevice):
             self._take(chain.read(4 * MOST_PAGES))
         elif queue == STATISTICS:
             return self._read_statistics(chain)
+        elif queue in (REPORTING_OF_LINUX, REPORTING) and self.agreed & F_REPORTING:
+            # Free, and nobody counts on what they hold (section 5.5.6.7); the next touch makes
+            # new ones.
+            chain.discard(self._memory, MOST_REPORTED)
         # Deflated pages come back by themselves when the guest touches them.
         return True
 
