@@ -38,6 +38,9 @@ def test_the_guest_sees_the_cpus_and_memory_of_its_command_line(
     assert len(packages) == sockets
     siblings = guest.command("cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
     assert siblings.strip() == ("0" if threads == 1 else "0-1")
+    # The host's CPU by name, as in QEMU and StratoVirt.
+    name = guest.command("grep -m1 'model name' /proc/cpuinfo").partition(": ")[2].strip()
+    assert f": {name}\n" in Path("/proc/cpuinfo").read_text()
     kib = int(guest.command("grep MemTotal /proc/meminfo").split()[1])
     assert 0.9 * (1 << 20) < kib < 1 << 20
     guest.type("poweroff -f\n")

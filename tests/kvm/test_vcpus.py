@@ -106,3 +106,22 @@ def test_a_long_access_lets_in_who_waits_for_the_lock() -> None:
                 break
         assert let_in
     another.join()
+
+
+BRAND = 0x20_0000
+SAY_BRAND = b"".join(
+    b"\xb8" + struct.pack("<I", leaf) + b"\x0f\xa2"  # mov eax, leaf; cpuid
+    + b"\xbe" + struct.pack("<I", BRAND)  # mov esi, BRAND
+    + b"\x89\x06\x89\x5e\x04\x89\x4e\x08\x89\x56\x0c"  # mov [rsi...], eax, ebx, ecx, edx
+    + b"\xb9\x10\x00\x00\x00\x66\xba\xf8\x03"  # mov ecx, 16; mov dx, 0x3f8
+    + b"\xac\xee\xe2\xfc"  # lodsb; out dx, al; loop to the lodsb
+    for leaf in (0x8000_0002, 0x8000_0003, 0x8000_0004)
+)  # fmt: skip
+
+
+def test_a_guest_reads_the_name_of_the_hosts_cpu(tmp_path: Path) -> None:
+    words = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2]
+    kernel = write_kernel(tmp_path, say("<") + SAY_BRAND + say(">") + SPIN)
+    with MachineProcess("-kernel", str(kernel), "-serial", "stdio") as machine:
+        name = machine.expect("<([^>]*)>")[1].rstrip(b"\0").strip().decode()
+        assert name and " ".join(name.split()) == " ".join(words.splitlines()[0].split())

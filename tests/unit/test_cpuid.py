@@ -3,7 +3,7 @@
 import pytest
 
 from stratovirt.config.machine import Smp
-from stratovirt.cpu.x86_64_cpuid import ApicIds, guest_cpuid
+from stratovirt.cpu.x86_64_cpuid import ApicIds, guest_cpuid, with_brand
 
 SUPPORTED = [
     {"function": f, "index": i, "flags": 0, "eax": a, "ebx": 0, "ecx": 0, "edx": 1 << 28}
@@ -45,3 +45,16 @@ def test_no_guest_waits_for_pages_by_notices_of_this_host() -> None:
     supported = [{**entry, "function": 0x4000_0001, "eax": offered}]
     found = guest_cpuid(supported, Smp.parse("1").topology, 0, tsc_deadline=True)
     assert [e["eax"] for e in found if e["function"] == 0x4000_0001] == [1 << 3]
+
+
+def test_the_brand_string_is_the_hosts() -> None:
+    def host(leaf: int) -> tuple[int, int, int, int]:
+        return (0x8000_0008, 0, 0, 0) if leaf == 0x8000_0000 else (leaf, 1, 2, 3)
+
+    empty = dict.fromkeys(("index", "flags", "eax", "ebx", "ecx", "edx"), 0)
+    supported = [{**empty, "function": leaf} for leaf in range(0x8000_0001, 0x8000_0006)]
+    found = with_brand(supported, host)
+    assert [entry["eax"] for entry in found] == [0, 0x8000_0002, 0x8000_0003, 0x8000_0004, 0]
+    assert [entry["edx"] for entry in found] == [0, 3, 3, 3, 0]
+    # A CPU without a name.
+    assert with_brand(supported, lambda _leaf: (0x8000_0001, 0, 0, 0)) == supported

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from stratovirt.config.machine import Topology
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LEAF_VENDOR = 0x0
 LEAF_FEATURES = 0x1
 LEAF_CACHE = 0x4
@@ -12,6 +16,7 @@ LEAF_TOPOLOGY_V2 = 0x1F
 LEAF_KVM_FEATURES = 0x4000_0001
 LEAF_AMD_HIGHEST = 0x8000_0000
 LEAF_AMD_FEATURES = 0x8000_0001
+LEAVES_BRAND = (0x8000_0002, 0x8000_0003, 0x8000_0004)
 LEAF_AMD_SIZES = 0x8000_0008
 LEAF_AMD_CACHE = 0x8000_001D
 LEAF_AMD_TOPOLOGY = 0x8000_001E
@@ -59,6 +64,22 @@ class ApicIds:
         rest, core = divmod(rest, topology.cores * topology.clusters)
         socket, die = divmod(rest, topology.dies)
         return thread | core << self.smt_shift | die << self.core_shift | socket << self.die_shift
+
+
+def with_brand(
+    supported: list[Entry], host_cpuid: Callable[[int], tuple[int, int, int, int]]
+) -> list[Entry]:
+    """The entries that KVM supports, with the brand string of the host's CPU.
+
+    KVM lists its leaves and leaves them empty.
+    """
+    if host_cpuid(LEAF_AMD_HIGHEST)[0] < LEAVES_BRAND[-1]:
+        return supported
+    brand = {
+        leaf: dict(zip(("eax", "ebx", "ecx", "edx"), host_cpuid(leaf), strict=True))
+        for leaf in LEAVES_BRAND
+    }
+    return [entry | brand.get(entry["function"], {}) for entry in supported]
 
 
 def guest_cpuid(

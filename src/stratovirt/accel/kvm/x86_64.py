@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from stratovirt._native.dispatch import Dispatcher
+from stratovirt._native.host_cpuid import cpuid
 from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
 from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers, set_common_state
-from stratovirt.cpu.x86_64_cpuid import Entry, guest_cpuid
+from stratovirt.cpu.x86_64_cpuid import Entry, guest_cpuid, with_brand
 
 IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
 """Guest physical pages that KVM on Intel hosts takes for itself, which boards leave free."""
@@ -37,7 +38,7 @@ def create_vcpus(accelerator: KvmAccelerator, smp: Smp) -> None:
 
 def new_cpuid(system: Kvm, smp: Smp) -> list[list[Entry]]:
     """The CPUID entries of each vCPU."""
-    supported = system.supported_cpuid()
+    supported = with_brand(system.supported_cpuid(), cpuid)
     tsc_deadline = system.has_tsc_deadline_timer()
     return [
         guest_cpuid(supported, smp.topology, index, tsc_deadline=tsc_deadline)
