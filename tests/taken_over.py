@@ -11,9 +11,12 @@ from typing import Any
 
 from stratovirt import cli
 from stratovirt.devices.uart16550 import Uart16550
+from stratovirt.host import broker
 from stratovirt.vm import Vm
 
 ATTACK = "STRATOVIRT_TEST_ATTACK"
+PATIENCE = "STRATOVIRT_TEST_PATIENCE"
+"""Seconds that the broker gives a machine which has taken its leave."""
 
 
 def main() -> None:
@@ -34,6 +37,8 @@ def main() -> None:
         exec(attack, scope)
         write(uart, offset, size, value)
 
+    if PATIENCE in os.environ:
+        broker.PATIENCE_S = float(os.environ[PATIENCE])
     vm_class.__init__ = note
     uart_class.write = run_once
     sys.exit(cli.run(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """``make fuzz T=broker``: whatever clients and a taken-over machine say, nothing unnamed opens."""
 
 import json
+import os
 import sys
 
 import atheris
@@ -23,7 +24,7 @@ COMMANDS = (
 
 ours, theirs = wire.pair()
 news, _ = wire.pair()
-broker = Broker(VmConfig(), ours, news)
+broker = Broker(VmConfig(), ours, news, os.pidfd_open(os.getpid()))
 witness = Witness(broker._grants)
 asked: list[tuple[object, ...]] = []
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import stratovirt
 from stratovirt.lockdown.calls_x86_64 import BOARDS
 from tests.machine_process import MachineProcess, QmpClient, wait_listening, wait_until
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
-from tests.taken_over import ATTACK
+from tests.taken_over import ATTACK, PATIENCE
 
 pytestmark = pytest.mark.needs_filter
 
@@ -71,7 +72,7 @@ def start_attack(tmp_path: Path, code: str, *argv: str) -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PATH": "/usr/bin", ATTACK: code},
+        env={"PATH": "/usr/bin", ATTACK: code, PATIENCE: "1"},
     )
 
 
@@ -355,6 +356,41 @@ def test_the_broker_survives_nonsense_and_is_sealed_once(tmp_path: Path) -> None
     done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
     assert done.stdout == 11 * "no " + "alive x", done
     assert not (tmp_path / "qmp").exists()
+
+
+LIVE_ON = "import select\nos.write(1, b'lives on;')\nselect.poll().poll(60_000)\n"
+
+
+def test_a_machine_that_takes_its_leave_must_end(tmp_path: Path) -> None:
+    """Nothing runs without the socket and the pidfile by which its manager finds it."""
+    started = time.monotonic()
+    done = attack(
+        tmp_path, f"vm._broker.ask('leave')\n{LIVE_ON}",
+        "-qmp", f"unix:{tmp_path}/qmp,server,nowait", "-pidfile", f"{tmp_path}/pid",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "lives on;"), done
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("line", ["questions", "news"])
+def test_what_leads_to_a_machine_stays_while_it_runs_on_without_its_broker(
+    tmp_path: Path, line: str
+) -> None:
+    machine = start_attack(
+        tmp_path, f"os.close(vm._broker._{line}.fileno())\n{LIVE_ON}",
+        "-qmp", f"unix:{tmp_path}/qmp,server,nowait", "-pidfile", f"{tmp_path}/pid",
+    )  # fmt: skip
+    assert machine.stdout is not None
+    assert machine.stdout.read(9) == "lives on;"
+    time.sleep(1.5)
+    assert machine.poll() is None
+    assert {entry.name for entry in tmp_path.iterdir()} == {"payload.elf", "pid", "qmp"}
+    machine.kill()
+    machine.wait()
+    wait_until(
+        lambda: [entry.name for entry in tmp_path.iterdir()] == ["payload.elf"],
+        "the broker clears away",
+    )
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import select
 import signal
 import socket
 
@@ -34,15 +35,18 @@ if TYPE_CHECKING:
 NAME = "stratovirt-brk"
 AT_START = ("monitors", "serve", "seal")
 """Questions that are asked before the guest runs, when the machine can be trusted."""
+PATIENCE_S = 30.0
+"""How long a machine that has taken its leave may need to end: it gives back all its memory."""
 
 
 def start_broker(config: VmConfig) -> BrokerLine:
     """Fork it off; before there are threads, guest memory or descriptors it must not have."""
     questions, our_questions = wire.pair()
     news, our_news = wire.pair()
+    machine = os.getpid()
     if os.fork() == 0:
         try:
-            _be_broker(config, our_questions, our_news)
+            _be_broker(config, our_questions, our_news, machine)
         except Exception as error:
             text = f"stratovirt: the broker process: {type(error).__name__}: {error}\n"
             os.write(2, text.encode(errors="replace"))
@@ -53,7 +57,9 @@ def start_broker(config: VmConfig) -> BrokerLine:
     return BrokerLine(questions, news)
 
 
-def _be_broker(config: VmConfig, questions: socket.socket, news: socket.socket) -> None:
+def _be_broker(
+    config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
+) -> None:
     # It ends when the machine does and not before: at a terminal both get the same signals.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
@@ -61,16 +67,24 @@ def _be_broker(config: VmConfig, questions: socket.socket, news: socket.socket) 
     kept = sorted({0, 1, 2, log.descriptor(), questions.fileno(), news.fileno()})
     for low, high in zip(kept, [*kept[1:], 1 << 30], strict=True):
         os.closerange(low + 1, high)
+    process = os.pidfd_open(machine)
+    if os.getppid() != machine:
+        # It ended before the broker began, and its number may be another's by now.
+        return
     with open("/proc/self/comm", "w", encoding="utf-8") as comm:
         comm.write(NAME)
-    Broker(config, questions, news).serve()
+    Broker(config, questions, news, process).serve()
 
 
 class Broker:
-    """Serves one machine."""
+    """Serves one machine, the process of the pidfd `machine`."""
 
-    def __init__(self, config: VmConfig, questions: socket.socket, news: socket.socket) -> None:
+    def __init__(
+        self, config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
+    ) -> None:
         self._config, self._questions, self._news = config, questions, news
+        self._machine = machine
+        self._has_left = False
         self._loop = Loop(_thread.RLock())
         self._grants = Grants(_standing(config))
         self._chardevs: list[Chardev] = []
@@ -79,16 +93,29 @@ class Broker:
         self._is_sealed = False
 
     def serve(self) -> None:
-        """Until the machine is gone."""
+        """Until the machine is gone.
+
+        One that only hangs up may run on: what it leaves is not cleared away before it has ended.
+        One that takes its leave waits for that, and then has to end.
+        """
         self._loop.watch(self._questions.fileno(), READABLE, self._asked)
+        self._loop.watch(self._machine, READABLE, lambda _events: self._loop.stop())
         try:
             self._loop.run()
         finally:
             self._clear_away()
+            self._questions.close()
+        if self._has_left:
+            self._see_it_end()
+
+    def _see_it_end(self) -> None:
+        poller = select.poll()
+        poller.register(self._machine, select.POLLIN)
+        if not poller.poll(PATIENCE_S * 1000):
+            signal.pidfd_send_signal(self._machine, signal.SIGKILL)
 
     def _clear_away(self) -> None:
-        for relay in self._relays:
-            relay.finish()
+        self._finish_relays()
         if self._draft is not None:
             self._draft.discard()
         cleanup.run_all()
@@ -100,7 +127,7 @@ class Broker:
                 os.close(fd)
             answer, given = self._answer(str(question.pop("ask", "")), question)
         except EOFError:
-            self._loop.stop()
+            self._hung_up()
             return
         except OSError as error:
             answer, given = {"errno": error.errno}, []
@@ -112,9 +139,17 @@ class Broker:
         try:
             wire.send(self._questions, answer, given)
         except OSError:
-            self._loop.stop()
+            self._hung_up()
         for fd in given:
             os.close(fd)
+
+    def _hung_up(self) -> None:
+        self._loop.unwatch(self._questions.fileno())
+        self._finish_relays()
+
+    def _finish_relays(self) -> None:
+        while self._relays:
+            self._relays.pop(0).finish()
 
     def _answer(self, question: str, details: dict[str, Any]) -> Answer:
         handler = _ANSWERS.get(question)
@@ -167,6 +202,7 @@ class Broker:
         return {}, []
 
     def _leave(self) -> Answer:
+        self._has_left = True
         self._loop.stop()
         return {}, []
 
