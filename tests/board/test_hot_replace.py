@@ -363,7 +363,7 @@ def test_what_managers_send_by_habit_is_taken_and_nothing_that_means_something_e
         **blk,
         **{
             "romfile": "", "disable-modern": "off", "share-rw": "on", "write-cache": "on",
-            "logical_block_size": 512, "num-queues": 1,
+            "logical_block_size": 512, "num-queues": 1, "vectors": 2, "queue-size": 256,
         },
     )  # fmt: skip
     # No type means a tap.

@@ -109,6 +109,42 @@ def test_an_unplug_that_the_guest_cancels_can_be_asked_for_again(
     assert slot.events() & BUTTON and is_there(client)
 
 
+def test_a_disk_of_the_command_line_goes_with_its_drive_once_the_guest_lets_go(
+    start_board: Start, tmp_path: Path
+) -> None:
+    qmp, image = tmp_path / "qmp", tmp_path / "disk"
+    image.write_bytes(bytes(1 << 16))
+    board = start_board(
+        "-qmp", f"unix:{qmp},server,nowait", *PORT, "-drive", f"id=f,file={image},direct=off",
+        "-device", "virtio-blk-pci,drive=f,id=d,bus=port,addr=0", board="q35",
+    )  # fmt: skip
+    slot = Slot(board.cpu)
+    slot.control |= HOTPLUG_INTERRUPT
+    node = {"node-name": "f"}
+    with QmpClient(qmp) as client:
+
+        def refused(command: str, text: str, **arguments: str) -> None:
+            with pytest.raises(ExecuteError, match=text):
+                client.cmd(command, **arguments)
+
+        refused("blockdev-del", "the block node f is in use by d$", **node)
+        client.cmd("device_del", id="d")
+        refused("device_del", "d is in the process of being unplugged", id="d")
+        text = "the block node f is in use by d, which the guest was asked to let go of"
+        refused("blockdev-del", text, **node)
+        slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
+        assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "d"
+        client.cmd("blockdev-del", **node)
+        refused("blockdev-del", "there is no block node f", **node)
+        assert image not in {
+            Path(fd).readlink() for fd in Path(f"/proc/{board.machine.process.pid}/fd").iterdir()
+        }
+        # Both names are free.
+        file = {"filename": str(image)}
+        client.cmd("blockdev-add", **node, file=file, cache={"direct": False})
+        client.cmd("device_add", id="d", driver="virtio-blk-pci", bus="port", drive="f")
+
+
 def test_a_guest_that_does_not_answer_may_be_asked_again_after_five_seconds(
     machine: tuple[Board, QmpClient], tmp_path: Path
 ) -> None:

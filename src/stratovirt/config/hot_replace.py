@@ -7,6 +7,7 @@ from stratovirt.config.devices import (
     QUEUE_LARGEST,
     QUEUE_SMALLEST,
     SERIAL_LONGEST,
+    VECTORS_MOST,
     PowerOfTwo,
     Sent,
     SentWithDisk,
@@ -81,6 +82,9 @@ class InSlot(Options):
         PowerOfTwo(QUEUE_SMALLEST, QUEUE_LARGEST),
         default=None,
         help="descriptors in the ring of each queue of data: those the slot has",
+    )
+    vectors: int | None = opt(
+        Integer(0, VECTORS_MOST), default=None, help="no effect: a slot has one line"
     )
 
 
