@@ -165,11 +165,17 @@ def test_a_client_that_cannot_be_accepted_is_waited_for(start_board: Start, tmp_
     qmp = tmp_path / "qmp"
     board = start_board("-qmp", f"unix:{qmp},server,nowait", "-disable-seccomp")
     pid = board.machine.process.pid
+
+    def held() -> set[int]:
+        return {int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+
     with QmpClient(qmp) as client:
         client.cmd("query-status")
+        before = held()
+    wait_until(lambda: len(held()) < len(before), "the client has been let go")
     hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-    most = max(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir())
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1, hard))
+    lowest_free = next(fd for fd in itertools.count() if fd not in held())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
     with socket.socket(socket.AF_UNIX) as another:
         another.connect(str(qmp))
         time.sleep(1.5)

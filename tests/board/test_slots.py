@@ -186,6 +186,63 @@ def test_a_card_that_is_plugged_presses_the_button_too(
     assert slot.control & POWER_OFF, "its power is the guest's to give"
 
 
+def test_a_guest_that_resets_itself_finishes_an_unplug(
+    machine: tuple[Board, QmpClient], tmp_path: Path
+) -> None:
+    board, client = machine
+    plug(client, tmp_path)
+    Slot(board.cpu).control |= HOTPLUG_INTERRUPT
+    client.cmd("device_del", id="d")
+    board.cpu.do("outb cf9 6")
+    client.wait_event("DEVICE_DELETED")
+    assert not is_there(client)
+
+
+def test_a_slot_without_power_keeps_its_device_until_that_is_deleted(
+    machine: tuple[Board, QmpClient], tmp_path: Path
+) -> None:
+    board, client = machine
+    plug(client, tmp_path)
+    slot = Slot(board.cpu)
+    driver = PciDriver(board.cpu, 0, bus=1)
+    driver.bring_up()
+    slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
+    assert is_there(client), "nobody asked for it"
+    slot.control = HOTPLUG_INTERRUPT | ON
+    again = PciDriver(board.cpu, 0, bus=1)
+    assert again.get(0x14, 1) == 0, "without power it has forgotten everything"
+    again.bring_up()
+    slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
+    client.cmd("device_del", id="d")
+    client.wait_event("DEVICE_DELETED")
+    assert not is_there(client)
+    plug_again = {"id": "d", "driver": "virtio-blk-pci", "bus": "port", "drive": "d"}
+    client.cmd("device_add", **plug_again)
+    assert is_there(client)
+
+
+def test_a_slot_goes_with_all_its_functions(start_board: Start, tmp_path: Path) -> None:
+    qmp = tmp_path / "qmp"
+    rng = ("-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-pci,rng=r")
+    board = start_board(
+        "-qmp", f"unix:{qmp},server,nowait", *PORT,
+        *rng[:3], f"{rng[3]},bus=port,addr=0,multifunction=on,id=first",
+        "-device", f"{rng[3]},bus=port,addr=0.1,id=second",
+        "-device", f"{rng[3]},bus=port,addr=0.2", board="q35",
+    )  # fmt: skip
+    slot = Slot(board.cpu)
+    with QmpClient(qmp) as client:
+        slot.control |= HOTPLUG_INTERRUPT
+        client.cmd("device_del", id="second")
+        slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
+        gone = {client.wait_event("DEVICE_DELETED")["data"]["device"] for _ in range(2)}
+        assert gone == {"first", "second"}
+        for function in range(3):
+            assert Function(board.cpu, 0, function, bus=1).get(0) == 0xFFFF_FFFF
+        with pytest.raises(ExecuteError, match="takes one function"):
+            client.cmd("device_add", id="n", driver="virtio-net-pci", bus="port", addr="0.1")
+
+
 def test_a_bus_reset_stops_the_devices_behind_it(start_board: Start) -> None:
     board = start_board(
         *PORT, "-object", "rng-random,id=r,filename=/dev/zero",

@@ -113,7 +113,7 @@ def TestOneInput(content: bytes) -> None:  # noqa: N802 - the name atheris expec
         elif kind == 3 and data.ConsumeIntInRange(0, 15) == 0:
             board.reset()
             board.mch.set_ecam(ECAM)
-        elif kind == 4 and board.pci.root_ports[0].device is not None:
+        elif kind == 4 and board.pci.root_ports[0].is_present:
             board.pci.root_ports[0].request_unplug()
         else:
             dispatcher.write(False, address(data), size, value & (1 << 8 * size) - 1)

@@ -33,6 +33,11 @@ class HotPciPlace(Options):
     addr: tuple[int, int] = opt(PciAddress(), default=(0, 0), help="SLOT.FUNCTION, always 0")
     multifunction: bool = opt(OnOff(), default=False, help="what the function's header says")
 
+    def check(self) -> None:
+        """A slot is filled with one function, which the guest is told of."""
+        if self.addr != (0, 0):
+            raise ValueError("addr must be 0 or 0.0: the slot of a root port takes one function")
+
 
 class HotVirtio(HotPciPlace, WithQueueSize):
     """A virtio device behind a root port."""

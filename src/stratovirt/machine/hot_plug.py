@@ -216,16 +216,21 @@ class HotPlug(ABC):
 
     def removed(self, name: str) -> None:
         """Forget a device that is gone, and tell managers."""
-        if self.plugged.pop(name, None) is None:
-            self._forget_from_the_start(name)
+        if self.plugged.pop(name, None) is None and not self._forget_from_the_start(name):
+            return
         self.host.send_event(
             "DEVICE_DELETED", {"device": name, "path": f"/machine/peripheral/{name}"}
         )
 
-    def _forget_from_the_start(self, name: str) -> None:
-        """Forget a device of the command line and its back end, which was closed with it."""
+    def _forget_from_the_start(self, name: str) -> bool:
+        """Forget a device of the command line and its back end, which was closed with it.
+
+        One without an id, which went with its slot, is nobody's to hear of.
+        """
         config = self.host.config
-        (options,) = (options for options in config.devices if options.id == name)
+        options = next((options for options in config.devices if options.id == name), None)
+        if options is None:
+            return False
         config.devices = [other for other in config.devices if other is not options]
         if "drive" in options.fields:
             config.drives.pop(options.drive, None)
@@ -233,6 +238,7 @@ class HotPlug(ABC):
         if "netdev" in options.fields:
             config.netdevs.pop(options.netdev, None)
             self.netdevs.went(options.netdev)
+        return True
 
     def iothread(self, name: str | None) -> IoThread | None:
         """The thread with this id; raises NotThereError."""

@@ -40,9 +40,9 @@ class PciHotPlug(HotPlug):
 
     def plug(self, options: Any) -> None:
         """Make a device and put it into an empty slot; raises StratovirtError."""
-        self.check_new(options.id)
-        if "bus" not in options.fields:
+        if not isinstance(options, HotPciBlk | HotPciNet | HotVfio):
             raise HotPlugError(f"{options.flag}: this board has no hot-replace slots")
+        self.check_new(options.id)
         try:
             bus = self._devices.bus(options)
             if bus is self._pci.root:
@@ -84,11 +84,10 @@ class PciHotPlug(HotPlug):
     def _port_of(self, bus: PciBus) -> RootPort:
         return next(port for port in self._pci.root_ports if port.secondary is bus)
 
-    def _make(self, options: Any) -> VirtioDevice:
+    def _make(self, options: HotPciBlk | HotPciNet) -> VirtioDevice:
         if isinstance(options, HotPciBlk):
             return self._make_disk(options)
-        card: HotPciNet = options
-        return self._make_card(card)
+        return self._make_card(options)
 
     def _make_disk(self, options: HotPciBlk) -> Blk:
         iothread = self.iothread(options.iothread)
@@ -147,15 +146,16 @@ class PciHotPlug(HotPlug):
         return self._devices.bus(options) is not self._pci.root
 
     def _released(self, port: RootPort) -> None:
-        """The guest has let go, or was not asked."""
-        function = port.device
-        if function is None:
+        """The guest has let go, or was not asked; the slot goes with all its functions."""
+        functions = list(port.secondary.functions.values())
+        if not functions:
             return
-        device = self._devices.release(function)
+        devices = [self._devices.release(function) for function in functions]
         port.unplugged()
-        if device is not None:
-            self._take_back(device)
-        self._forget(function.name)
+        for function, device in zip(functions, devices, strict=True):
+            if device is not None:
+                self._take_back(device)
+            self._forget(function.name)
 
     def _take_back(self, device: VirtioDevice) -> None:
         """Back ends that QMP made stay open, as QEMU's do; others are closed with the device."""

@@ -137,14 +137,14 @@ class RootPort(PciFunction):
         self.config.set(SUBORDINATE, 1, bus_number)
 
     @property
-    def device(self) -> PciFunction | None:
-        """What is in the slot."""
-        return self.secondary.functions.get(0)
+    def is_present(self) -> bool:
+        """Whether something is in the slot."""
+        return bool(self.secondary.functions)
 
     def _show_slot(self) -> None:
         """Presence, link, power and indicators as the slot is now."""
         config, at = self.config, self._express
-        is_present = self.device is not None
+        is_present = self.is_present
         config.change(at + express.SLOT_STATUS, 2, PRESENT, PRESENT if is_present else 0)
         config.change(
             at + express.LINK_STATUS,
@@ -189,8 +189,10 @@ class RootPort(PciFunction):
         self._show_empty()
 
     @property
-    def _is_in_reset(self) -> bool:
-        return bool(self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET)
+    def _is_held(self) -> bool:
+        """Whether what is in the slot cannot run: its bus is in reset, or it has no power."""
+        control = self.config.get(self._express + express.SLOT_CONTROL, 2)
+        return bool(self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET or control & POWER_OFF)
 
     @property
     def _is_blinking(self) -> bool:
@@ -231,14 +233,14 @@ class RootPort(PciFunction):
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Registers of the bridge, and of the slot: power off is how the guest lets go."""
         was_off, before = self._is_off, self._wanted_events
-        was_reset, was_blinking = self._is_in_reset, self._is_blinking
+        was_held, was_blinking = self._is_held, self._is_blinking
         super().write_config(offset, size, value)
-        if self._is_in_reset and not was_reset:
+        if self._is_held and not was_held:
             self.secondary.reset()
         if was_blinking and self._is_on:
             # The guest thought better of it, and may be asked again.
             self.is_unplugging = False
-        if self._is_off and not was_off and self.device is not None and self.is_unplugging:
+        if self._is_off and not was_off and self.is_present and self.is_unplugging:
             self.released()
         self._interrupt(before)
 
