@@ -17,10 +17,9 @@ import pytest
 from stratovirt.config.chardev_add import ChardevAdd
 from stratovirt.config.devices import DRIVERS
 from stratovirt.config.hot_replace import Blockdev
-from stratovirt.config.hotplug import HOT_DRIVERS
+from stratovirt.config.hotplug import HOT_DRIVERS, HOT_NETDEVS
 from stratovirt.config.kinds import Choice, Integer, Kind, Nested, OnOff
 from stratovirt.config.options import Options
-from stratovirt.monitor.commands.hot_replace import NETDEVS
 from tests.board.conftest import Board
 from tests.board.test_chardevs import connect
 from tests.board.test_slots import HOTPLUG_INTERRUPT, OFF, POWER_OFF, Slot
@@ -212,7 +211,7 @@ def test_every_back_end_that_is_asked_for_is_answered(
     for arguments in variations(Blockdev, table.node):
         if table.add("blockdev-add", arguments, "blockdev-del", "node-name", {}):
             added.add("node")
-    for kind, definition in NETDEVS.variants.items():
+    for kind, definition in HOT_NETDEVS.variants.items():
         base = table.netdev if kind == "tap" else {"type": kind, "id": "net", "chardev": "char"}
         for arguments in variations(definition, base):
             if table.add("netdev_add", arguments, "netdev_del", "id", {}):

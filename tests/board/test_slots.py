@@ -227,8 +227,8 @@ def test_a_slot_goes_with_all_its_functions(start_board: Start, tmp_path: Path) 
     board = start_board(
         "-qmp", f"unix:{qmp},server,nowait", *PORT,
         *rng[:3], f"{rng[3]},bus=port,addr=0,multifunction=on,id=first",
-        "-device", f"{rng[3]},bus=port,addr=0.1,id=second",
-        "-device", f"{rng[3]},bus=port,addr=0.2", board="q35",
+        "-device", f"{rng[3]},bus=port,addr=0.1,multifunction=on,id=second",
+        "-device", f"{rng[3]},bus=port,addr=0.2,multifunction=on", board="q35",
     )  # fmt: skip
     slot = Slot(board.cpu)
     with QmpClient(qmp) as client:
