@@ -223,13 +223,14 @@ def test_a_slot_without_power_keeps_its_device_until_that_is_deleted(
 
 def test_a_slot_goes_with_all_its_functions(start_board: Start, tmp_path: Path) -> None:
     qmp = tmp_path / "qmp"
-    rng = ("-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-pci,rng=r")
-    board = start_board(
-        "-qmp", f"unix:{qmp},server,nowait", *PORT,
-        *rng[:3], f"{rng[3]},bus=port,addr=0,multifunction=on,id=first",
-        "-device", f"{rng[3]},bus=port,addr=0.1,multifunction=on,id=second",
-        "-device", f"{rng[3]},bus=port,addr=0.2,multifunction=on", board="q35",
-    )  # fmt: skip
+    disks: list[str] = []
+    for function, name in enumerate((",id=first", ",id=second", "")):
+        image = tmp_path / f"disk{function}"
+        image.write_bytes(bytes(4096))
+        place = f"bus=port,addr=0.{function},multifunction=on{name}"
+        disks += ["-drive", f"id=d{function},file={image},direct=off"]
+        disks += ["-device", f"virtio-blk-pci,drive=d{function},{place}"]
+    board = start_board("-qmp", f"unix:{qmp},server,nowait", *PORT, *disks, board="q35")
     slot = Slot(board.cpu)
     with QmpClient(qmp) as client:
         slot.control |= HOTPLUG_INTERRUPT
