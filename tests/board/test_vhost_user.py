@@ -11,6 +11,7 @@ import pytest
 
 from tests.board.conftest import Board
 from tests.board.pci_driver import PciDriver
+from tests.board.test_slots import OFF, PORT, POWER_OFF, Slot
 from tests.machine_process import QmpClient, wait_until
 
 Start = Callable[..., Board]
@@ -175,19 +176,45 @@ def test_a_back_end_is_added_and_removed_through_qmp(
                 client.cmd(command, **arguments)
 
         vhost = {"type": "vhost-user", "id": "n", "chardev": "c"}
-        refused("no chardev c was added", "netdev_add", **vhost)
+        refused("there is no chardev c for a back end", "netdev_add", **vhost)
         refused("server must be false", "chardev-add", **chardev(tmp_path / "peer"))
         client.cmd("chardev-add", **chardev(tmp_path / "nobody", server=False))
         refused("another chardev has the id c", "chardev-add", **chardev(Path("/x"), server=False))
         refused("cannot use the back end at", "netdev_add", **vhost)
         client.cmd("chardev-remove", id="c")
-        refused("no chardev c was added", "chardev-remove", id="c")
+        refused("there is no chardev c for a back end", "chardev-remove", id="c")
         client.cmd("chardev-add", **chardev(tmp_path / "peer", server=False))
         client.cmd("netdev_add", **vhost)
         client.cmd("device_add", driver="virtio-net-pci", id="d", netdev="n", bus="port1")
         refused("in use by n", "chardev-remove", id="c")
         refused("in use by d", "netdev_del", id="n")
         assert GET_FEATURES in peer.requests
+
+
+def test_a_back_end_of_the_command_line_is_removed_and_added_anew(
+    start_board: Start, make_peer: Callable[[bytes | None], Peer], tmp_path: Path
+) -> None:
+    make_peer(number(VERSION_1))
+    board = start_board(
+        *PORT,
+        *options(tmp_path)[:-1],
+        "virtio-net-pci,netdev=n,id=d,bus=port,addr=0x0",
+        "-qmp",
+        f"unix:{tmp_path}/qmp,server,nowait",
+        board="q35,mem-share=on",
+    )
+    with QmpClient(tmp_path / "qmp") as client:
+        for turn in range(2):
+            with pytest.raises(Exception, match="in use by n"):
+                client.cmd("chardev-remove", id="c")
+            if turn == 0:
+                client.cmd("device_del", id="d")
+                Slot(board.cpu).control = POWER_OFF | OFF
+                assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "d"
+            client.cmd("netdev_del", id="n")
+            client.cmd("chardev-remove", id="c")
+            client.cmd("chardev-add", **chardev(tmp_path / "peer", server=False))
+            client.cmd("netdev_add", type="vhost-user", id="n", chardev="c")
 
 
 def test_microvm_has_no_such_cards(start_board: Start, tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ def test_a_disk_plugged_before_the_guest_runs_is_unplugged_under_its_own_load(
         guest.expect("# ")
         wait_for(guest, "[ -e /sys/block/vda ]")
         guest.command(
-            "(while dd if=/dev/zero of=/dev/vda bs=64k count=64 conv=fsync 2>/dev/null; "
-            "do :; done; echo $? >/ended) & sleep 1"
+            "(while [ -b /dev/vda ] && dd if=/dev/zero of=/dev/vda bs=64k count=64 conv=fsync "
+            "2>/dev/null; do :; done; echo $? >/ended) & sleep 1"
         )
         client.cmd("device_del", id="disk")
         assert guest.command("cat /sys/block/vda/size").strip() == "16384", "it waits for the guest"

@@ -184,9 +184,11 @@ def test_the_guests_filters_hold(boot: Boot, make_tap: MakeTap) -> None:
     assert send(own, 50) < 10
 
 
-def test_a_tap_deleted_under_the_guest_takes_the_link_down(boot: Boot, make_tap: MakeTap) -> None:
-    tap = make_tap()
-    guest = ready(boot(*card(tap, "off")))
+def test_a_tap_deleted_under_the_guest_takes_the_link_down(
+    boot: Boot, make_tap: MakeTap, tmp_path: Path
+) -> None:
+    tap, path = make_tap(), tmp_path / "qmp"
+    guest = ready(boot(*card(tap, "off"), "-qmp", f"unix:{path},server,nowait"))
     assert ", 0% packet loss" in guest.command(f"ping -c 2 {HOST}")
     ip("link", "del", tap)
     guest.command(f"ping -c 2 -W 1 {HOST}; sleep 1")
@@ -199,8 +201,9 @@ def test_a_tap_deleted_under_the_guest_takes_the_link_down(boot: Boot, make_tap:
         "n=$(basename $(readlink -f /sys/class/net/eth0/device)); "
         f"echo $n >{driver}/unbind; echo $n >{driver}/bind; ip link set eth0 up"
     )
-    guest.type("reboot -f\n")
-    guest = ready(guest)
+    with QmpClient(path) as client:
+        client.cmd("system_reset")
+        ready(guest)
     assert guest.command("cat /sys/class/net/eth0/carrier").strip() == "0"
     assert guest.errors.count(b"error") == 0, guest.errors
     guest.type("poweroff -f\n")

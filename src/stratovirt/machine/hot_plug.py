@@ -105,8 +105,11 @@ class HotPlug(ABC):
         self.netdevs: Pool[BackEnd] = Pool("netdev")
         self.plugged: dict[str, Any] = {}
         """The options of what was added, by device id."""
-        self._added_chardevs: dict[str, set[str]] = {}
-        """The netdevs of each."""
+        self._sockets: dict[str, set[str]] = {}
+        """The chardevs that name a back end's socket, and the netdevs of each."""
+        for netdev in host.config.netdevs.values():
+            if isinstance(netdev, VhostUser):
+                self._sockets.setdefault(netdev.chardev, set()).add(netdev.id)
 
     @abstractmethod
     def plug(self, options: Any) -> None:
@@ -155,16 +158,16 @@ class HotPlug(ABC):
         if chardev.id in self.host.config.chardevs:
             raise HotPlugError(f"chardev-add: another chardev has the id {chardev.id}")
         self.host.config.chardevs[chardev.id] = chardev
-        self._added_chardevs[chardev.id] = set()
+        self._sockets[chardev.id] = set()
 
     def remove_chardev(self, name: str) -> None:
         """Forget a socket that no netdev uses; raises HotPlugError."""
-        if name not in self._added_chardevs:
-            raise NotThereError(f"chardev-remove: no chardev {name} was added")
-        users = self._added_chardevs[name]
+        if name not in self._sockets:
+            raise NotThereError(f"chardev-remove: there is no chardev {name} for a back end")
+        users = self._sockets[name]
         if users:
             raise HotPlugError(f"chardev-remove: the chardev {name} is in use by {min(users)}")
-        del self._added_chardevs[name], self.host.config.chardevs[name]
+        del self._sockets[name], self.host.config.chardevs[name]
 
     def add_back_end(self, netdev: Tap | VhostUser) -> None:
         """Open a tap, or connect to a back end; raises StratovirtError."""
@@ -173,7 +176,7 @@ class HotPlug(ABC):
             raise HotPlugError(f"netdev_add: another netdev has the id {name}")
         self.netdevs.free[name] = self.open_back_end(netdev)
         if isinstance(netdev, VhostUser):
-            self._added_chardevs[netdev.chardev].add(name)
+            self._sockets[netdev.chardev].add(name)
 
     @abstractmethod
     def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
@@ -184,7 +187,7 @@ class HotPlug(ABC):
         if not self.netdevs.forget(name):
             self._refuse_used("netdev_del", "netdev", "netdev", name)
             self.netdevs.take(name, "", "netdev_del").close()
-        for users in self._added_chardevs.values():
+        for users in self._sockets.values():
             users.discard(name)
 
     def _refuse_used(self, command: str, noun: str, key: str, name: str) -> None:

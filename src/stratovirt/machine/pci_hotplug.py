@@ -75,8 +75,8 @@ class PciHotPlug(HotPlug):
         """Open a tap, or connect to the back end at a chardev that was added."""
         if not isinstance(netdev, VhostUser):
             return TapBackEnd(netdev, self.host.access)
-        if netdev.chardev not in self._added_chardevs:
-            raise NotThereError(f"netdev_add: no chardev {netdev.chardev} was added (chardev-add)")
+        if netdev.chardev not in self._sockets:
+            raise NotThereError(f"netdev_add: there is no chardev {netdev.chardev} for a back end (chardev-add)")
         from stratovirt.net.vhost_user import VhostUserBackEnd
 
         return VhostUserBackEnd(netdev, self.host)
