@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import socket
 import time
 
@@ -9,6 +10,7 @@ from stratovirt.chardev.backend import ChardevError
 from stratovirt.chardev.peer import PeerChardev
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.errors import StratovirtError
+from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.runtime.sockets import listen_tcp, listen_unix
@@ -33,6 +35,7 @@ class SocketBackend(PeerChardev):
         self._source = source
         self.carries_descriptors = options.path is not None
         self._listener: socket.socket | None = None
+        self._is_closed = False
         self.waits = options.waits
         if options.server:
             try:
@@ -83,6 +86,7 @@ class SocketBackend(PeerChardev):
 
     def close(self) -> None:
         """Leave the peer and stop listening; nobody is told."""
+        self._is_closed = True
         super().close()
         if self._listener is not None:
             self.loop.unwatch(self._listener.fileno())
@@ -112,13 +116,28 @@ class SocketBackend(PeerChardev):
             self._reconnect_later()
 
     def _reconnect_later(self) -> None:
-        if self._options.reconnect:
+        if self._options.reconnect and not self._is_closed:
             when = time.monotonic_ns() + self._options.reconnect * 1_000_000_000
             self.loop.call_at(when, self._reconnect)
 
     def _reconnect(self) -> None:
+        # Not in the loop: a host that does not answer takes seconds, and the machine runs on.
+        if not self._is_closed:
+            _thread.start_new_thread(self._try_to_connect, ())
+
+    def _try_to_connect(self) -> None:
+        found: socket.socket | str
         try:
-            self._use(self._connect())
+            found = self._connect()
         except (OSError, StratovirtError) as error:
-            log.debug(f"chardev {self.label}: cannot reconnect: {error}")
+            found = reason(error)
+        self.loop.call_soon(lambda: self._tried(found))
+
+    def _tried(self, found: socket.socket | str) -> None:
+        if isinstance(found, str):
+            log.debug(f"chardev {self.label}: cannot reconnect: {found}")
             self._reconnect_later()
+        elif self._is_closed:
+            found.close()
+        else:
+            self._use(found)

@@ -99,12 +99,13 @@ class HostAccess:
         return _socket(self._broker.ask("unix", path=path)[1][0])
 
     def connect_tcp(self, host: str, port: int) -> socket.socket:
-        """A connection to a TCP port."""
-        from stratovirt.runtime.sockets import connect_tcp
+        """A connection to a TCP port, waited for: not under the machine's lock."""
+        from stratovirt.runtime.sockets import await_first, begin_tcp
 
         if self._broker is None:
-            return connect_tcp(host, port)
-        return _socket(self._broker.ask("tcp", host=host, port=port)[1][0])
+            return await_first(begin_tcp(host, port))
+        begun = self._broker.ask("tcp", host=host, port=port)[1]
+        return await_first([_socket(fd) for fd in begun])
 
     def open_draft(self, place: str, memory_bytes: int) -> Draft:
         """The files of a new snapshot."""

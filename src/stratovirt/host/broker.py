@@ -254,10 +254,11 @@ class Broker:
         return {}, [connect_unix(path).detach()]
 
     def _tcp(self, host: str, port: int) -> Answer:
-        from stratovirt.runtime.sockets import connect_tcp
+        from stratovirt.runtime.sockets import begin_tcp
 
         self._require(grants.TCP, host, port)
-        return {}, [connect_tcp(host, port).detach()]
+        # The machine waits for them; the next question does not.
+        return {}, [peer.detach() for peer in begin_tcp(host, port)]
 
     def _open_draft(self, place: str, memory_bytes: int) -> Answer:
         from stratovirt.snapshot.files import Draft

@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import errno
 import os
+import select
 import socket
 import stat
+import time
 
 from stratovirt.runtime.cleanup import remove_at_exit
 
@@ -93,6 +95,8 @@ def receive_descriptors(peer: socket.socket, size: int, most: int) -> tuple[byte
 
 CONNECT_TIMEOUT_S = 5.0
 """A host that does not answer holds up the caller no longer."""
+MOST_ADDRESSES = 8
+"""Of a host that has more, the first are tried."""
 
 
 def listen_tcp(host: str | None, port: int) -> socket.socket:
@@ -112,8 +116,57 @@ def listen_tcp(host: str | None, port: int) -> socket.socket:
     return listener
 
 
-def connect_tcp(host: str, port: int) -> socket.socket:
-    """Connect to a TCP port; raises OSError."""
-    peer = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return peer
+def begin_tcp(host: str, port: int) -> list[socket.socket]:
+    """Sockets on their way to a TCP port, one for each address of the host; raises OSError."""
+    begun: list[socket.socket] = []
+    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, address in found[:MOST_ADDRESSES]:
+        peer = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+        try:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer.connect(address)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            failure = error
+            peer.close()
+            continue
+        begun.append(peer)
+    if not begun:
+        raise failure
+    return begun
+
+
+def await_first(begun: list[socket.socket]) -> socket.socket:
+    """The first of these that is connected; the others are closed. Raises OSError."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    poller = select.poll()
+    left = {peer.fileno(): peer for peer in begun}
+    for fd in left:
+        poller.register(fd, select.POLLOUT)
+    failure: OSError = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    try:
+        while left and (left_s := deadline - time.monotonic()) > 0:
+            for fd, _events in poller.poll(left_s * 1000):
+                failed = _connect_error(left[fd])
+                if failed is None:
+                    return left.pop(fd)
+                failure = failed
+                poller.unregister(fd)
+                left.pop(fd).close()
+    finally:
+        for peer in left.values():
+            peer.close()
+    raise failure
+
+
+def _connect_error(peer: socket.socket) -> OSError | None:
+    """What became of a connection that is not under way any more; a locked process may ask so."""
+    try:
+        peer.recvmsg(1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        return error
+    return None
