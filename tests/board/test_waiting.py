@@ -1,5 +1,6 @@
 """What is opened or connected may keep its opener waiting, and the machine waits for nobody."""
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.board.conftest import Board
-from tests.machine_process import PATIENCE, QmpClient, wait_until
+from tests.machine_process import PATIENCE, MachineProcess, QmpClient, run_to_end, wait_until
+from tests.payload import SPIN, write_kernel
 
 Start = Callable[..., Board]
 SYN_SENT = "02"
@@ -47,3 +49,43 @@ def test_a_chardev_whose_host_does_not_answer_holds_up_nobody(
         assert board.machine.terminate() == 0
         for filler in fillers:
             filler.close()
+
+
+FIFOS = {
+    "kernel": ("-kernel", "FIFO"),
+    "initrd": ("-kernel", "KERNEL", "-initrd", "FIFO"),
+    "image": ("-drive", "id=d,file=FIFO,readonly=on", "-device", "virtio-blk-device,drive=d"),
+    "flash": ("-drive", "if=pflash,unit=0,file=FIFO,readonly=on"),
+    "writable flash": ("-drive", "if=pflash,unit=0,file=FIFO"),
+    "log": ("-D", "FIFO"),
+    "pidfile": ("-pidfile", "FIFO"),
+    "chardev": ("-serial", "file,path=FIFO"),
+    "memory": ("-mem-path", "FIFO"),
+    "entropy": ("-object", "rng-random,id=r,filename=FIFO", "-device", "virtio-rng-device,rng=r"),
+    "snapshot": ("-incoming", "file:FIFO"),
+}
+
+
+@pytest.mark.parametrize("what", FIFOS)
+def test_a_fifo_that_nobody_holds_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
+    fifo, kernel = tmp_path / "fifo", write_kernel(tmp_path, SPIN)
+    os.mkfifo(fifo)
+    argv = [word.replace("FIFO", str(fifo)).replace("KERNEL", str(kernel)) for word in FIFOS[what]]
+    board = "q35" if "flash" in what else "microvm"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "cpu"))
+        listener.listen(1)
+        done = run_to_end(
+            "-machine", board, "-accel", "test", "-mod-test", f"unix:{tmp_path}/cpu", *argv
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and str(fifo) in done.stderr, done.stderr
+
+
+def test_a_fifo_as_list_of_trace_events_is_read_as_far_as_it_is_written(tmp_path: Path) -> None:
+    fifo, qmp = tmp_path / "fifo", tmp_path / "qmp"
+    os.mkfifo(fifo)
+    argv = ("-machine", "none", "-trace", f"events={fifo}", "-qmp", f"unix:{qmp},server,nowait")
+    with MachineProcess(*argv) as machine, QmpClient(qmp) as client:
+        assert client.cmd("query-status")["running"]
+        assert machine.terminate() == 0

@@ -10,6 +10,7 @@ import stat
 from stratovirt._native.disk import Disk, can_punch_holes, device_block_size, direct_alignment
 from stratovirt.config.drive import Drive
 from stratovirt.errors import StratovirtError
+from stratovirt.runtime.descriptors import open_at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,10 +87,8 @@ def open_image(
 
 def _open(path: str, flags: int, source: str) -> int:
     try:
-        # Not to wait for the writer of a FIFO, which has no size and is refused for it.
-        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(fd, True)
-        return fd
+        # A FIFO has no size and is refused for it.
+        return open_at_once(path, flags)
     except OSError as error:
         hint = "; use readonly=on" if error.errno == errno.EROFS and flags & os.O_RDWR else ""
         raise ImageError(f"{source}: cannot open: {error.strerror}{hint}") from error
@@ -97,7 +96,7 @@ def _open(path: str, flags: int, source: str) -> int:
 
 def _open_direct(path: str, access: int, source: str) -> int:
     try:
-        return os.open(path, access | os.O_DIRECT | os.O_CLOEXEC)
+        return open_at_once(path, access | os.O_DIRECT)
     except OSError as error:
         raise ImageError(
             f"{source}: cannot open with direct=on: {error.strerror}; "

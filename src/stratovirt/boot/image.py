@@ -7,6 +7,7 @@ import stat
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.errors import StratovirtError
+from stratovirt.runtime.descriptors import open_at_once
 
 X86_COMMAND_LINE_SIZE = 2048
 """COMMAND_LINE_SIZE of x86 kernels, for images that do not state their own limit."""
@@ -48,8 +49,7 @@ class BootFile:
     def __init__(self, flag: str, path: str) -> None:
         self.flag, self.path = flag, path
         try:
-            # Not to wait for the writer of a FIFO, which is refused below.
-            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self.fd = open_at_once(path, os.O_RDONLY)
         except OSError as error:
             raise self.error(f"cannot open: {error.strerror}") from error
         status = os.fstat(self.fd)

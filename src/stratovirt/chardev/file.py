@@ -22,7 +22,8 @@ class OutputFile(Chardev):
         super().__init__(loop, options.id)
         self.description = f"file:{options.path}"
         start = 0 if options.append else os.O_TRUNC
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | start | os.O_CLOEXEC
+        # A FIFO is not waited for, neither now nor when it is full.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | start | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self._file = os.open(options.path, flags, 0o600)
         except OSError as error:

@@ -13,6 +13,7 @@ from stratovirt.block.image import lock_file
 from stratovirt.config.drive import Pflash as PflashOptions
 from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, IoRegion, RomRegion
+from stratovirt.runtime.descriptors import open_at_once
 from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ class Pflash:
         self._fd = -1
         try:
             mode = os.O_RDONLY if options.readonly else os.O_RDWR
-            self._fd = os.open(options.file, mode | os.O_CLOEXEC)
+            self._fd = open_at_once(options.file, mode)
             lock_file(self._fd, self._readonly, self.source)
             self.size = os.fstat(self._fd).st_size
             self._check_size()

@@ -76,7 +76,9 @@ class PciHotPlug(HotPlug):
         if not isinstance(netdev, VhostUser):
             return TapBackEnd(netdev, self.host.access)
         if netdev.chardev not in self._sockets:
-            raise NotThereError(f"netdev_add: there is no chardev {netdev.chardev} for a back end (chardev-add)")
+            raise NotThereError(
+                f"netdev_add: there is no chardev {netdev.chardev} for a back end (chardev-add)"
+            )
         from stratovirt.net.vhost_user import VhostUserBackEnd
 
         return VhostUserBackEnd(netdev, self.host)

@@ -9,6 +9,7 @@ import stat
 
 from stratovirt.config.kinds import size_text
 from stratovirt.errors import StratovirtError
+from stratovirt.runtime.descriptors import open_at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def open_backing(
 def _named_file(config: VmConfig, source: str, path: str, size: int) -> int:
     """The user's file, which must hold nothing yet or be memory of this size already."""
     where = source if path in source else f"{source},mem-path={path}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = open_at_once(path, os.O_RDWR | os.O_CREAT)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

@@ -11,6 +11,17 @@ outputs = {0, 1, 2}
 """What is written for the user to read later, in which a machine must not punch holes."""
 
 
+def open_at_once(path: str, flags: int, mode: int = 0o600) -> int:
+    """Open a file of the user's, which no child inherits, and wait for nobody; raises OSError.
+
+    To open a FIFO or a device takes as long as its other end likes; the caller looks at what it
+    has opened and refuses what it cannot use.
+    """
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    os.set_blocking(fd, True)
+    return fd
+
+
 class DescriptorError(ValueError):
     """It is not an open file descriptor of this process."""
 

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from stratovirt.errors import one_line
-from stratovirt.runtime.descriptors import outputs
+from stratovirt.runtime.descriptors import open_at_once, outputs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def configure(path: str | None) -> None:
         raise ValueError(f"STRATOVIRT_LOG_LEVEL must be one of {', '.join(LEVELS)}, not '{name}'")
     _Sink.level = LEVELS.index(name)
     if path is not None:
-        _Sink.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        _Sink.fd = open_at_once(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         outputs.add(_Sink.fd)
 
 

@@ -8,6 +8,7 @@ import stat
 
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.cleanup import remove_at_exit
+from stratovirt.runtime.descriptors import open_at_once
 
 
 def write_pidfile(path: str) -> None:
@@ -42,7 +43,7 @@ def _is_something_else(path: str) -> bool:
 
 def _is_held(path: str) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_at_once(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
@@ -60,7 +61,7 @@ def _put(path: str) -> tuple[int, int]:
     What holds the lock can only read: nobody who takes this process over can name another.
     """
     draft = f"{path}.{os.getpid()}"
-    writing = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    writing = open_at_once(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         os.write(writing, f"{os.getpid()}\n".encode())
         fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)

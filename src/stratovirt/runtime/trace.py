@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from stratovirt._native.trace import TraceEvent, set_sinks
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime import log
+from stratovirt.runtime.descriptors import open_at_once
 from stratovirt.runtime.trace_events import EVENTS
 
 MARKERS = ("/sys/kernel/tracing/trace_marker", "/sys/kernel/debug/tracing/trace_marker")
@@ -47,7 +48,8 @@ def enable_from(path: str) -> None:
     Raises StratovirtError for a file that cannot be read and for a name that matches nothing.
     """
     try:
-        with open(path, encoding="utf-8", errors="replace") as listing:
+        fd = open_at_once(path, os.O_RDONLY)
+        with open(fd, encoding="utf-8", errors="replace") as listing:
             lines = listing.read(1 << 20).splitlines()
     except OSError as error:
         raise StratovirtError(f"-trace events={path}: cannot read: {error.strerror}") from error
