@@ -18,11 +18,13 @@ LIMIT = 1.1
 OURS = """
 import sys, time
 from stratovirt._native.guest_memory import RamMapping
-from stratovirt.memory.prealloc import populate
+from stratovirt.memory.prealloc import Allocation
 size = int(sys.argv[1]) << 20
 mapping = RamMapping(size)
 started = time.monotonic()
-populate(mapping, 0, size, "bench")
+allocation = Allocation(mapping, 0, size, "bench")
+allocation.start()
+allocation.finish()
 print(time.monotonic() - started)
 """
 

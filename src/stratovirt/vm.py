@@ -48,6 +48,9 @@ class Vm:
         self.exit_status = 0
         self.chardevs: list[Chardev] = []
         self.machine = Machine(config)
+        self._has_started = False
+        """Whether it has given up its rights, without which no guest runs."""
+        self._runs_at_start = not config.start_paused
         self._ending = False
         self._awaited: tuple[bool, str] | None = None
         """The end that a snapshot holds up, as `_shut_down` takes it."""
@@ -130,12 +133,19 @@ class Vm:
             self._is_resetting = False
 
     def open(self) -> None:
-        """Open the chardevs, and wait for clients that must be there first."""
+        """Open the chardevs, allocate memory, and wait for clients that must be there first.
+
+        Whoever is there already is served meanwhile.  Raises StratovirtError.
+        """
         with self.lock:
             for chardev in self.chardevs:
                 chardev.open()
         if self._broker is not None:
             self._broker.serve(self._user_quit)
+        if self.machine.board is not None and self.machine.board.allocations:
+            from stratovirt.memory.prealloc import allocate
+
+            allocate(self.machine.board.allocations, self.loop)
         for chardev in self.chardevs:
             if chardev.waits:
                 log.info(f"waiting for a client of chardev {chardev.label}")
@@ -150,7 +160,8 @@ class Vm:
                 self._lock_down()
             if self.config.accel == "test" and self.machine.accelerator is not None:
                 self.machine.accelerator.resume()
-            if not self.config.start_paused:
+            self._has_started = True
+            if self._runs_at_start:
                 self.resume()
 
     def _lock_down(self) -> None:
@@ -190,6 +201,8 @@ class Vm:
 
     def pause(self) -> None:
         """Stop vCPUs and drain devices; when this returns nothing of the machine moves."""
+        if not self._has_started:
+            self._runs_at_start = False
         if self.status != "running":
             return
         self._halt("paused")
@@ -209,7 +222,9 @@ class Vm:
 
     def resume(self) -> None:
         """Run, the first time or after a pause; an ended or failed machine stays as it is."""
-        if self.status not in RESUMABLE:
+        if not self._has_started:
+            self._runs_at_start = True
+        if not self._has_started or self.status not in RESUMABLE:
             return
         self._refuse_while_saving("cont")
         first = self.status == "prelaunch"

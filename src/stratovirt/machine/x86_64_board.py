@@ -72,7 +72,7 @@ class Board(ABC):
         self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.maximum)]
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
         ram = Ram(config, template)
-        self.ram_mapping = ram.mapping
+        self.ram_mapping, self.allocations = ram.mapping, ram.allocations
         self.ram_pieces = ram.place(self.guest_memory, self.memory_space, room)
         self.uart: Uart16550 | None = None
         if serial is not None:

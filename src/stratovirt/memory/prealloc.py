@@ -8,7 +8,13 @@ import time
 
 from stratovirt._native.guest_memory import RamMapping
 from stratovirt.config.kinds import size_text
+from stratovirt.memory.backing import RamError
 from stratovirt.runtime.log import Log
+from stratovirt.runtime.loop import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = Log(__name__)
 
@@ -17,36 +23,128 @@ MOST_THREADS = 8
 """More only wait for the host's memory."""
 MEMINFO = "/proc/meminfo"
 NODES = "/sys/devices/system/node"
-PROGRESS_S = 1.0
+PROGRESS_NS = 1_000_000_000
 
 
-class _Work:
-    """Chunks to do, taken by whichever thread is free."""
+class Allocation:
+    """Part [offset, offset+size) of a mapping, to be allocated by CPUs of the host's `nodes`.
 
-    def __init__(self, mapping: RamMapping, offset: int, size: int, cpus: set[int]) -> None:
-        self._mapping, self._cpus = mapping, cpus
+    `start` begins, `finish` waits and raises RamError when the host had too little; `cancel` has
+    the threads stop soon.  `on_ended` is called by the last thread.
+    """
+
+    def __init__(
+        self,
+        mapping: RamMapping,
+        offset: int,
+        size: int,
+        source: str,
+        nodes: tuple[int, ...] = (),
+    ) -> None:
+        self._mapping, self._size, self._source = mapping, size, source
+        self._cpus = _cpus_of(nodes)
         self._lock = _thread.allocate_lock()
         self._next, self._end = offset, offset + size
-        self.done = 0
-        self.error: OSError | None = None
+        self._threads: list[_thread.LockType] = []
+        self._running = 0
+        self._started = 0.0
+        self._done = 0
+        self._error: OSError | None = None
+        self.on_ended: Callable[[], None] = lambda: None
 
-    def run(self) -> None:
-        """Do chunks until none is left or one failed, on the CPUs next to the memory."""
+    def start(self) -> None:
+        """Begin, by several threads."""
+        self._started = time.monotonic()
+        chunks = -(-self._size // CHUNK)
+        self._running = min(MOST_THREADS, len(self._cpus), chunks)
+        self._threads = [_thread.allocate_lock() for _ in range(self._running)]
+        for ended in self._threads:
+            ended.acquire()
+            _thread.start_new_thread(self._serve, (ended,))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there are chunks that are not done."""
+        return self._running > 0
+
+    def cancel(self) -> None:
+        """Begin no more chunks."""
+        with self._lock:
+            self._next = self._end
+
+    def finish(self) -> None:
+        """Return when no thread is left; raises RamError."""
+        for ended in self._threads:
+            ended.acquire()
+        if self._error is not None:
+            raise RamError(
+                f"{self._source}: cannot map {size_text(self._size)}: {self._error.strerror}"
+            )
+        log.info(
+            f"{self._source}: {size_text(self._done)} allocated by {len(self._threads)} threads "
+            f"in {time.monotonic() - self._started:.1f} s"
+        )
+
+    def tell_progress(self) -> None:
+        """Say in the log how far it is."""
+        log.info(
+            f"{self._source}: {size_text(self._done)} of {size_text(self._size)} allocated "
+            f"({100 * self._done // self._size} %)"
+        )
+
+    def _serve(self, ended: _thread.LockType) -> None:
+        try:
+            self._work()
+        finally:
+            with self._lock:
+                self._running -= 1
+                is_last = not self._running
+            if is_last:
+                self.on_ended()
+            ended.release()
+
+    def _work(self) -> None:
+        # The CPUs next to the memory.
         os.sched_setaffinity(0, self._cpus)
         while True:
             with self._lock:
                 offset = self._next
-                if offset >= self._end or self.error is not None:
+                if offset >= self._end or self._error is not None:
                     return
                 self._next += CHUNK
             size = min(CHUNK, self._end - offset)
             try:
                 self._mapping.populate(offset, size)
             except OSError as error:
-                self.error = error
+                self._error = error
                 return
             with self._lock:
-                self.done += size
+                self._done += size
+
+
+def allocate(allocations: list[Allocation], loop: Loop) -> None:
+    """Allocate one after the other while `loop` serves whoever comes; raises RamError.
+
+    When the loop is stopped this returns early, with no thread left.
+    """
+    for allocation in allocations:
+        if loop.is_stopped:
+            return
+        allocation.on_ended = lambda: loop.call_soon(lambda: None)
+        allocation.start()
+        _tell_later(allocation, loop)
+        loop.run(until=lambda one=allocation: not one.is_running)  # type: ignore[misc]
+        allocation.cancel()
+        allocation.finish()
+
+
+def _tell_later(allocation: Allocation, loop: Loop) -> None:
+    def tell() -> None:
+        if allocation.is_running:
+            allocation.tell_progress()
+            _tell_later(allocation, loop)
+
+    loop.call_at(time.monotonic_ns() + PROGRESS_NS, tell)
 
 
 def available_bytes() -> int | None:
@@ -72,40 +170,3 @@ def _cpus_of(nodes: tuple[int, ...]) -> set[int]:
             first, _, last = part.partition("-")
             found |= set(range(int(first), int(last or first) + 1))
     return allowed & found or allowed
-
-
-def populate(
-    mapping: RamMapping, offset: int, size: int, source: str, nodes: tuple[int, ...] = ()
-) -> None:
-    """Allocate [offset, offset+size) of `mapping`, by CPUs of the host's `nodes`.
-
-    Raises OSError when the host has too little.
-    """
-    cpus = _cpus_of(nodes)
-    work = _Work(mapping, offset, size, cpus)
-    chunks = -(-size // CHUNK)
-    count = min(MOST_THREADS, len(cpus), chunks)
-    ended = [_thread.allocate_lock() for _ in range(count)]
-
-    def serve(lock: _thread.LockType) -> None:
-        try:
-            work.run()
-        finally:
-            lock.release()
-
-    for lock in ended:
-        lock.acquire()
-        _thread.start_new_thread(serve, (lock,))
-    started = time.monotonic()
-    for lock in ended:
-        while not lock.acquire(timeout=PROGRESS_S):
-            log.info(
-                f"{source}: {size_text(work.done)} of {size_text(size)} allocated "
-                f"({100 * work.done // size} %)"
-            )
-    if work.error is not None:
-        raise work.error
-    log.info(
-        f"{source}: {size_text(size)} allocated by {count} threads in "
-        f"{time.monotonic() - started:.1f} s"
-    )

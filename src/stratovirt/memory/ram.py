@@ -14,6 +14,7 @@ from stratovirt.memory.backing import RamError, huge_page_hint, open_backing
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.objects import MemoryBackend
+    from stratovirt.memory.prealloc import Allocation
     from stratovirt.snapshot.restore import Template
 
 NODES_ONLINE = "/sys/devices/system/node/online"
@@ -39,6 +40,8 @@ class Ram:
         self._config = config
         self._template = template
         self._parts: list[tuple[int, int]] = []
+        self.allocations: list[Allocation] = []
+        """What is to be allocated before the guest runs."""
         if config.numa_nodes:
             self.mapping = self._reserve()
             self._map_nodes()
@@ -96,7 +99,7 @@ class Ram:
                 os.close(fd)
         self._parts.append((0, size))
         if config.mem_prealloc:
-            _allocate(mapping, 0, size, source, is_own=config.mem_path is None)
+            self._allocate(mapping, 0, size, source, is_own=config.mem_path is None)
         return mapping
 
     def _map(
@@ -143,34 +146,27 @@ class Ram:
             _bind(self.mapping, options, offset, source)
         if options.prealloc or config.mem_prealloc:
             is_own = path is None and not hugetlb
-            _allocate(self.mapping, offset, size, source, is_own=is_own, nodes=options.host_nodes)
+            self._allocate(self.mapping, offset, size, source, is_own, options.host_nodes)
 
+    def _allocate(
+        self,
+        mapping: RamMapping,
+        offset: int,
+        size: int,
+        source: str,
+        is_own: bool,
+        nodes: tuple[int, ...] = (),
+    ) -> None:
+        """Have a part allocated; one that `is_own` takes ordinary pages of the host."""
+        from stratovirt.memory.prealloc import Allocation, available_bytes
 
-def _allocate(
-    mapping: RamMapping,
-    offset: int,
-    size: int,
-    source: str,
-    *,
-    is_own: bool,
-    nodes: tuple[int, ...] = (),
-) -> None:
-    """Allocate a part now; one that `is_own` takes ordinary pages of the host.
-
-    Raises RamError.
-    """
-    from stratovirt.memory.prealloc import available_bytes, populate
-
-    available = available_bytes() if is_own else None
-    if available is not None and size > available:
-        raise RamError(
-            f"{source}: cannot allocate {size_text(size)} at once: the host has "
-            f"{available >> 20}M available"
-        )
-    try:
-        populate(mapping, offset, size, source, nodes)
-    except OSError as error:
-        raise _failed(source, size, error) from error
+        available = available_bytes() if is_own else None
+        if available is not None and size > available:
+            raise RamError(
+                f"{source}: cannot allocate {size_text(size)} at once: the host has "
+                f"{available >> 20}M available"
+            )
+        self.allocations.append(Allocation(mapping, offset, size, source, nodes))
 
 
 def _bind(mapping: RamMapping, options: MemoryBackend, offset: int, source: str) -> None:
