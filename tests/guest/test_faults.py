@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import APPEND, Boot, GuestFiles, Tools
-from tests.machine_process import MachineProcess
+from tests.machine_process import MachineProcess, wait_until
 
 MIB = 1 << 20
 ROUNDS = 11
@@ -32,6 +32,24 @@ def bad_disk() -> Iterator[Path]:
     yield Path("/dev") / folder.name
     (folder / "power").write_text("0")
     folder.rmdir()
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group whose processes have 160 MiB together."""
+    root = Path("/sys/fs/cgroup")
+    is_ours = not (root / "cgroup.controllers").exists()
+    if is_ours:
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(root)], check=True)
+    (root / "cgroup.subtree_control").write_text("+memory")
+    group = root / "small"
+    group.mkdir()
+    (group / "memory.max").write_text(str(160 * MIB))
+    yield group
+    wait_until(lambda: (group / "cgroup.procs").read_text() == "", "its processes end")
+    group.rmdir()
+    if is_ours:
+        subprocess.run(["umount", str(root)], check=True)
 
 
 @pytest.fixture
@@ -100,6 +118,22 @@ def test_an_image_cut_short_while_in_use_fails_only_beyond_its_end(
     )
     digest = guest.command("dd if=/dev/vda bs=1M count=2 iflag=direct 2>/dev/null | md5sum")
     assert digest.split()[0] == hashlib.md5(image.read_bytes()).hexdigest()
+
+
+def test_a_machine_that_its_group_has_no_memory_for_leaves_nothing(
+    ready: Boot, small_group: Path, tmp_path: Path
+) -> None:
+    qmp, pidfile = tmp_path / "qmp", tmp_path / "pid"
+    guest = ready("-m", "512M", "-qmp", f"unix:{qmp},server,nowait", "-pidfile", str(pidfile))
+    assert qmp.exists() and pidfile.exists()
+    pid = guest.process.pid
+    broker = Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
+    for process in (str(pid), broker):
+        (small_group / "cgroup.procs").write_text(process)
+    guest.type("dd if=/dev/zero of=/tmp/fill bs=1M count=350\n")
+    assert guest.wait() == -signal.SIGKILL
+    assert "oom_kill 1" in (small_group / "memory.events").read_text()
+    wait_until(lambda: not qmp.exists() and not pidfile.exists(), "the broker clears away")
 
 
 def test_every_flushed_record_survives_sudden_deaths(boot: Boot, tmp_path: Path) -> None:
