@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
@@ -52,6 +52,7 @@ def test_an_endless_request_is_dropped_to_its_newline() -> None:
     assert framer.feed(b"tail\n{}") == [b"{}"]
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from([REQUEST_LIMIT - 1, REQUEST_LIMIT, REQUEST_LIMIT + 1]),
     st.sampled_from([b"{}", b'{}\n{"a": 1}', b'\n{"a": 1}']),

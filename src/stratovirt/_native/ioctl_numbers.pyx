@@ -73,7 +73,8 @@ VFIO = (
 )
 """Host PCI functions, also those that are plugged in later."""
 
-FILES = (c_FIONBIO, c_FIOCLEX)
+FIOCLEX = c_FIOCLEX
+FILES = (c_FIONBIO, FIOCLEX)
 """What Python does to a descriptor that was just received."""
 
 TERMINAL = (c_TCGETS, c_TCSETS, c_TCFLSH)

@@ -50,13 +50,22 @@ def attach(int fd, str name, bint multi_queue):
         raise _failed("TUNSETIFF")
 
 
+def is_tap(int fd):
+    """Whether `fd` carries Ethernet frames; OSError when it is neither a tap nor a tun."""
+    return bool(_flags(fd) & IFF_TAP)
+
+
 def carries_header(int fd):
     """Whether the tap behind `fd` was opened with a virtio-net header; OSError when it is no tap."""
+    return bool(_flags(fd) & IFF_VNET_HDR)
+
+
+cdef int _flags(int fd) except -1:
     cdef ifreq request
     memset(&request, 0, sizeof(request))
     if ioctl(fd, TUNGETIFF, &request) < 0:
         raise _failed("TUNGETIFF")
-    return bool(request.ifr_flags & IFF_VNET_HDR)
+    return request.ifr_flags & 0xFFFF
 
 
 def set_header_size(int fd, int size):

@@ -55,6 +55,9 @@ class Text(Kind["str"]):
         """The text itself."""
         if not text:
             raise ValueError(self.allowed)
+        if "\0" in text:
+            # As the kernel reads names, the rest would be lost.
+            raise ValueError(f"{self.allowed}, without NUL characters")
         if len(text) > self._longest:
             raise ValueError(f"at most {self._longest} characters")
         return text
@@ -97,8 +100,6 @@ class PathName(Text):
 
     def parse(self, text: str) -> str:
         """The path as written."""
-        if "\0" in text:
-            raise ValueError("a path without NUL characters")
         if self._absolute and not text.startswith("/"):
             raise ValueError(self.allowed)
         return super().parse(text)

@@ -18,6 +18,21 @@ INTERFACE_NAME_LONGEST = 15
 """IFNAMSIZ less its final NUL."""
 
 
+class InterfaceName(Text):
+    """The name of a network interface of the host, as the kernel takes it."""
+
+    def __init__(self) -> None:
+        super().__init__("the name of an interface", INTERFACE_NAME_LONGEST)
+
+    def parse(self, text: str) -> str:
+        """The name as written."""
+        # Of "tap%d" the kernel would make a new name.
+        text = super().parse(text)
+        if text in (".", "..") or set(text) & set("/:%") or text.split() != [text]:
+            raise ValueError(f"{self.allowed}, which has no '/', ':', '%' or blank")
+        return text
+
+
 class NoScript(Kind["str"]):
     """A script for a tap, which none has."""
 
@@ -34,9 +49,7 @@ class Tap(Options, flag="-netdev tap"):
     """A tap interface of the host."""
 
     id: str = opt(Identifier(), help="name that the device refers to")
-    ifname: str | None = opt(
-        Text("the name of an interface", INTERFACE_NAME_LONGEST), default=None, help="interface"
-    )
+    ifname: str | None = opt(InterfaceName(), default=None, help="interface")
     fd: tuple[str, ...] = opt(DescriptorList(), default=(), help="open tap descriptor")
     fds: tuple[str, ...] = opt(DescriptorList(), default=(), help="open tap descriptors, A:B:...")
     queues: int | None = opt(Integer(1, MAX_QUEUES), default=None, help="queue pairs")

@@ -169,11 +169,15 @@ class HotPlug(ABC):
             raise HotPlugError(f"chardev-remove: the chardev {name} is in use by {min(users)}")
         del self._sockets[name], self.host.config.chardevs[name]
 
+    def check_new_back_end(self, name: str) -> None:
+        """Raise HotPlugError when a netdev has this id."""
+        if name in self.netdevs or name in self.host.config.netdevs:
+            raise HotPlugError(f"netdev_add: another netdev has the id {name}")
+
     def add_back_end(self, netdev: Tap | VhostUser) -> None:
         """Open a tap, or connect to a back end; raises StratovirtError."""
         name = netdev.id
-        if name in self.netdevs or name in self.host.config.netdevs:
-            raise HotPlugError(f"netdev_add: another netdev has the id {name}")
+        self.check_new_back_end(name)
         self.netdevs.free[name] = self.open_back_end(netdev)
         if isinstance(netdev, VhostUser):
             self._sockets[netdev.chardev].add(name)

@@ -13,12 +13,15 @@ from stratovirt.errors import StratovirtError
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
 from stratovirt.monitor.request import command_of, decode
+from stratovirt.runtime.descriptors import DescriptorError, close_on_exec
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.trace_events import QMP_COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stratovirt.vm import Vm
 
 log = Log(__name__)
@@ -85,6 +88,13 @@ class Session:
         if name not in self._named and len(self._named) == MOST_NAMED_DESCRIPTORS:
             raise QmpError(f"{MOST_NAMED_DESCRIPTORS} descriptors have names; close some first")
         fd = received.pop(0)
+        try:
+            close_on_exec(fd)
+        except DescriptorError:
+            os.close(fd)
+            raise QmpError(
+                "the file descriptor was opened with O_PATH: nothing can be done with it"
+            ) from None
         if name in self._named:
             os.close(self._named[name])
         self._named[name] = fd
@@ -94,6 +104,15 @@ class Session:
         if name not in self._named:
             raise QmpError(f"no file descriptor is called '{name}'; getfd names one")
         return self._named.pop(name)
+
+    def take_descriptors(self, names: Sequence[str]) -> list[str]:
+        """Those called `names`, as numbers, all of them or none; raises QmpError."""
+        for name in names:
+            if name not in self._named:
+                raise QmpError(f"no file descriptor is called '{name}'; getfd names one")
+            if names.count(name) > 1:
+                raise QmpError(f"the file descriptor '{name}' is named twice")
+        return [str(self._named.pop(name)) for name in names]
 
     def close_descriptors(self) -> None:
         """Close what the client named and nobody took."""

@@ -11,7 +11,7 @@ from stratovirt._native.vhost import VhostDevice
 from stratovirt.config import net as config
 from stratovirt.errors import StratovirtError
 from stratovirt.net.tap import Tap
-from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
+from stratovirt.runtime.descriptors import DescriptorError, take_descriptors
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue
 from stratovirt.virtio.engine_thread import EngineThread
 from stratovirt.virtio.net_features import (
@@ -187,10 +187,16 @@ class TapBackEnd(BackEnd):
         super().__init__(netdev)
         self._host = host
         given = netdev.vhostfds or netdev.vhostfd or vhostfds
-        # Descriptors are taken before anything is checked: then they are closed whatever is wrong.
-        self.vhosts = self._take_vhosts(given)
+        wanted = [("vhostfd", name) for name in given]
+        wanted += [("fd", name) for name in netdev.fds or netdev.fd]
+        # All are taken before anything is checked: then they are closed whatever is wrong.
         try:
-            self.tap = Tap(netdev, host)
+            fds = take_descriptors(wanted)
+        except DescriptorError as error:
+            raise StratovirtError(f"{self.source},{error}") from error
+        self.vhosts = [VhostDevice(fd) for fd in fds[: len(given)]]
+        try:
+            self.tap = Tap(netdev, host, fds[len(given) :])
         except Exception:
             self._close_vhosts()
             raise
@@ -275,12 +281,6 @@ class TapBackEnd(BackEnd):
         for vhost in self.vhosts:
             vhost.close()
         self.vhosts.clear()
-
-    def _take_vhosts(self, names: tuple[str, ...]) -> list[VhostDevice]:
-        try:
-            return [VhostDevice(take_descriptor(name)) for name in names]
-        except DescriptorError as error:
-            raise StratovirtError(f"{self.source},vhostfd={':'.join(names)}: {error}") from error
 
     def _check_given(self, is_wanted: bool) -> None:
         if not is_wanted:

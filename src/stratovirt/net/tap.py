@@ -8,7 +8,6 @@ import os
 from stratovirt._native import tap as native
 from stratovirt.config import net as config
 from stratovirt.errors import StratovirtError
-from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,18 +29,20 @@ class TapError(StratovirtError):
 class Tap:
     """The open queues of one tap; `fds` has one for each queue pair.
 
-    `has_ufo` says whether this kernel's taps take UDP fragments unfinished.
+    `given` are those that the options name, which are the tap's whatever comes of it.  `has_ufo`
+    says whether this kernel's taps take UDP fragments unfinished.
     """
 
-    def __init__(self, options: config.Tap, host: HostAccess) -> None:
+    def __init__(self, options: config.Tap, host: HostAccess, given: list[int]) -> None:
         self._source = f"{options.flag},id={options.id}"
-        self.fds: list[int] = []
+        self.fds = given
         try:
             # The guidebook: where both are given, the name wins.
             if options.ifname is not None:
+                self.close()
                 self.fds = host.open_tap(options.ifname, options.queues or 1, self._source)
             else:
-                self._take(options.fds or options.fd, options.queues)
+                self._check_given(options.queues)
             self.has_ufo = self._prepare()
         except Exception:
             self.close()
@@ -69,21 +70,18 @@ class Tap:
             native.enable_queue(self.fds[index], True)
         self._enabled = pairs
 
-    def _take(self, names: tuple[str, ...], queues: int | None) -> None:
-        # All are taken before anything is checked: then they are closed whatever is wrong.
-        for name in names:
-            try:
-                self.fds.append(take_descriptor(name))
-            except DescriptorError as error:
-                raise TapError(f"{self._source},fd={name}: {error}") from error
-        if queues is not None and queues != len(names):
-            raise TapError(f"{self._source}: queues={queues}, but {len(names)} descriptors given")
+    def _check_given(self, queues: int | None) -> None:
+        count = len(self.fds)
+        if queues is not None and queues != count:
+            raise TapError(f"{self._source}: queues={queues}, but {count} descriptors given")
         for fd in self.fds:
             os.set_blocking(fd, False)
 
     def _prepare(self) -> bool:
         try:
             for fd in self.fds:
+                if not native.is_tap(fd):
+                    raise TapError(f"{self._source}: not a tap: a tun carries no Ethernet frames")
                 if not native.carries_header(fd):
                     raise TapError(f"{self._source}: the tap was opened without IFF_VNET_HDR")
                 native.set_header_size(fd, HEADER_BYTES)

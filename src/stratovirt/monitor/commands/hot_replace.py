@@ -74,11 +74,13 @@ def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
     slots = _slots(session)
     if isinstance(arguments, VhostUser):
         return _do(lambda: slots.add_back_end(arguments))
-    named = {
-        field: tuple(str(session.take_descriptor(name)) for name in getattr(arguments, field))
-        for field in ("fd", "fds", "vhostfd", "vhostfds")
-    }
-    return _do(lambda: slots.add_back_end(arguments.replace(**named)))
+    # What is refused takes none of the descriptors; what fails closes all that it took.
+    slots.check_new_back_end(arguments.id)
+    fields = ("fd", "fds", "vhostfd", "vhostfds")
+    names = [name for field in fields for name in getattr(arguments, field)]
+    numbers = iter(session.take_descriptors(names))
+    taken = {field: tuple(next(numbers) for _ in getattr(arguments, field)) for field in fields}
+    return _do(lambda: slots.add_back_end(arguments.replace(**taken)))
 
 
 @command("netdev_del", IdArguments)
