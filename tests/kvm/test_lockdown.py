@@ -279,12 +279,13 @@ def test_what_was_named_read_only_is_not_opened_for_writing(tmp_path: Path) -> N
     wait_listening(tmp_path / "qmp")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "qmp"))
-        for name in ("a", "b"):
-            node = {
-                "node-name": name, "read-only": True, "file": {"filename": str(disk)},
-                "cache": {"direct": False},
-            }  # fmt: skip
-            client.send(json.dumps({"execute": "blockdev-add", "arguments": node}).encode())
+        node = {"read-only": True, "file": {"filename": str(disk)}, "cache": {"direct": False}}
+        requests = [
+            json.dumps({"execute": "blockdev-add", "arguments": {"node-name": name, **node}})
+            for name in ("a", "b")
+        ]
+        # In one piece, so that the broker has seen both when it has seen one.
+        client.send("".join(requests).encode())
         done = end_of(machine)
     nobody = f"{disk}: no client of a monitor has named it; "
     assert done.stdout == f"the first; {nobody}image opened; {nobody}x", done

@@ -7,16 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratovirt.config.chardev import SocketChardev
+from stratovirt.config.net import VhostUser
+from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
+from stratovirt.host.broker import _first_grants
 from stratovirt.host.grants import (
     DRAFT,
     IMAGE,
     MOST_WAITING,
     TAP,
+    TCP,
     UNIX,
     VFIO,
     VHOST_NET,
     Grants,
+    Named,
     Witness,
 )
 from stratovirt.host.modules import open_module
@@ -172,6 +178,26 @@ def test_a_socket_is_connected_to_while_its_chardev_is_there() -> None:
     client.say(remove_chardev("c"))
     client.witness.answered(4, accepted=True)
     assert not client.take(UNIX, "/run/s")
+
+
+def test_the_chardevs_of_the_command_line_are_connected_to_as_they_may_come_back() -> None:
+    config = VmConfig()
+    for chardev in (
+        SocketChardev(id="once", path="/run/once"),
+        SocketChardev(id="again", path="/run/again", reconnect=1),
+        SocketChardev(id="tcp", host="h", port=7, reconnect=1),
+        SocketChardev(id="server", path="/run/server", server=True),
+        SocketChardev(id="card", path="/run/card"),
+    ):
+        config.chardevs[chardev.id] = chardev
+    config.netdevs["n"] = VhostUser(id="n", chardev="card")
+    grants = _first_grants(config)
+    assert grants.take(UNIX, "/run/again") and grants.take(TCP, "h", 7)
+    assert not grants.take(UNIX, "/run/once") and not grants.take(UNIX, "/run/server")
+    assert grants.take(UNIX, "/run/card") and grants.take(UNIX, "/run/card")
+    grants.settle(Named(removed="again"))
+    grants.settle(Named(removed="card"))
+    assert grants.take(UNIX, "/run/again") and not grants.take(UNIX, "/run/card")
 
 
 def test_a_command_in_escapes_grants_what_the_machine_will_open() -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 
 from stratovirt.config.chardev import SocketChardev
+from stratovirt.config.net import VhostUser
 from stratovirt.errors import StratovirtError
 from stratovirt.host import grants, wire
 from stratovirt.host.grants import Grants, Witness
@@ -86,7 +87,7 @@ class Broker:
         self._machine = machine
         self._has_left = False
         self._loop = Loop(_thread.RLock())
-        self._grants = Grants(_standing(config))
+        self._grants = _first_grants(config)
         self._chardevs: list[Chardev] = []
         self._relays: list[Relay] = []
         self._draft: Draft | None = None
@@ -291,14 +292,22 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
 }  # fmt: skip
 
 
-def _standing(config: VmConfig) -> list[grants.Grant]:
-    """Where the chardevs of the command line connect when the other side comes back."""
-    found: list[grants.Grant] = []
+def _first_grants(config: VmConfig) -> Grants:
+    """Where the chardevs of the command line connect when the other side comes back.
+
+    That of a vhost-user back end may go, and then come again with another card.
+    """
+    back_ends = {n.chardev for n in config.netdevs.values() if isinstance(n, VhostUser)}
+    standing: list[grants.Grant] = []
+    chardevs: dict[str, grants.Grant] = {}
     for chardev in [*config.chardevs.values(), *([config.serial] if config.serial else [])]:
-        if not isinstance(chardev, SocketChardev) or not chardev.reconnect:
+        if not isinstance(chardev, SocketChardev) or chardev.server:
             continue
-        if chardev.path is not None:
-            found.append((grants.UNIX, chardev.path))
-        else:
-            found.append((grants.TCP, chardev.host or "localhost", chardev.port))
-    return found
+        if chardev.path is None:
+            if chardev.reconnect:
+                standing.append((grants.TCP, chardev.host or "localhost", chardev.port))
+        elif chardev.id in back_ends:
+            chardevs[chardev.id] = (grants.UNIX, chardev.path)
+        elif chardev.reconnect:
+            standing.append((grants.UNIX, chardev.path))
+    return Grants(standing, chardevs)

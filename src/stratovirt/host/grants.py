@@ -15,7 +15,7 @@ from stratovirt.monitor.request import command_of, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     Grant = tuple[object, ...]
     """Kind, and what the broker asks about it: ("tap", "tap0", 2)."""
@@ -42,11 +42,13 @@ class Named:
 
 
 class Grants:
-    """`standing` are those of the command line, for as long as the machine lives."""
+    """Of the command line: `standing` for as long as the machine lives, `chardevs` by their ids."""
 
-    def __init__(self, standing: Iterable[Grant] = ()) -> None:
+    def __init__(
+        self, standing: Iterable[Grant] = (), chardevs: Mapping[str, Grant] | None = None
+    ) -> None:
         self._standing = set(standing)
-        self._chardevs: dict[str, Grant] = {}
+        self._chardevs = dict(chardevs or {})
         self.witnesses: list[Witness] = []
 
     def take(self, *grant: object) -> bool:
