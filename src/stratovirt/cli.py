@@ -36,8 +36,13 @@ def run(argv: list[str]) -> int:
         from stratovirt.runtime.trace import listing
 
         return _say(listing())
+    from stratovirt.runtime.signals import SignalledError, interrupt_start
+
+    interrupt_start()
     try:
         return _run_machine(argv)
+    except SignalledError:
+        return 0
     except StratovirtError as error:
         print(f"stratovirt: {one_line(str(error))}", file=sys.stderr)
         return EXIT_FAILED
@@ -83,6 +88,7 @@ def _run_machine(argv: list[str]) -> int:
     if not config.daemonize:
         return _run(config, None)
     from stratovirt.runtime.daemon import Daemon, detach
+    from stratovirt.runtime.signals import SignalledError
 
     outcome = detach()
     if outcome is None:
@@ -95,6 +101,8 @@ def _run_machine(argv: list[str]) -> int:
         outcome.report_error(str(error))
     except OSError as error:
         outcome.report_error(_host_error(error))
+    except SignalledError as signalled:
+        outcome.report_error(f"{signalled} came before the machine ran")
     return EXIT_FAILED
 
 
@@ -129,11 +137,18 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
             daemon.leave_streams()
         vm.start()
         if daemon is not None:
-            daemon.report_running()
+            _report(daemon, runs=not vm.loop.is_stopped)
         return vm.run()
     finally:
         vm.close()
         cleanup.run_all()
+
+
+def _report(daemon: Daemon, *, runs: bool) -> None:
+    if runs:
+        daemon.report_running()
+    else:
+        daemon.report_error("-daemonize: the machine was ended before it ran")
 
 
 def _name_process(name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import signal
 
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
@@ -11,6 +10,7 @@ from stratovirt.host.access import HostAccess
 from stratovirt.machine.machine import Machine
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.signals import ENDING
 from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
 from stratovirt.snapshot.state import SnapshotError
 
@@ -71,8 +71,6 @@ class Vm:
             from stratovirt.host.broker import start_broker
 
             self._broker = start_broker(config)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self.loop.on_signal(number, self._signalled)
         for monitor, chardev in zip(config.monitors, self._open_monitors(), strict=True):
             from stratovirt.monitor.session import Session
 
@@ -135,8 +133,11 @@ class Vm:
     def open(self) -> None:
         """Open the chardevs, allocate memory, and wait for clients that must be there first.
 
-        Whoever is there already is served meanwhile.  Raises StratovirtError.
+        Whoever is there already is served meanwhile.  Signals end the loop from now on; until now
+        they have interrupted the start.  Raises StratovirtError.
         """
+        for number in ENDING:
+            self.loop.on_signal(number, self._signalled)
         with self.lock:
             for chardev in self.chardevs:
                 chardev.open()

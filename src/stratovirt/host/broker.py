@@ -19,7 +19,7 @@ from stratovirt.host import grants, wire
 from stratovirt.host.grants import Grants, Witness
 from stratovirt.host.line import BrokerLine
 from stratovirt.host.relay import Relay
-from stratovirt.runtime import cleanup, log
+from stratovirt.runtime import cleanup, log, signals
 from stratovirt.runtime.loop import READABLE, Loop
 
 TYPE_CHECKING = False
@@ -45,14 +45,15 @@ def start_broker(config: VmConfig) -> BrokerLine:
     questions, our_questions = wire.pair()
     news, our_news = wire.pair()
     machine = os.getpid()
-    if os.fork() == 0:
-        try:
-            _be_broker(config, our_questions, our_news, machine)
-        except Exception as error:
-            text = f"stratovirt: the broker process: {type(error).__name__}: {error}\n"
-            os.write(2, text.encode(errors="replace"))
-        finally:
-            os._exit(0)
+    with signals.held():
+        if os.fork() == 0:
+            try:
+                _be_broker(config, our_questions, our_news, machine)
+            except Exception as error:
+                text = f"stratovirt: the broker process: {type(error).__name__}: {error}\n"
+                os.write(2, text.encode(errors="replace"))
+            finally:
+                os._exit(0)
     our_questions.close()
     our_news.close()
     return BrokerLine(questions, news)
@@ -62,8 +63,8 @@ def _be_broker(
     config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
 ) -> None:
     # It ends when the machine does and not before: at a terminal both get the same signals.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore()
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     cleanup.forget()
     kept = sorted({0, 1, 2, log.descriptor(), questions.fileno(), news.fileno()})
     for low, high in zip(kept, [*kept[1:], 1 << 30], strict=True):

@@ -112,8 +112,9 @@ class BrokerLine:
         self._news.close()
         try:
             self.ask("leave")
-            # It hangs up when it has done so.
-            wire.receive(self._questions)
+            # It hangs up when it has done so; an answer that nobody waited for may come before.
+            while True:
+                wire.receive(self._questions)
         except (BrokerError, EOFError, OSError):
             pass
         self._questions.close()

@@ -10,6 +10,7 @@ import stat
 from stratovirt.config.kinds import size_text
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.descriptors import open_at_once
+from stratovirt.runtime.signals import held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def _nameless_file(folder: str) -> int:
     # Not O_TMPFILE, which hugetlbfs has only had since Linux 5.14.
     import tempfile
 
-    fd, name = tempfile.mkstemp(prefix="stratovirt-ram-", dir=folder)
-    os.unlink(name)
+    with held():
+        fd, name = tempfile.mkstemp(prefix="stratovirt-ram-", dir=folder)
+        os.unlink(name)
     return fd
 
 

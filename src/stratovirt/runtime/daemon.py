@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
+from stratovirt.runtime.signals import SignalledError
+
+NUMBER_BYTES = 4
+"""What the daemon says first is its process id."""
 RUNS = b"\0"
 """What the daemon says when the machine runs; anything else is the text of an error."""
 ERROR_LONGEST = 65536
@@ -53,14 +58,27 @@ def detach() -> Daemon | str | None:
     os.setsid()
     if os.fork():
         os._exit(0)
+    os.write(theirs, os.getpid().to_bytes(NUMBER_BYTES, "little"))
     return Daemon(theirs)
 
 
 def _await_report(pipe: int) -> str | None:
-    report = b""
-    while len(report) < ERROR_LONGEST and (part := os.read(pipe, ERROR_LONGEST)):
-        report += part
+    daemon = int.from_bytes(os.read(pipe, NUMBER_BYTES), "little")
+    try:
+        report = _read_all(pipe)
+    except SignalledError:
+        # Whoever ends the caller means the machine that it waits for, and is told when it is gone.
+        if daemon:
+            os.kill(daemon, signal.SIGTERM)
+        report = _read_all(pipe)
     os.close(pipe)
     if report == RUNS:
         return None
     return report.decode(errors="replace") or "-daemonize: the daemon died before the machine ran"
+
+
+def _read_all(pipe: int) -> bytes:
+    content = b""
+    while len(content) < ERROR_LONGEST and (part := os.read(pipe, ERROR_LONGEST)):
+        content += part
+    return content

@@ -9,6 +9,7 @@ import stat
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.cleanup import remove_at_exit
 from stratovirt.runtime.descriptors import open_at_once
+from stratovirt.runtime.signals import held
 
 
 def write_pidfile(path: str) -> None:
@@ -25,12 +26,12 @@ def write_pidfile(path: str) -> None:
                 raise StratovirtError(f"-pidfile {path}: is there and no regular file")
             if _is_held(path):
                 raise StratovirtError(f"-pidfile {path}: another instance holds it")
-            identity = _put(path)
+            with held():
+                remove_at_exit(path, _put(path))
         finally:
             os.close(folder)
     except OSError as error:
         raise StratovirtError(f"-pidfile {path}: cannot write: {error.strerror}") from error
-    remove_at_exit(path, identity)
 
 
 def _is_something_else(path: str) -> bool:

@@ -11,6 +11,7 @@ import stat
 import time
 
 from stratovirt.runtime.cleanup import remove_at_exit
+from stratovirt.runtime.signals import held
 
 _UNIX_KIND = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 """A server whose queue is full makes a connect that may block wait for as long as it likes."""
@@ -25,12 +26,13 @@ def listen_unix(path: str) -> socket.socket:
     try:
         if _is_stale(path):
             os.unlink(path)
-        before = os.umask(0o177)
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(before)
-        remove_at_exit(path)
+        with held():
+            before = os.umask(0o177)
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(before)
+            remove_at_exit(path)
         listener.listen(1)
     except OSError:
         listener.close()
