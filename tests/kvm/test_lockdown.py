@@ -266,6 +266,7 @@ def test_what_was_named_read_only_is_not_opened_for_writing(tmp_path: Path) -> N
     details = f"path='{disk}', source='x', direct=False"
     code = (
         "import select\n"
+        "os.write(1, b'here; ')\n"
         "for _ in range(3000):\n"
         f"    try: vm._broker.ask('image', {details}, readonly=True)\n"
         "    except Exception: select.poll().poll(10)\n"
@@ -276,7 +277,8 @@ def test_what_was_named_read_only_is_not_opened_for_writing(tmp_path: Path) -> N
         + ask("image", f"{details}, readonly=True")
     )
     machine = start_attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
-    wait_listening(tmp_path / "qmp")
+    # From then on the machine's own loop waits for the attacker, who has its lock.
+    assert machine.stdout is not None and machine.stdout.read(6) == "here; "
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "qmp"))
         node = {"read-only": True, "file": {"filename": str(disk)}, "cache": {"direct": False}}
