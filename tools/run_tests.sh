@@ -44,7 +44,7 @@ in_lab() {
     local attempt status folder count
     folder=$(mktemp -d -p "$logs")
     for attempt in 1 2 3 4; do
-        # The longest test, of the firmware, is silent for six or seven minutes.
+        # The longest tests are silent for minutes on a slow machine.
         STRATOVIRT_PASSED=$folder/passed \
             .venv/bin/stratovirt-lab run --silence 700 --rw "$folder" -- "${pytest[@]}" "$@" 2>&1 |
             tee "$folder/output"
