@@ -147,7 +147,14 @@ def test_a_terminal_that_goes_away_ends_the_machine_in_order() -> None:
         assert process.stderr is not None and process.stderr.read() == b""
 
 
-def test_control_a_x_ends_a_machine_whose_guest_reads_nothing(tmp_path: Path) -> None:
+def read_until(terminal: int, wanted: bytes) -> None:
+    shown = b""
+    while wanted not in shown:
+        assert select.select([terminal], [], [], PATIENCE)[0], f"only {shown!r} came"
+        shown += os.read(terminal, 4096)
+
+
+def test_control_a_helps_and_ends_a_machine_whose_guest_reads_nothing(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "cpu"))
@@ -160,6 +167,10 @@ def test_control_a_x_ends_a_machine_whose_guest_reads_nothing(tmp_path: Path) ->
             cpu, _ = listener.accept()
             wait_until(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "it is raw")
             os.write(master, b"rm -r everything\r" * 20)
+            os.write(master, b"\x01h")
+            read_until(master, b"C-a x    end the machine\r\n")
+            os.write(master, b"\x01c")
+            read_until(master, b"there is no monitor at this terminal")
             os.write(master, b"\x01x")
             assert process.wait(PATIENCE) == 0
         cpu.close()

@@ -88,3 +88,24 @@ def test_eleven_devices_fit_and_a_twelfth_is_a_mistake(start_board: Start, tmp_p
     assert machine.errors.decode().splitlines() == [
         "stratovirt: -device virtio-balloon-device: microvm has 11 virtio slots and all are taken"
     ]
+
+
+def test_a_source_that_cannot_be_read_breaks_its_device_and_no_other(start_board: Start) -> None:
+    # A tap that is no interface yet is a character device whose read is an error.
+    board = start_board(
+        *RNG, "virtio-rng-device,rng=r", "-object", "rng-random,id=bad,filename=/dev/net/tun",
+        "-device", "virtio-rng-device,rng=bad,id=broken",
+    )  # fmt: skip
+    broken, sound = BlkDriver(board.cpu, BASE + SLOT_BYTES, 6), BlkDriver(board.cpu)
+    for _ in range(3):
+        broken.start(at=0x11_0000)
+        offer(broken, 64)
+        broken.wait_needs_reset()
+        assert broken.ring.used_index() == 0
+        sound.start()
+        offer(sound, 64)
+        sound.wait()
+    assert board.machine.terminate() == 0
+    lines = board.machine.errors.decode().splitlines()
+    assert lines and all("broken" in line and "bad state" in line for line in lines), lines
+    assert len(lines) == 3, "one for each time that the driver tried"

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ESCAPE = 0x01
-"""Ctrl-A: at a terminal, Ctrl-A x ends the machine and Ctrl-A Ctrl-A sends one Ctrl-A."""
+"""Ctrl-A: what is typed after it at a terminal is for us, as QEMU's multiplexed console has it."""
+HELP = (
+    b"\r\nC-a h    print this help\r\n"
+    b"C-a x    end the machine\r\n"
+    b"C-a c    say that there is no monitor at this terminal (-qmp makes one elsewhere)\r\n"
+    b"C-a C-a  send C-a\r\n"
+)
+NO_MONITOR = b"\r\nthere is no monitor at this terminal; C-a h prints what there is\r\n"
 
 TYPED_LIMIT = 4096
 """Bytes typed at a terminal that wait for the guest; what is typed beyond them is dropped."""
@@ -77,15 +84,23 @@ class Stdio(Chardev):
         for byte in received:
             if self._escaped:
                 self._escaped = False
-                if byte in b"xX":
-                    self._quit_requested()
-                elif byte == ESCAPE:
+                if byte == ESCAPE:
                     kept.append(byte)
+                else:
+                    self._obey(byte)
             elif byte == ESCAPE:
                 self._escaped = True
             else:
                 kept.append(byte)
         return bytes(kept)
+
+    def _obey(self, command: int) -> None:
+        if command in b"xX":
+            self._quit_requested()
+        elif command in b"hH?":
+            self.write(HELP)
+        elif command in b"cC":
+            self.write(NO_MONITOR)
 
     def _hung_up(self) -> None:
         # End of input is no end of output: a guest whose stdin is /dev/null still has a console.

@@ -30,7 +30,7 @@ class Listening(Options):
 
 
 class StdioChardev(Options, flag="-chardev stdio"):
-    """This process's standard input and output; a terminal is put into raw mode."""
+    """This process's streams; a terminal is put into raw mode, where Ctrl-A h lists our keys."""
 
     id: str = opt(Identifier(), help="name that users of the chardev refer to")
 
