@@ -46,6 +46,9 @@ def reference() -> str:
         "# Reference", NOTICE, "",
         "Values are written `first,key=value,switch`; `,,` is a literal comma; switches take on,",
         "true, yes, off, false, no; numbers are decimal or 0x hex; sizes take K, M, G or T.",
+        "One comma at the end is left out.", "",
+        "What `-drive`, `-netdev`, `-chardev` or `-object` makes has to be used by another option;",
+        "only an iothread may wait for a device that a monitor's client adds.",
     ]  # fmt: skip
     for title, group in SECTIONS.items():
         lines += ["", f"## {title}"]

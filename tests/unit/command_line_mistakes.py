@@ -458,6 +458,8 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
             ["-object", "memory-backend-memfd,id=m,size=1G,hugetlb=2"],
             "-object memory-backend-memfd,id=m,size=1G,hugetlb=2: hugetlb must be on or off, not '2'",
         ),
+        (True, ["-object", "rng-random,id=r"], "-object rng-random,id=r: no -device uses it"),
+        (True, ["-object", "iothread,id=i"], "-object iothread,id=i: no -device uses it"),
         (
             True,
             ["-object", "rng-random,id=r,filename="],

@@ -48,6 +48,11 @@ def test_a_doubled_comma_is_a_literal_one() -> None:
     assert split("-drive", "file=a,,b,id=x") == [("file", "a,b"), ("id", "x")]
 
 
+def test_an_iothread_may_wait_for_a_device_that_a_client_adds() -> None:
+    line = [*KERNEL, "-object", "iothread,id=io", "-qmp", "unix:q,server,nowait"]
+    assert list(parse_command_line(line).objects) == ["io"]
+
+
 def test_one_comma_at_the_end_is_left_out_as_in_the_guidebook() -> None:
     # Section 2.10; QEMU takes one behind any option.
     line = ["-drive", "file=c,if=pflash,unit=0", "-drive", "file=d,if=pflash,unit=1,"]

@@ -10,7 +10,10 @@ MAX_HOST_NODES = 1024
 
 
 class Iothread(Options, flag="-object iothread"):
-    """A thread of its own for the data of the devices that name it."""
+    """A thread of its own for the data of the devices that name it.
+
+    One that no device names is there for a device that a monitor's client adds.
+    """
 
     id: str = opt(Identifier(), help="name that devices refer to")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STDIO = "-chardev stdio"
 MEMORY_BACKEND = "-object memory-backend"
+IOTHREAD = "-object iothread"
 
 
 class MonitorConfig:
@@ -176,18 +177,20 @@ class VmConfig:
         for monitor in self.monitors:
             if monitor.chardev is None:
                 monitor.chardev = self.chardevs[monitor.chardev_id]
-        for chardev in self.chardevs.values():
-            if ("-chardev", chardev.id) not in owners:
-                raise ConfigError(f"{chardev.flag},id={chardev.id}: no device uses it")
-        for thing in self.objects.values():
-            if thing.flag.startswith(MEMORY_BACKEND) and (MEMORY_BACKEND, thing.id) not in owners:
-                raise ConfigError(f"{thing.flag},id={thing.id}: no -numa node uses it")
-        for name in self.drives:
-            if ("-drive", name) not in owners:
-                raise ConfigError(f"-drive id={name}: no -device uses it")
-        for netdev in self.netdevs.values():
-            if ("-netdev", netdev.id) not in owners:
-                raise ConfigError(f"{netdev.flag},id={netdev.id}: no -device uses it")
+        self._check_used(owners)
+
+    def _check_used(self, owners: Iterable[tuple[str, str]]) -> None:
+        """What no option refers to is a mistake, unless a device may be added that names it."""
+        made = [self.chardevs, self.objects, self.drives, self.netdevs]
+        for thing in (thing for things in made for thing in things.values()):
+            if any(n == thing.id and thing.flag.startswith(flag) for flag, n in owners):
+                continue
+            if thing.flag == IOTHREAD and self.monitors:
+                continue
+            user = "-numa node" if thing.flag.startswith(MEMORY_BACKEND) else "-device"
+            user = "device" if thing.flag.startswith("-chardev") else user
+            source = f"{thing.flag}{',' if ' ' in thing.flag else ' '}id={thing.id}"
+            raise ConfigError(f"{source}: no {user} uses it")
 
     def _references(self) -> Iterable[tuple[str, Reference, str]]:
         """(source, kind, id) of all that one option says of another."""
