@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stratovirt.config.machine import Smp
 from tests.guest.conftest import Boot, Tools
 from tests.machine_process import MachineProcess
 
@@ -44,6 +45,15 @@ CASES: dict[str, tuple[list[str], Wanted]] = {
     ),
     "clusters": (
         ["-smp", "4,sockets=1,clusters=2,cores=2", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"]),
+    ),
+    "dies": (["-smp", "4,sockets=1,dies=2,cores=2", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"])),
+    "two sockets of dies of threads": (
+        ["-smp", "8,sockets=2,dies=2,cores=1,threads=2", "-m", "512"],
+        Wanted(2, 2, 2, [512], ["0-7"]),
+    ),
+    "clusters of threads in dies": (
+        ["-smp", "16,sockets=1,dies=2,clusters=2,cores=2,threads=2", "-m", "512"],
+        Wanted(2, 8, 1, [512], ["0-15"]),
     ),
     "two sockets of threads": (
         ["-smp", "8,sockets=2,cores=2,threads=2", "-m", "512"], Wanted(2, 2, 2, [512], ["0-7"]),
@@ -86,6 +96,39 @@ CASES: dict[str, tuple[list[str], Wanted]] = {
 }  # fmt: skip
 
 
+def shared(cpus: int, size: int) -> list[list[int]]:
+    """For each of so many CPUs those of its group, where `size` in a row are one."""
+    return [list(range(cpu - cpu % size, cpu - cpu % size + size)) for cpu in range(cpus)]
+
+
+def check_topology(guest: MachineProcess, smp: str) -> None:
+    """The guest's sysfs and ``lscpu -e`` say what -smp says."""
+    topology = Smp.parse(smp).topology
+    count, threads = topology.count, topology.threads
+    cluster = threads * topology.cores
+    die = cluster * topology.clusters
+    package = die * topology.dies
+    shown = guest.command(
+        "cd /sys/devices/system/cpu; for c in $(seq 0 $(($(ls -d cpu[0-9]* | wc -l) - 1))); do "
+        "cd cpu$c; cat topology/core_cpus_list topology/die_cpus_list topology/package_cpus_list "
+        "topology/physical_package_id topology/die_id cache/index2/shared_cpu_list; cd ..; done"
+    ).split()
+    lists = [shown[position::6] for position in range(6)]
+    for found, size in zip(lists[:3], (threads, die, package), strict=True):
+        assert [numbers(text) for text in found] == shared(count, size), shown
+    assert [int(number) for number in lists[3]] == [cpu // package for cpu in range(count)]
+    assert [int(number) for number in lists[4]] == [
+        cpu // die % topology.dies if topology.dies > 1 else int(lists[4][cpu])
+        for cpu in range(count)
+    ]
+    # Linux on x86 calls those CPUs a cluster that share a cache of the second level.
+    second = cluster if topology.clusters > 1 else threads
+    assert [numbers(text) for text in lists[5]] == shared(count, second), shown
+    shown = guest.command("chroot /tools lscpu -e=CPU,CORE,SOCKET").splitlines()
+    rows = [tuple(map(int, row.split())) for row in shown if row.strip()[:1].isdigit()]
+    assert rows == [(cpu, cpu // threads, cpu // package) for cpu in range(count)], shown
+
+
 def numbers(text: str) -> list[int]:
     """``0-2,5`` or ``0 1 2 5`` as numbers."""
     found: list[int] = []
@@ -108,6 +151,7 @@ def test_the_guests_tools_see_what_was_configured(
         for line in guest.command("chroot /tools lscpu").splitlines()
     }
     assert {key: int(seen[key]) for key in wanted.lscpu} == wanted.lscpu
+    check_topology(guest, argv[1])
     assert int(seen["NUMA node(s)"]) == len(wanted.mib)
     shown = guest.command("chroot /tools numactl -H")
     for node, (mib, cpus) in enumerate(zip(wanted.mib, wanted.cpus, strict=True)):

@@ -8,7 +8,7 @@ from stratovirt.acpi import aml
 from stratovirt.boot.image import BootFile, KernelFile
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.cpu.x86_64_cpuid import ApicIds
+from stratovirt.cpu.x86_64_topology import ApicIds
 from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
 from stratovirt.devices.uart16550 import Uart16550
 from stratovirt.memory.address_space import AddressSpace, IoRegion

@@ -9,7 +9,8 @@ from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers, set_common_state
-from stratovirt.cpu.x86_64_cpuid import Entry, guest_cpuid, with_brand
+from stratovirt.cpu.x86_64_cpuid import guest_cpuid, with_brand
+from stratovirt.cpu.x86_64_topology import Entry
 
 IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
 """Guest physical pages that KVM on Intel hosts takes for itself, which boards leave free."""
