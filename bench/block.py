@@ -57,7 +57,7 @@ def measure(image: Path, *, direct: bool, depth: int, count: int, uring: bool) -
             struct.pack_into("<QIHH", view, place, address, length, flags, first + index + 1)
     for slot in range(RING_SIZE):
         struct.pack_into("<H", view, AVAIL + 4 + 2 * slot, 3 * (slot % depth))
-    thread = EngineThread(engine)
+    thread = EngineThread(engine, None, "blk-bench")
     offered = 0
     started = time.perf_counter()
     for _ in range(count // depth):

@@ -291,7 +291,7 @@ OZONE = {
 }
 """Arguments of the jail, which is another program."""
 
-LOG_LEVEL_TEST = f"{PROCESS}::test_a_log_level_that_does_not_exist_is_a_mistake"
+LOG_LEVEL_TEST = "tests/kvm/test_log.py::test_info_tells_a_machines_life_in_about_a_dozen_lines"
 
 
 @dataclass(frozen=True)

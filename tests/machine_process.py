@@ -26,6 +26,11 @@ PATIENCE = 90 if "STRATOVIRT_IN_LAB" in os.environ else 30
 NO_FILTER = "-disable-seccomp"
 
 
+def _logging(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """What puts warnings on stderr, where a test looks for them; last, since no path follows."""
+    return () if {"-D", "-daemonize"} & {*argv} else ("-D",)
+
+
 def _if_sanitized(argv: tuple[str, ...]) -> tuple[str, ...]:
     """Without the filter under a sanitizer, which makes system calls of its own."""
     return (NO_FILTER,) if "ASAN_OPTIONS" in os.environ and NO_FILTER not in argv else ()
@@ -81,8 +86,9 @@ class MachineProcess:
         pass_fds: tuple[int, ...] = (),
         program: str = STRATOVIRT,
     ) -> None:
+        logging = _logging(argv) if program == STRATOVIRT else ()
         self.process = subprocess.Popen(
-            [*_tracer(), program, *argv, *_if_sanitized(argv)],
+            [*_tracer(), program, *argv, *_if_sanitized(argv), *logging],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -111,15 +111,12 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
 
     _raise_descriptor_limit()
     try:
-        log.configure(config.log_file)
+        log.configure(config.log_file, to_stderr=config.log_to_stderr)
     except ValueError as error:
         raise StratovirtError(str(error)) from error
     except OSError as error:
         raise StratovirtError(f"-D {config.log_file}: cannot open: {error.strerror}") from error
-    for path in config.trace_events:
-        from stratovirt.runtime.trace import enable_from
-
-        enable_from(path)
+    _enable_trace_events(config)
 
     from stratovirt.vm import Vm
 
@@ -138,10 +135,25 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
         vm.start()
         if daemon is not None:
             _report(daemon, runs=not vm.loop.is_stopped)
-        return vm.run()
+        status = vm.run()
     finally:
         vm.close()
         cleanup.run_all()
+    if status and log.last_error():
+        print(f"stratovirt: {one_line(log.last_error())}", file=sys.stderr)
+    return status
+
+
+def _enable_trace_events(config: VmConfig) -> None:
+    from stratovirt.runtime import log
+
+    if config.trace_events or log.traces_all():
+        from stratovirt.runtime import trace
+
+        for path in config.trace_events:
+            trace.enable_from(path)
+        if not config.trace_events and config.wants_log:
+            trace.set_state("*", enable=True)
 
 
 def _report(daemon: Daemon, *, runs: bool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import os
 
+from stratovirt import __version__
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
 from stratovirt.host.access import HostAccess
@@ -67,6 +69,10 @@ class Vm:
     def build(self) -> None:
         """Create everything the configuration names; raises StratovirtError."""
         config = self.config
+        log.info(
+            f"StratoVirt {__version__}: {config.machine.type}, {config.smp.cpus} vCPUs, "
+            f"{config.memory.size >> 20} MiB, accelerator {config.accel}, process {os.getpid()}"
+        )
         if self._is_locked_down and config.needs_broker:
             from stratovirt.host.broker import start_broker
 
@@ -141,6 +147,8 @@ class Vm:
         with self.lock:
             for chardev in self.chardevs:
                 chardev.open()
+        for monitor in self.config.monitors:
+            log.info(f"a monitor is there: {monitor.source}")
         if self._broker is not None:
             self._broker.serve(self._user_quit)
         if self.machine.board is not None and self.machine.board.allocations:
@@ -177,6 +185,7 @@ class Vm:
             )
             self.access.use(self._broker)
         lock_down(self.config, self.machine.board, self._broker)
+        log.info("locked down: only the system calls of a running machine are allowed")
 
     def run(self) -> int:
         """Serve the machine until it ends; returns the exit status for the process."""
@@ -199,6 +208,7 @@ class Vm:
         if self._broker is not None:
             self._broker.close()
         self.loop.close()
+        log.info("the machine is gone")
 
     def pause(self) -> None:
         """Stop vCPUs and drain devices; when this returns nothing of the machine moves."""
@@ -212,6 +222,7 @@ class Vm:
     def _set_status(self, status: str) -> None:
         self.status = status
         VM_STATUS(status)
+        log.info(f"the machine is in state {status}")
 
     def _halt(self, status: str) -> None:
         self.machine.pause()
@@ -250,6 +261,7 @@ class Vm:
         if was_running:
             self._halt("paused")
         self.machine.reset()
+        log.info(f"the machine starts anew: {reason}")
         self.send_event("RESET", {"guest": guest, "reason": reason})
         if was_running:
             self._go()
@@ -300,6 +312,7 @@ class Vm:
     def press_power_button(self) -> None:
         """Ask the guest to power itself off; raises StratovirtError."""
         self.machine.press_power_button()
+        log.info("the power button is pressed")
         self.send_event("POWERDOWN")
 
     def request_shutdown(self, *, guest: bool, reason: str) -> None:

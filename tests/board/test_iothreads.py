@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.board.conftest import Board
 from tests.board.virtio_driver import BASE, IN, OUT, SLOT_BYTES, BlkDriver
-from tests.machine_process import QmpClient
+from tests.machine_process import QmpClient, wait_until
 
 Start = Callable[..., Board]
 
@@ -21,7 +21,7 @@ def test_devices_of_one_iothread_share_its_thread(start_board: Start, tmp_path: 
         images[-1].write_bytes(os.urandom(4096))
         argv += ["-drive", f"id=d{index},file={images[-1]},direct=off"]
         iothread = "" if index == 3 else f",iothread=io{index % 2 + 1}"
-        argv += ["-device", f"virtio-blk-device,drive=d{index}{iothread}"]
+        argv += ["-device", f"virtio-blk-device,drive=d{index},id=disk{index}{iothread}"]
     board = start_board(*argv)
     tasks = Path(f"/proc/{board.machine.process.pid}/task")
     with QmpClient(path) as client:
@@ -34,6 +34,13 @@ def test_devices_of_one_iothread_share_its_thread(start_board: Start, tmp_path: 
             driver.start(at=0x10_0000 + 0x1000 * index)
             # Only the disk without an iothread has a thread of its own.
             assert len(list(tasks.iterdir())) == before + (index == 3)
+        wait_until(
+            lambda: (
+                {"io1", "io2", "blk-disk3"}
+                <= {(task / "comm").read_text()[:-1] for task in tasks.iterdir()}
+            ),
+            "the threads have their names",
+        )
         for _ in range(3):
             for driver, image in zip(drivers, images, strict=True):
                 assert driver.request(IN, 7, length=512) == (0, image.read_bytes()[-512:])

@@ -166,7 +166,7 @@ class Bench:
 
 bench = Bench()
 os.environ["STRATOVIRT_LOG_LEVEL"] = "error"
-log.configure(os.devnull)
+log.configure(None, to_stderr=False)
 
 
 def bring_up(features: int) -> None:

@@ -54,7 +54,7 @@ def _no_chardev(name: str) -> Any:
 
 def make_board() -> Q35:
     """A board whose processor is this program."""
-    log.configure(os.devnull)
+    log.configure(None, to_stderr=False)
     config = parse_command_line(ARGV)
     lock = _thread.RLock()
     loop = Loop(lock)

@@ -67,7 +67,7 @@ session = Session(vm, wire)
 session._limit = RateLimit(1 << 40, 1, 1 << 40)
 session._connected()
 os.environ["STRATOVIRT_LOG_LEVEL"] = "error"
-log.configure(os.devnull)
+log.configure(None, to_stderr=False)
 
 
 def one_input(content: bytes) -> None:

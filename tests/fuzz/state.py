@@ -161,6 +161,6 @@ def restore(text: bytes) -> None:
 
 
 if __name__ == "__main__":
-    log.configure("/dev/null")
+    log.configure(None, to_stderr=False)
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()

@@ -113,6 +113,9 @@ def check_topology(guest: MachineProcess, smp: str) -> None:
         "cd cpu$c; cat topology/core_cpus_list topology/die_cpus_list topology/package_cpus_list "
         "topology/physical_package_id topology/die_id cache/index2/shared_cpu_list; cd ..; done"
     ).split()
+    print(
+        smp, shown, guest.command("ls /sys/devices/system/cpu/cpu0 /sys/devices/system/cpu/cpu0/*")
+    )
     lists = [shown[position::6] for position in range(6)]
     for found, size in zip(lists[:3], (threads, die, package), strict=True):
         assert [numbers(text) for text in found] == shared(count, size), shown

@@ -46,7 +46,7 @@ def test_the_guests_end_is_an_event_and_status_0(tmp_path: Path, code: bytes, re
 
 def test_a_triple_fault_resets_and_is_logged_in_one_line_with_registers(tmp_path: Path) -> None:
     kernel = write_kernel(tmp_path, say("x") + TRIPLE_FAULT)
-    done = run_to_end("-kernel", str(kernel), "-serial", "stdio")
+    done = run_to_end("-kernel", str(kernel), "-serial", "stdio", "-D")
     assert done.returncode == 0 and done.stdout == "x"
     (line,) = done.stderr.splitlines()
     assert "vCPU 0: triple fault" in line and " rip=10000" in line and " cr3=9000" in line

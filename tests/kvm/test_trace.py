@@ -44,7 +44,7 @@ def test_a_wrong_list_of_events_is_a_mistake(
     events = tmp_path / "events"
     if content is not None:
         events.write_text(content)
-    done = run_to_end("-machine", "none", "-trace", f"events={events}")
+    done = run_to_end("-machine", "none", "-trace", f"events={events}", "-D")
     assert done.returncode == 1
     assert done.stderr.startswith(f"stratovirt: -trace events={events}: {complaint}")
     assert len(done.stderr.splitlines()) == 1

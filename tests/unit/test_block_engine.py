@@ -51,7 +51,7 @@ class DriverSide:
             ),
             writeback=writeback, serial=b"s", failure_fd=self.failure, uring=uring,
         )  # fmt: skip
-        self._thread = EngineThread(self.engine)
+        self._thread = EngineThread(self.engine, None, "blk-test")
         self._offered = 0
 
     def offer(self, kind: int, sector: int, data: bytes = b"", length: int = 0) -> int:

@@ -129,6 +129,7 @@ class Chardev:
 
     def _attach(self, input_fd: int, output_fd: int) -> None:
         CHARDEV_CONNECTED(self.label)
+        log.debug(f"chardev {self.label}: a peer is there")
         self._input_fd, self._output_fd = input_fd, output_fd
         self._dropped = self._input_has_ended = self._is_finishing = False
         if input_fd >= 0:
@@ -137,6 +138,7 @@ class Chardev:
     def _detach(self) -> None:
         if self._output_fd >= 0:
             CHARDEV_DISCONNECTED(self.label)
+            log.debug(f"chardev {self.label}: the peer has gone")
         for fd in {self._input_fd, self._output_fd} - {-1}:
             self.loop.unwatch(fd)
         self._input_fd = self._output_fd = -1

@@ -13,7 +13,9 @@ class Name(Options, flag="-name", first="guest"):
     process: str | None = opt(
         Text(longest=15), default=None, help="name of the process in ps and /proc"
     )
-    debug_threads: bool = opt(OnOff(), default=False, help="name the vCPU threads 'CPU N/KVM'")
+    debug_threads: bool = opt(
+        OnOff(), default=False, help="name threads as QEMU does: 'CPU N/KVM' and 'IO ID'"
+    )
 
 
 class MachineUuid(Options, flag="-uuid", whole="uuid"):
@@ -29,7 +31,7 @@ class Pidfile(Options, flag="-pidfile", whole="path"):
 
 
 class LogFile(Options, flag="-D", whole="path"):
-    """Log to a file, or to standard error when no path follows."""
+    """Log to a file, or to stderr when no path follows; without -D nothing is logged."""
 
     path: str = opt(PathName(), help="the file; lines are appended")
 

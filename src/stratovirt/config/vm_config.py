@@ -89,6 +89,11 @@ class VmConfig:
         )
 
     @property
+    def wants_log(self) -> bool:
+        """Whether -D was given."""
+        return self.log_to_stderr or self.log_file is not None
+
+    @property
     def has_hot_replace(self) -> bool:
         """Whether a microvm has devices that a manager can fill and empty."""
         return bool(self.monitors) and self.machine.hot_replace

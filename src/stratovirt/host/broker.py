@@ -66,7 +66,7 @@ def _be_broker(
     signals.ignore()
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     cleanup.forget()
-    kept = sorted({0, 1, 2, log.descriptor(), questions.fileno(), news.fileno()})
+    kept = sorted({0, 1, 2, questions.fileno(), news.fileno()} | log.descriptors())
     for low, high in zip(kept, [*kept[1:], 1 << 30], strict=True):
         os.closerange(low + 1, high)
     process = os.pidfd_open(machine)

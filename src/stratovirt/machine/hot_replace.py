@@ -32,7 +32,7 @@ class HotReplace(HotPlug):
 
     def __init__(self, host: DeviceHost) -> None:
         super().__init__(host)
-        self._idle_thread = IoThread()
+        self._idle_thread = IoThread("blk-empty")
         self.disks: list[Blk] = []
         self.cards: list[Net] = []
         self._first: dict[str, Blk | Net] = {}

@@ -108,13 +108,17 @@ class Machine:
         entry = board.load() if template is None else None
         if self.kvm is not None:
             x86_64.create_vcpus(self.kvm, config.smp)
-            if self._names_threads:
+            if self._names_as_qemu:
                 for index, vcpu in enumerate(self.kvm.vcpus):
                     vcpu.name = f"CPU {index}/KVM"
             if entry is not None:
                 x86_64.set_entry(self.kvm, entry)
         if template is not None:
             template.apply(board, self.kvm)
+        names = [device.name for device in board.devices]
+        log.info(f"{len(names)} virtio devices{': ' if names else ''}{', '.join(names)}")
+        if config.kernel is not None and template is None:
+            log.info(f"the kernel {config.kernel} is loaded")
 
     def _open_accelerator(self, owner: Owner) -> Accelerator:
         if self._config.accel == "test":
@@ -137,10 +141,10 @@ class Machine:
             from stratovirt.runtime.io_thread import IoThread
 
             for name in names:
-                self.iothreads[name] = IoThread(f"IO {name}" if self._names_threads else None)
+                self.iothreads[name] = IoThread(f"IO {name}" if self._names_as_qemu else name)
 
     @property
-    def _names_threads(self) -> bool:
+    def _names_as_qemu(self) -> bool:
         return self._config.name is not None and self._config.name.debug_threads
 
     def _make_board(

@@ -228,6 +228,7 @@ class Session:
         if command is None:
             raise QmpError(f"The command {name[:80]} has not been found", "CommandNotFound")
         QMP_COMMAND(name)
+        log.debug(f"command {name}")
         return command.function(self, command.arguments.from_json(arguments, name))
 
 

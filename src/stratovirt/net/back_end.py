@@ -74,7 +74,9 @@ class PairSetup:
         iothread: IoThread | None,
         control: NetControl,
         failure_fd: int,
+        card: str,
     ) -> None:
+        self.card = card
         self.index, self.receive, self.transmit = index, receive, transmit
         self.agreed, self.memory, self.iothread = agreed, memory, iothread
         self.control, self.failure_fd = control, failure_fd
@@ -131,14 +133,15 @@ class BackEnd(ABC):
 class EnginePair:
     """One queue pair served by our engine."""
 
-    def __init__(self, engine: NetEngine, iothread: IoThread | None) -> None:
+    def __init__(self, engine: NetEngine, iothread: IoThread | None, card: str) -> None:
         self._engine = engine
         self._iothread = iothread
+        self._name = f"net-{card}"
         self._thread: EngineThread | None = None
 
     def start(self) -> None:
         """Serve; raises OSError."""
-        self._thread = EngineThread(self._engine, self._iothread)
+        self._thread = EngineThread(self._engine, self._iothread, self._name)
 
     def stop(self) -> None:
         """Stop; when this returns nothing moves."""
@@ -270,7 +273,7 @@ class TapBackEnd(BackEnd):
         )
         if setup.agreed & F_CTRL_RX:
             setup.control.apply(engine)
-        return EnginePair(engine, setup.iothread)
+        return EnginePair(engine, setup.iothread, setup.card)
 
     def close(self) -> None:
         """Give tap and vhost devices back."""

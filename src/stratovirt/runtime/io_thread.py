@@ -9,9 +9,12 @@ from stratovirt._native.thread_name import name_this_thread
 
 
 class IoThread:
-    """Runs its loop from now on, until `close`. It never needs the GIL in between."""
+    """Runs its loop from now on, until `close`. It never needs the GIL in between.
 
-    def __init__(self, name: str | None = None) -> None:
+    `name` is what ps and /proc show.
+    """
+
+    def __init__(self, name: str) -> None:
         self._name = name
         self.loop = IoLoop()
         self._id = 0
@@ -36,8 +39,7 @@ class IoThread:
 
     def _serve(self) -> None:
         self._id = _thread.get_native_id()
-        if self._name is not None:
-            name_this_thread(self._name)
+        name_this_thread(self._name)
         self._born.release()
         try:
             self.loop.run()

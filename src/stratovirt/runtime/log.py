@@ -21,15 +21,17 @@ DEFAULT_LEVEL = "error"
 LINES_AT_ONCE = 100
 """Most lines of one module in a row, and then one a second: a guest can cause most of them."""
 NS_PER_SECOND = 1_000_000_000
+STDERR, NOWHERE = 2, -1
 
 
 class _Sink:
-    fd = 2
+    fd = STDERR
     level = LEVELS.index(DEFAULT_LEVEL)
+    last_error = ""
 
 
-def configure(path: str | None) -> None:
-    """Send the log to the file at `path` (stderr when None), at STRATOVIRT_LOG_LEVEL.
+def configure(path: str | None, *, to_stderr: bool) -> None:
+    """Send the log to the file at `path`, to stderr or nowhere, at STRATOVIRT_LOG_LEVEL.
 
     Raises OSError when the file cannot be opened, ValueError for an unknown level.
     """
@@ -40,11 +42,28 @@ def configure(path: str | None) -> None:
     if path is not None:
         _Sink.fd = open_at_once(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         outputs.add(_Sink.fd)
+    elif not to_stderr:
+        _Sink.fd = NOWHERE
+
+
+def traces_all() -> bool:
+    """Whether the level asks for every trace event."""
+    return _Sink.level == 0
+
+
+def last_error() -> str:
+    """The text of the last error, for a user who did not see it in a log on stderr."""
+    return "" if _Sink.fd == STDERR else _Sink.last_error
 
 
 def descriptor() -> int:
-    """The file descriptor that the log goes to."""
+    """The file descriptor that the log goes to; -1 when it goes nowhere."""
     return _Sink.fd
+
+
+def descriptors() -> set[int]:
+    """What a process that goes on logging has to keep open."""
+    return {_Sink.fd} - {NOWHERE}
 
 
 class Log:
@@ -56,7 +75,7 @@ class Log:
         self._held_back = 0
 
     def _emit(self, level: int, text: str) -> None:
-        if level < _Sink.level:
+        if level < _Sink.level or _Sink.fd == NOWHERE:
             return
         text = self._limited(text)
         if not text:
@@ -89,11 +108,11 @@ class Log:
         return text
 
     def debug(self, text: str) -> None:
-        """For developers."""
+        """What each device does."""
         self._emit(1, text)
 
     def info(self, text: str) -> None:
-        """What happens in normal life."""
+        """A machine's life, in about a dozen lines."""
         self._emit(2, text)
 
     def warn(self, text: str) -> None:
@@ -102,4 +121,5 @@ class Log:
 
     def error(self, text: str) -> None:
         """What the user must know."""
+        _Sink.last_error = text
         self._emit(4, text)

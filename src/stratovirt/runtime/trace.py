@@ -16,6 +16,7 @@ MARKERS = ("/sys/kernel/tracing/trace_marker", "/sys/kernel/debug/tracing/trace_
 
 class _Sinks:
     are_open = False
+    take_lines = False
 
 
 def matching(pattern: str) -> list[TraceEvent]:
@@ -33,10 +34,18 @@ def listing() -> str:
 
 
 def set_state(pattern: str, *, enable: bool) -> bool:
-    """Switch the events that match; False when there is none."""
+    """Switch the events that match; False when there is none.
+
+    Raises StratovirtError when nothing takes their lines.
+    """
     found = matching(pattern)
     if enable and found:
         open_sinks()
+        if not _Sinks.take_lines:
+            raise StratovirtError(
+                "trace events have nowhere to go: give -D, or let this process write to "
+                f"{MARKERS[0]}"
+            )
     for event in found:
         event.enabled = enable
     return bool(found)
@@ -55,7 +64,13 @@ def enable_from(path: str) -> None:
         raise StratovirtError(f"-trace events={path}: cannot read: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
         pattern = line.partition("#")[0].strip()
-        if pattern and not set_state(pattern, enable=True):
+        if not pattern:
+            continue
+        try:
+            is_known = set_state(pattern, enable=True)
+        except StratovirtError as error:
+            raise StratovirtError(f"-trace events={path}: {error}") from error
+        if not is_known:
             raise StratovirtError(
                 f"-trace events={path}: line {number}: no trace event is called "
                 f"'{pattern[:80]}'; -trace help lists them"
@@ -76,3 +91,4 @@ def open_sinks() -> None:
             # Without tracefs, or the right to write there, the log alone has the events.
             continue
     set_sinks(log.descriptor(), marker)
+    _Sinks.take_lines = max(log.descriptor(), marker) >= 0

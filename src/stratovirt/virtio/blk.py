@@ -215,7 +215,7 @@ class Blk(VirtioDevice):
             uring=image.uses_uring if image else False,
         )
         try:
-            self._thread = EngineThread(engine, self._iothread)
+            self._thread = EngineThread(engine, self._iothread, f"blk-{self.name}")
         except OSError as error:
             engine.release()
             self.broken(str(error))

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class EngineThread:
-    """`engine` served from now on, until `stop`: by `iothread`, or by a thread of its own."""
+    """`engine` served from now on, until `stop`: by `iothread`, or by one of its own, `name`."""
 
-    def __init__(self, engine: Engine, iothread: IoThread | None = None) -> None:
+    def __init__(self, engine: Engine, iothread: IoThread | None, name: str) -> None:
         self._engine = engine
-        self._own = IoThread() if iothread is None else None
+        self._own = IoThread(name) if iothread is None else None
         thread = iothread or self._own
         assert thread is not None
         try:

@@ -267,7 +267,7 @@ class Net(VirtioDevice):
                     setup = PairSetup(
                         index, receive, transmit, agreed=self._agreed, memory=self._memory,
                         iothread=self._iothread, control=self._control,
-                        failure_fd=self._failure_fd,
+                        failure_fd=self._failure_fd, card=self.name,
                     )  # fmt: skip
                     pair = self.back_end.make_pair(setup)
                     pair.start()

@@ -181,6 +181,10 @@ class VirtioTransport(ABC):
         self.is_active = True
         self.rings = {queue.index: queue.ring for queue in queues}
         VIRTIO_FEATURES(self.device.name, self.driver_features)
+        log.debug(
+            f"{self.device.name}: the driver starts it: {len(queues)} queues, "
+            f"features 0x{self.driver_features:x}"
+        )
         self.device.activate(queues, self.driver_features)
 
     def _config_changed(self) -> None:
@@ -206,6 +210,7 @@ class VirtioTransport(ABC):
     def reset(self) -> None:
         """The device as after power-on; returns when no request is in flight."""
         if self.is_active:
+            log.debug(f"{self.device.name}: it is reset")
             self.is_active = False
             self.device.deactivate()
             self.rings = {}

@@ -59,8 +59,8 @@ class VcpuThread:
         self._is_parked = False
         self._started = False
         self.thread_id = 0
-        self.name: str | None = None
-        """What ps and /proc show; None for the process's own name."""
+        self.name = f"vcpu{vcpu.index}"
+        """What ps and /proc show."""
 
     def resume(self) -> None:
         """Let the vCPU run."""
@@ -111,8 +111,7 @@ class VcpuThread:
 
     def _main(self) -> None:
         native.block_signals_in_this_thread()
-        if self.name is not None:
-            name_this_thread(self.name)
+        name_this_thread(self.name)
         self.thread_id = _thread.get_native_id()
         self._born.release()
         try:
