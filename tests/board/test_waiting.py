@@ -1,13 +1,17 @@
 """What is opened or connected may keep its opener waiting, and the machine waits for nobody."""
 
+import json
 import os
+import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from qemu.qmp.qmp_client import ExecuteError
 
 from tests.board.conftest import Board
+from tests.board.test_chardevs import connect
 from tests.machine_process import PATIENCE, MachineProcess, QmpClient, run_to_end, wait_until
 from tests.payload import SPIN, write_kernel
 
@@ -49,6 +53,60 @@ def test_a_chardev_whose_host_does_not_answer_holds_up_nobody(
         assert board.machine.terminate() == 0
         for filler in fillers:
             filler.close()
+
+
+def test_a_back_end_that_is_silent_holds_up_its_own_client_only(
+    start_board: Start, tmp_path: Path
+) -> None:
+    monitors: list[str] = []
+    for name in ("one", "two"):
+        monitors += ["-chardev", f"socket,id={name},path={tmp_path}/{name},server=on,wait=off"]
+        monitors += ["-mon", name]
+    board = start_board(*monitors, board="q35,mem-share=on")
+    address = {"type": "unix", "data": {"path": f"{tmp_path}/peer"}}
+    backend = {"type": "socket", "data": {"addr": address, "server": False}}
+    netdev = {"type": "vhost-user", "id": "n", "chardev": "c"}
+    with (
+        socket.socket(socket.AF_UNIX) as back_end,
+        connect(tmp_path / "one") as slow,
+        QmpClient(tmp_path / "two") as client,
+    ):
+        back_end.bind(f"{tmp_path}/peer")
+        back_end.listen(1)
+        back_end.settimeout(PATIENCE)
+        client.cmd("chardev-add", id="c", backend=backend)
+        answers = slow.makefile("r")
+        assert "QMP" in answers.readline()
+        for turn in range(2):
+            asked = [{"execute": "netdev_add", "arguments": netdev, "id": turn}]
+            asked += [{"execute": "query-status", "id": "after"}]
+            slow.sendall("\n".join(map(json.dumps, asked)).encode())
+            peer, _ = back_end.accept()
+            assert client.cmd("query-status")["running"], "it waits for nobody"
+            with pytest.raises(ExecuteError, match="another netdev has the id n"):
+                client.cmd("netdev_add", **netdev)
+            with pytest.raises(ExecuteError, match="in use by n"):
+                client.cmd("chardev-remove", id="c")
+            assert not select.select([slow], [], [], 0)[0], "it is not answered yet"
+            peer.close()
+            refused, after = (json.loads(answers.readline()) for _ in range(2))
+            assert refused["id"] == turn and "cannot use the back end" in refused["error"]["desc"]
+            assert after["id"] == "after"
+        # Whoever has left hears nothing more, and the next client's answers are its own.
+        slow.sendall(json.dumps(asked[0]).encode())
+        peer, _ = back_end.accept()
+        answers.close()
+        slow.close()
+        with connect(tmp_path / "one") as another, another.makefile("r") as lines:
+            assert "QMP" in lines.readline()
+            another.sendall(b'{"execute": "query-status", "id": "mine"}')
+            peer.close()
+            assert json.loads(lines.readline())["id"] == "mine"
+            another.sendall(json.dumps(asked[0]).encode())
+            peer, _ = back_end.accept()
+            assert board.machine.terminate() == 0, "a signal does not wait either"
+            peer.close()
+    assert b"rror" not in board.machine.errors
 
 
 FIFOS = {

@@ -14,15 +14,18 @@ from stratovirt.config.hot_replace import Blockdev
 from stratovirt.config.net import VhostUser
 from stratovirt.errors import StratovirtError
 from stratovirt.machine.device_host import DeviceHost
-from stratovirt.net.back_end import BackEnd
+from stratovirt.net.back_end import BackEnd, TapBackEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Generic, TypeVar
 
     from stratovirt.config.chardev import SocketChardev
     from stratovirt.config.net import Tap
+    from stratovirt.net.vhost_user import VhostUserBackEnd
     from stratovirt.runtime.io_thread import IoThread
+    from stratovirt.vhost.user import VhostUser as VhostUserPeer
 
     T = TypeVar("T", Image, BackEnd)
 
@@ -103,6 +106,8 @@ class HotPlug(ABC):
         self.host = host
         self.images: Pool[Image] = Pool("block node")
         self.netdevs: Pool[BackEnd] = Pool("netdev")
+        self._coming: set[str] = set()
+        """Netdevs whose peers are being met."""
         self.plugged: dict[str, Any] = {}
         """The options of what was added, by device id."""
         self._sockets: dict[str, set[str]] = {}
@@ -171,20 +176,39 @@ class HotPlug(ABC):
 
     def check_new_back_end(self, name: str) -> None:
         """Raise HotPlugError when a netdev has this id."""
-        if name in self.netdevs or name in self.host.config.netdevs:
+        if name in self.netdevs or name in self.host.config.netdevs or name in self._coming:
             raise HotPlugError(f"netdev_add: another netdev has the id {name}")
 
-    def add_back_end(self, netdev: Tap | VhostUser) -> None:
-        """Open a tap, or connect to a back end; raises StratovirtError."""
-        name = netdev.id
-        self.check_new_back_end(name)
-        self.netdevs.free[name] = self.open_back_end(netdev)
-        if isinstance(netdev, VhostUser):
-            self._sockets[netdev.chardev].add(name)
+    def add_tap(self, netdev: Tap) -> None:
+        """Open a tap; raises StratovirtError."""
+        self.check_new_back_end(netdev.id)
+        self.netdevs.free[netdev.id] = TapBackEnd(netdev, self.host.access)
+
+    def begin_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
+        """Promise the name to a back end that its peer is still to be met for.
+
+        `end_back_end` follows.  Raises StratovirtError.
+        """
+        self.check_new_back_end(netdev.id)
+        back_end = self.make_back_end(netdev)
+        self._coming.add(netdev.id)
+        self._sockets[netdev.chardev].add(netdev.id)
+        return back_end
+
+    def end_back_end(self, back_end: VhostUserBackEnd, meet: Callable[[], VhostUserPeer]) -> None:
+        """Have the back end, if `meet` gives a peer that can be used; raises StratovirtError."""
+        name = back_end.netdev.id
+        self._coming.discard(name)
+        try:
+            back_end.begin(meet())
+        except Exception:
+            self._sockets[back_end.netdev.chardev].discard(name)
+            raise
+        self.netdevs.free[name] = back_end
 
     @abstractmethod
-    def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
-        """Open what the kind of machine can use; raises StratovirtError."""
+    def make_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
+        """One that is not connected yet, where the machine can use it; raises StratovirtError."""
 
     def remove_back_end(self, name: str) -> None:
         """Close what no device has; raises HotPlugError."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from stratovirt.config.devices import VirtioBlkDevice, VirtioNetDevice
 from stratovirt.config.hot_replace import BLOCK_SLOTS, NET_SLOTS, HotBlk, HotNet
-from stratovirt.config.net import VhostUser
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError
-from stratovirt.net.back_end import BackEnd, TapBackEnd
 from stratovirt.runtime.io_thread import IoThread
 from stratovirt.virtio import blk, makers, net
 from stratovirt.virtio.blk import Blk
@@ -24,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from stratovirt.config.net import Tap
+    from stratovirt.config.net import VhostUser
+    from stratovirt.net.vhost_user import VhostUserBackEnd
 
 
 class HotReplace(HotPlug):
@@ -74,11 +73,9 @@ class HotReplace(HotPlug):
         self._idle_thread.close()
         super().close()
 
-    def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
-        """Open a tap; raises StratovirtError."""
-        if isinstance(netdev, VhostUser):
-            raise HotPlugError(f"netdev_add: {netdev.id}: microvm has no vhost-user cards")
-        return TapBackEnd(netdev, self.host.access)
+    def make_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
+        """There are no cards for one; raises HotPlugError."""
+        raise HotPlugError(f"netdev_add: {netdev.id}: microvm has no vhost-user cards")
 
     def plug(self, options: Any) -> None:
         """Fill a slot; raises HotPlugError."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.hotplug import HotPciBlk, HotPciNet, HotVfio
-from stratovirt.config.net import VhostUser
 from stratovirt.machine.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError, NotThereError
 from stratovirt.machine.pci_devices import PciDevices
-from stratovirt.net.back_end import BackEnd, TapBackEnd
 from stratovirt.pci.bus import PciBus, PlaceError
 from stratovirt.virtio.blk import Blk
 from stratovirt.virtio.net import Net
@@ -17,7 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stratovirt.config.net import Tap
+    from stratovirt.config.net import VhostUser
+    from stratovirt.net.back_end import BackEnd
+    from stratovirt.net.vhost_user import VhostUserBackEnd
     from stratovirt.pci.function import PciFunction
     from stratovirt.pci.host_bridge import PciHost
     from stratovirt.pci.root_port import RootPort
@@ -71,10 +71,8 @@ class PciHotPlug(HotPlug):
             device.close()
             raise
 
-    def open_back_end(self, netdev: Tap | VhostUser) -> BackEnd:
-        """Open a tap, or connect to the back end at a chardev that was added."""
-        if not isinstance(netdev, VhostUser):
-            return TapBackEnd(netdev, self.host.access)
+    def make_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
+        """The back end at a chardev that was added."""
         if netdev.chardev not in self._sockets:
             raise NotThereError(
                 f"netdev_add: there is no chardev {netdev.chardev} for a back end (chardev-add)"

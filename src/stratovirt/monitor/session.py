@@ -12,6 +12,7 @@ from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
 from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
+from stratovirt.monitor.later import Later
 from stratovirt.monitor.request import command_of, decode
 from stratovirt.runtime.descriptors import DescriptorError, close_on_exec
 from stratovirt.runtime.faults import reason
@@ -20,7 +21,7 @@ from stratovirt.runtime.trace_events import QMP_COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stratovirt.vm import Vm
 
@@ -43,6 +44,16 @@ def version() -> dict[str, object]:
     return {"qemu": QEMU_VERSION, "package": f"StratoVirt-{__version__}"}
 
 
+class _Request:
+    """What is known of a request by the time it is answered."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.id: dict[str, object] = {}
+        self.client: int | None = None
+        """Who waits for the answer; None while it is being served."""
+
+
 class Session:
     """Serves one client after the other on `chardev`."""
 
@@ -53,6 +64,10 @@ class Session:
         self._limit = RateLimit(COMMANDS_PER_SECOND, NS_PER_SECOND, COMMANDS_PER_SECOND)
         self._waiting: list[bytes | TooLong] = []
         self._is_held = False
+        self._is_awaiting = False
+        """Whether a command in progress waits for somebody outside."""
+        self._client = 0
+        """Which client it is: an answer is for the one that asked."""
         self._has_said_all = False
         self._framer = Framer()
         self._gathered: list[bytes] | None = None
@@ -61,7 +76,7 @@ class Session:
         # Now, since a machine that runs cannot look.
         self.host_has_kvm = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
         chardev.on_input = self._received
-        chardev.room = lambda: 0 if self._waiting else RECEIVE
+        chardev.room = lambda: 0 if self._waiting or self._is_awaiting else RECEIVE
         chardev.takes_descriptors = True
         chardev.output_limit = REPLY_LIMIT
         chardev.on_overflow = self._client_does_not_read
@@ -130,6 +145,7 @@ class Session:
         from stratovirt.monitor import commands  # noqa: F401
 
         self._framer = Framer()
+        self._client += 1
         self._has_said_all = False
         self._send({"QMP": {"version": version(), "capabilities": []}})
 
@@ -157,7 +173,7 @@ class Session:
 
     def _serve_waiting(self) -> None:
         """Serve what was received, as fast as the limit lets; until then nothing more is read."""
-        while self._waiting:
+        while self._waiting and not self._is_awaiting:
             now_ns = time.monotonic_ns()
             if not self._limit.admits(now_ns):
                 self._wait_until(self._limit.ready_at_ns(now_ns))
@@ -168,6 +184,8 @@ class Session:
                 self._send(_error(f"a request is longer than {REQUEST_LIMIT} bytes"))
             else:
                 self._serve(frame)
+        if self._is_awaiting:
+            return
         if self._has_said_all:
             # Later: what the last command is about to cause is an event that it hears, too.
             self.vm.loop.call_soon(self._finish)
@@ -193,33 +211,55 @@ class Session:
         self._serve_waiting()
 
     def _serve(self, line: bytes) -> None:
+        request = _Request()
+        self._answer(request, lambda: self._obey(line, request))
+
+    def _answer(self, request: _Request, action: Callable[[], object]) -> None:
+        """Do what was asked and say what came of it, now or when it has waited for somebody."""
         # A client that reads once sees the reply and the events before it.
         self._gathered = []
         try:
-            self._send(self._reply(line))
+            reply = self._reply(action)
+            if isinstance(reply, Later):
+                self._await(request, reply)
+            elif request.client in (None, self._client):
+                self.chardev.answered(request.name, "return" in reply)
+                self._send(reply | request.id)
         finally:
             said, self._gathered = self._gathered, None
             self.chardev.write(b"".join(said))
 
-    def _reply(self, line: bytes) -> dict[str, object]:
-        request_id: dict[str, object] = {}
-        name = ""
+    def _await(self, request: _Request, later: Later) -> None:
+        """The client's next commands wait as well, and nobody else does."""
+        self._is_awaiting = True
+        request.client = self._client
+
+        def done(finish: Callable[[], object]) -> None:
+            self._is_awaiting = False
+            self._answer(request, finish)
+            self._serve_waiting()
+
+        later.begin(self.vm.loop, done)
+
+    def _reply(self, action: Callable[[], object]) -> dict[str, object] | Later:
         try:
-            request = decode(line)
-            if "id" in request:
-                request_id = {"id": request["id"]}
-            name, arguments = command_of(request)
-            reply: dict[str, object] = {"return": self._execute(name, arguments)}
+            result = action()
         except QmpError as error:
-            reply = _error(str(error), error.error_class)
+            return _error(str(error), error.error_class)
         except Exception as error:
             # Whatever a command ran into is its client's to hear, and the machine goes on.
             why = reason(error)
             if not isinstance(error, StratovirtError | OSError):
                 log.error(why)
-            reply = _error(why)
-        self.chardev.answered(name, "return" in reply)
-        return reply | request_id
+            return _error(why)
+        return result if isinstance(result, Later) else {"return": result}
+
+    def _obey(self, line: bytes, request: _Request) -> object:
+        content = decode(line)
+        if "id" in content:
+            request.id = {"id": content["id"]}
+        request.name, arguments = command_of(content)
+        return self._execute(request.name, arguments)
 
     def _execute(self, name: str, arguments: dict[str, object]) -> object:
         from stratovirt.monitor.registry import COMMANDS

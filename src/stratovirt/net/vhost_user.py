@@ -76,20 +76,30 @@ class VhostUserBackEnd(BackEnd):
         self._agreed = 0
         self._inflight: Inflight | None = None
         self._peer: VhostUser | None = None
+        self._offered = 0
+
+    def meet(self) -> VhostUser:
+        """The first peer; raises StratovirtError.
+
+        It may take all of its time to answer: while a machine runs, not under the lock.
+        """
         try:
-            peer = self._connect()
+            return self._connect()
         except OSError as error:
             raise StratovirtError(
                 f"{self.source}: cannot use the back end at {self._path}: {error.strerror}"
             ) from error
+
+    def begin(self, peer: VhostUser) -> None:
+        """Be served by the first peer, unless it cannot; raises StratovirtError."""
         self._offered = peer.features
         if not self._offered & VERSION_1:
             peer.close()
             raise StratovirtError(f"{self.source}: the back end has no VIRTIO_F_VERSION_1")
-        if netdev.queues > peer.queues:
+        if self.pairs > peer.queues:
             peer.close()
             raise StratovirtError(
-                f"{self.source},queues={netdev.queues}: the back end has {peer.queues}"
+                f"{self.source},queues={self.pairs}: the back end has {peer.queues}"
             )
         self._use(peer)
 

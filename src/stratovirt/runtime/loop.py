@@ -151,7 +151,8 @@ class Loop:
             signal.set_wakeup_fd(-1)
             for fd in self._signal_pipe:
                 os.close(fd)
-        os.close(self._wakeup)
+        wakeup, self._wakeup = self._wakeup, -1
+        os.close(wakeup)
         self._epoll.close()
 
     def _fall_asleep(self) -> float | None:
@@ -182,7 +183,8 @@ class Loop:
                 run_guarded(timer.callback, timer.failed)
 
     def _wake(self) -> None:
-        os.eventfd_write(self._wakeup, 1)
+        if self._wakeup >= 0:
+            os.eventfd_write(self._wakeup, 1)
 
     def _woken(self, _events: int) -> None:
         forget_signal(self._wakeup)

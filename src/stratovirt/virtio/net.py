@@ -329,7 +329,9 @@ def open_back_end(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> 
     if isinstance(netdev, config.VhostUser):
         from stratovirt.net.vhost_user import VhostUserBackEnd
 
-        return VhostUserBackEnd(netdev, host)
+        back_end = VhostUserBackEnd(netdev, host)
+        back_end.begin(back_end.meet())
+        return back_end
     return TapBackEnd(
         netdev,
         host.access,

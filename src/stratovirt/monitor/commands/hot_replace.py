@@ -10,14 +10,18 @@ from stratovirt.config.net import VhostUser
 from stratovirt.config.options import Options, opt
 from stratovirt.machine.hot_plug import HotPlug, NotThereError
 from stratovirt.monitor.errors import QmpError
+from stratovirt.monitor.later import Later
 from stratovirt.monitor.registry import NoArguments, command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from stratovirt.config.net import Tap
     from stratovirt.monitor.session import Session
+
+    T = TypeVar("T")
 
 
 class NodeArguments(Options):
@@ -33,11 +37,15 @@ def _slots(session: Session) -> HotPlug:
     return slots
 
 
-def _do(action: Callable[[], None]) -> object:
+def _named(action: Callable[[], T]) -> T:
     try:
-        action()
+        return action()
     except NotThereError as error:
         raise QmpError(str(error), "DeviceNotFound") from error
+
+
+def _do(action: Callable[[], None]) -> object:
+    _named(action)
     return {}
 
 
@@ -73,14 +81,20 @@ def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
     """
     slots = _slots(session)
     if isinstance(arguments, VhostUser):
-        return _do(lambda: slots.add_back_end(arguments))
+        return _meet(slots, arguments)
     # What is refused takes none of the descriptors; what fails closes all that it took.
     slots.check_new_back_end(arguments.id)
     fields = ("fd", "fds", "vhostfd", "vhostfds")
     names = [name for field in fields for name in getattr(arguments, field)]
     numbers = iter(session.take_descriptors(names))
     taken = {field: tuple(next(numbers) for _ in getattr(arguments, field)) for field in fields}
-    return _do(lambda: slots.add_back_end(arguments.replace(**taken)))
+    return _do(lambda: slots.add_tap(arguments.replace(**taken)))
+
+
+def _meet(slots: HotPlug, netdev: VhostUser) -> Later:
+    # A peer may take seconds to answer, and may be none at all.
+    back_end = _named(lambda: slots.begin_back_end(netdev))
+    return Later(back_end.meet, lambda peer: _do(lambda: slots.end_back_end(back_end, peer)))
 
 
 @command("netdev_del", IdArguments)

@@ -1,0 +1,44 @@
+"""An answer that has to wait for somebody outside, and the thread in which it waits."""
+
+from __future__ import annotations
+
+import _thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from stratovirt.runtime.loop import Loop
+
+
+class Later:
+    """What a command gives instead of its answer.
+
+    `wait` runs in a thread of its own, without the machine's lock; `finish` makes the answer, in
+    the loop, and calls its argument for what `wait` returned or raised.
+    """
+
+    def __init__(
+        self, wait: Callable[[], Any], finish: Callable[[Callable[[], Any]], object]
+    ) -> None:
+        self._wait, self._finish = wait, finish
+
+    def begin(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
+        """Wait; `done` gets, in the loop, what makes the answer."""
+        _thread.start_new_thread(self._run, (loop, done))
+
+    def _run(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
+        found: Any = None
+        failure: Exception | None = None
+        try:
+            found = self._wait()
+        except Exception as error:
+            failure = error
+
+        def outcome() -> Any:
+            if failure is not None:
+                raise failure
+            return found
+
+        loop.call_soon(lambda: done(lambda: self._finish(outcome)))
