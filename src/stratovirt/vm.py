@@ -271,6 +271,8 @@ class Vm:
         board = self.machine.board
         if board is None:
             raise StratovirtError("there is no machine that could be saved")
+        if not self._has_started:
+            raise SnapshotError("the machine has not started yet; try again")
         if self.status not in RESUMABLE:
             raise SnapshotError(f"the machine is in state {self.status}; pause it first (stop)")
         self._refuse_while_saving("migrate")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from qemu.qmp.qmp_client import ExecuteError
 
 from tests.machine_process import STRATOVIRT, MachineProcess, QmpClient
 from tests.payload import SPIN, say, write_kernel
@@ -82,6 +83,8 @@ def test_stop_before_the_start_keeps_the_guest_from_running(tmp_path: Path) -> N
         socket.socket(socket.AF_UNIX) as peer,
     ):
         client.cmd("stop")
+        with pytest.raises(ExecuteError, match="the machine has not started yet"):
+            client.cmd("migrate", uri=f"file:{tmp_path}/template")
         peer.connect(str(serial))
         peer.settimeout(1)
         with pytest.raises(TimeoutError):
