@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,6 +155,70 @@ def test_the_link_follows_the_back_end(
     wait_until(lambda: link() == LINK_UP, "the link is up")
     wait_until(lambda: peer.requests.count(SET_VRING_KICK) == 2, "both rings are handed over")
     assert SET_FEATURES in peer.requests and SET_MEM_TABLE in peer.requests
+
+
+class Acknowledging(Peer):
+    """Says that it has done what it is told; while it is not `sound` it leaves instead."""
+
+    sound = True
+    connections = 0
+
+    def _talk(self, connection: socket.socket) -> None:
+        self.connections += 1
+        while len(head := connection.recv(12, socket.MSG_WAITALL)) == 12:
+            kind, flags, size = struct.unpack("<III", head)
+            body = connection.recv(size, socket.MSG_WAITALL) if size else b""
+            self.requests.append(kind)
+            if kind == GET_FEATURES:
+                connection.sendall(number(VERSION_1 | 1 << 30))
+            elif kind == 15:  # GET_PROTOCOL_FEATURES: REPLY_ACK
+                connection.sendall(number(1 << 3, kind=15))
+            elif kind == GET_VRING_BASE:
+                connection.sendall(struct.pack("<III", kind, 5, 8) + body)
+            elif flags & 8 and not self.sound:
+                break
+            elif flags & 8:
+                connection.sendall(number(0, kind=kind))
+        connection.close()
+
+
+def test_a_peer_that_connects_and_never_serves_is_tried_ever_more_rarely(
+    start_board: Start, tmp_path: Path
+) -> None:
+    peer = Acknowledging(tmp_path / "peer", None)
+    board = start_board(*options(tmp_path, ",reconnect=1"), board="q35,mem-share=on")
+    PciDriver(board.cpu, 1).bring_up(2)
+
+    def wait_for(connections: int, losses: int) -> None:
+        def came() -> bool:
+            board.machine._drain()
+            lost = board.machine.errors.count(b"the back end is lost")
+            return (peer.connections, lost) == (connections, losses)
+
+        wait_until(came, f"{connections} connections of which {losses} were lost")
+
+    wait_until(lambda: peer.requests.count(SET_VRING_KICK) == 2, "both rings are handed over")
+    peer.sound = False
+    peer.hang_up()
+    wait_for(1, 1)
+    board.cpu.ask("clock_step 1000000000")
+    wait_for(2, 2)
+    board.cpu.ask("clock_step 1999999999")
+    time.sleep(0.3)
+    wait_for(2, 2)
+    board.cpu.ask("clock_step 1")
+    wait_for(3, 3)
+    peer.sound = True
+    peer.requests.clear()
+    board.cpu.ask("clock_step 4000000000")
+    wait_until(lambda: peer.requests.count(SET_VRING_KICK) == 2, "it serves again")
+    # What served is looked for again after a second.
+    peer.hang_up()
+    wait_for(4, 4)
+    board.cpu.ask("clock_step 1000000000")
+    wait_for(5, 4)
+    assert board.machine.terminate() == 0
+    peer.close()
 
 
 def chardev(path: Path, **more: object) -> dict[str, object]:

@@ -113,7 +113,6 @@ class VhostUserBackEnd(BackEnd):
 
     def _use(self, peer: VhostUser) -> None:
         self._peer = peer
-        self._pause_s = self._reconnect_s
         self._loop.watch(peer.fd, READABLE, self._heard)
 
     @property
@@ -165,6 +164,9 @@ class VhostUserBackEnd(BackEnd):
                 self._peer.enable_ring(index, True)
         except VhostUserError as error:
             self._lost(str(error.strerror))
+        else:
+            # Only one that serves is one to come back to at once.
+            self._pause_s = self._reconnect_s
 
     def _share_inflight(self, peer: VhostUser, ring_size: int) -> None:
         count = 2 * self.pairs
