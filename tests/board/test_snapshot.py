@@ -7,9 +7,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stratovirt.snapshot.files import decode, encode
 from tests.board.conftest import Board
 from tests.board.virtio_driver import (
     DATA,
@@ -20,6 +22,7 @@ from tests.board.virtio_driver import (
     STATUS,
     VERSION_1,
     BlkDriver,
+    MmioDriver,
 )
 from tests.kvm.test_snapshot import save
 from tests.machine_process import PATIENCE, QmpClient
@@ -145,8 +148,15 @@ def test_the_serial_port_keeps_its_registers(machine: Machine, tmp_path: Path) -
     assert (clone.cpu.value("inb 3f8"), clone.cpu.value("inb 3f9")) == (3, 1)
 
 
+@pytest.mark.parametrize(
+    ("sectors", "readonly", "why"),
+    [
+        (65, "off", "blk0: the disk has 65 sectors and the snapshot's had 64"),
+        (64, "on", "blk0: the disk is readonly=on and the snapshot's was readonly=off"),
+    ],
+)
 def test_a_disk_of_another_shape_is_refused_by_name(
-    machine: Machine, start_board: Start, tmp_path: Path
+    machine: Machine, start_board: Start, tmp_path: Path, sectors: int, readonly: str, why: str
 ) -> None:
     image, template = tmp_path / "disk", tmp_path / "template"
     image.write_bytes(bytes(64 * SECTOR))
@@ -154,14 +164,81 @@ def test_a_disk_of_another_shape_is_refused_by_name(
     BlkDriver(board.cpu).start()
     qmp.cmd("stop")
     assert save(qmp, template)["status"] == "completed"
-    image.write_bytes(bytes(65 * SECTOR))
+    image.write_bytes(bytes(sectors * SECTOR))
     path = tmp_path / "late"
     clone = start_board(
-        "-qmp", f"unix:{path},server,nowait", "-drive", f"id=d,file={image},direct=off",
+        "-qmp", f"unix:{path},server,nowait",
+        "-drive", f"id=d,file={image},direct=off,readonly={readonly}",
         "-device", "virtio-blk-device,drive=d,id=blk0,num-queues=2",
         "-serial", f"file,path={tmp_path}/serial", "-incoming", f"file:{template}",
     )  # fmt: skip
     assert clone.machine.wait(PATIENCE) == 1
-    text = clone.machine.errors.decode()
-    assert "blk0: the disk has 65 sectors and the snapshot's had 64" in text
+    assert why in clone.machine.errors.decode()
     assert not path.exists()
+
+
+F_GUEST_CSUM, F_GUEST_TSO4 = 1 << 1, 1 << 7
+FORGED: dict[str, tuple[dict[str, object], str]] = {
+    "TSO without CSUM": (
+        {"driver-features": VERSION_1 | F_GUEST_TSO4},
+        "net0: the snapshot's features (0x100000080) are none that a driver could have agreed to",
+    ),
+    "no VERSION_1": (
+        {"driver-features": F_GUEST_CSUM},
+        "net0: the snapshot's features (0x2) are none that a driver could have agreed to",
+    ),
+    "what nobody offered": (
+        {"driver-features": VERSION_1 | 1 << 40},
+        "net0: the guest uses features (0x10000000000) that the device lacks here",
+    ),
+    "a device that runs without its driver": (
+        {"status": 11, "is-active": True}, "net0: the snapshot's device runs without its driver",
+    ),
+    "a device that runs on features nobody agreed to": (
+        {"status": 7, "is-active": True, "driver-features": F_GUEST_TSO4},
+        "net0: the snapshot's device runs without its driver",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "why"), FORGED.values(), ids=FORGED)
+def test_a_card_whose_driver_cannot_have_been_so_is_refused_by_name(
+    start_board: Start, tmp_path: Path, change: dict[str, object], why: str
+) -> None:
+    card = [
+        "-netdev", "tap,id=n,ifname=svtest2", "-device", "virtio-net-device,netdev=n,id=net0",
+        "-qmp", f"unix:{tmp_path}/qmp,server,nowait",
+    ]  # fmt: skip
+    board = start_board(*card)
+    driver = MmioDriver(board.cpu)
+    features = VERSION_1 | F_GUEST_CSUM | F_GUEST_TSO4
+    for status in (1, 3):
+        driver.set(0x70, status)
+    for half in (0, 1):
+        driver.set(0x24, half)
+        driver.set(0x20, features >> 32 * half & 0xFFFF_FFFF)
+    driver.set(0x70, 11)
+    assert driver.get(0x70) == 11
+    with QmpClient(tmp_path / "qmp") as qmp:
+        qmp.cmd("stop")
+        assert save(qmp, tmp_path / "template")["status"] == "completed"
+        qmp.cmd("quit")
+    assert board.machine.wait() == 0
+    state = tmp_path / "template/state"
+    forge(state, {})
+    card += ["-incoming", f"file:{tmp_path}/template"]
+    sound = start_board(*card)
+    assert MmioDriver(sound.cpu).get(0x70) == 11
+    assert sound.machine.terminate() == 0
+    forge(state, change)
+    clone = start_board(*card)
+    assert clone.machine.wait() == 1
+    assert why in clone.machine.errors.decode()
+
+
+def forge(state: Path, change: dict[str, object]) -> None:
+    """Change what a snapshot says of the one device whose driver got as far as FEATURES_OK."""
+    body: Any = decode(state.read_bytes())
+    (slot,) = [slot for slot in body["board"]["slots"] if slot["status"] & 8]
+    slot.update(change)
+    state.write_bytes(encode(body))

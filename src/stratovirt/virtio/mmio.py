@@ -21,6 +21,7 @@ from stratovirt.snapshot.state import (
     Unread,
 )
 from stratovirt.virtio.transport import (
+    DRIVER_OK,
     FEATURES_OK,
     INTERRUPT_CONFIG,
     INTERRUPT_USED,
@@ -230,11 +231,10 @@ class MmioTransport(VirtioTransport):
                 f"{device.name}: the device has {len(self.queues)} queues and the snapshot's "
                 f"had {len(state.queues)} (num-queues, mq)"
             )
-        lacking = state.driver_features & ~self.features
-        if state.status & FEATURES_OK and lacking:
-            raise SnapshotError(
-                f"{device.name}: the guest uses features (0x{lacking:x}) that the device lacks here"
-            )
+        if state.is_active and ~state.status & (FEATURES_OK | DRIVER_OK):
+            raise SnapshotError(f"{device.name}: the snapshot's device runs without its driver")
+        if state.status & FEATURES_OK:
+            self.check_restored(state.driver_features)
         device.quiesce()
         self.status, self.queue_sel = state.status, state.queue_sel
         self.device_features_sel = state.device_features_sel

@@ -11,6 +11,7 @@ from stratovirt.runtime.faults import reason, report_bug
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import run_guarded
 from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
+from stratovirt.snapshot.state import SnapshotError
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 
 TYPE_CHECKING = False
@@ -87,11 +88,14 @@ class VirtioTransport(ABC):
     @property
     def features(self) -> int:
         """All feature bits that are offered: none without those that it needs."""
-        offered = self.device.features | self.device.transport_features
+        return self._sound(self.device.features | self.device.transport_features)
+
+    def _sound(self, features: int) -> int:
+        """Of these the ones that have what they need."""
         for feature, others in self.device.feature_needs:
-            if not offered & others:
-                offered &= ~feature
-        return offered
+            if not features & others:
+                features &= ~feature
+        return features
 
     @property
     def feature_word(self) -> int:
@@ -135,7 +139,7 @@ class VirtioTransport(ABC):
             return
         fresh = value & ~self.status
         if fresh & FEATURES_OK:
-            accepted = self._acceptable_features()
+            accepted = self._sound(self.driver_features & self.features)
             if accepted != self.driver_features or not accepted & VERSION_1:
                 log.warn(
                     f"{self.device.name}: the driver's features are refused: "
@@ -152,12 +156,20 @@ class VirtioTransport(ABC):
             else:
                 self._broken("DRIVER_OK without FEATURES_OK")
 
-    def _acceptable_features(self) -> int:
-        accepted = self.driver_features & self.features
-        for feature, others in self.device.feature_needs:
-            if not accepted & others:
-                accepted &= ~feature
-        return accepted
+    def check_restored(self, features: int) -> None:
+        """What a snapshot says was agreed could have been; raises SnapshotError."""
+        lacking = features & ~self.features
+        if lacking:
+            raise SnapshotError(
+                f"{self.device.name}: the guest uses features (0x{lacking:x}) that the device "
+                "lacks here"
+            )
+        lonely = features & ~self._sound(features)
+        if lonely or not features & VERSION_1:
+            raise SnapshotError(
+                f"{self.device.name}: the snapshot's features (0x{features:x}) are none that a "
+                "driver could have agreed to"
+            )
 
     def activate(self, positions: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Hand the queues to the device, its rings at `positions` or at their start."""
