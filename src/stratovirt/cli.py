@@ -130,6 +130,8 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
             write_pidfile(config.pidfile)
         vm.build()
         vm.open()
+        if config.is_silent:
+            log.notice("this machine is silent: it has no -serial, no monitor and no virtconsole")
         if daemon is not None:
             daemon.leave_streams()
         vm.start()

@@ -68,6 +68,31 @@ def test_trace_events_that_nothing_takes_are_refused(tmp_path: Path) -> None:
         assert done.stderr.startswith(f"stratovirt: -trace events={events}: trace events have now")
 
 
+def test_a_silent_machine_says_so_in_one_line(tmp_path: Path) -> None:
+    kernel = str(write_kernel(tmp_path, POWER_OFF + BUSY))
+    done = run_to_end("-kernel", kernel)
+    assert (done.returncode, done.stderr) == (
+        0, "stratovirt: this machine is silent: it has no -serial, no monitor and no virtconsole\n",
+    )  # fmt: skip
+    console = ("-chardev", "pty,id=c", "-device", "virtio-serial-device")
+    for more in (
+        ("-serial", "stdio"), ("-qmp", f"unix:{tmp_path}/qmp,server,nowait"),
+        (*console, "-device", "virtconsole,chardev=c"),
+    ):  # fmt: skip
+        assert run_to_end("-kernel", kernel, *more).stderr == ""
+
+
+def test_a_host_whose_kvm_cannot_run_stock_kernels_is_warned_of(tmp_path: Path) -> None:
+    kernel = write_kernel(tmp_path, POWER_OFF + BUSY)
+    with kernel.open("ab") as file:
+        file.truncate(1 << 20)
+    done = run_to_end("-kernel", str(kernel), "-serial", "stdio")
+    assert done.returncode == 0
+    warned = "stratovirt: warning: this host's KVM works by page tables" in done.stderr
+    assert warned == Path("/sys/module/kvm_pvm").exists()
+    assert len(done.stderr.splitlines()) == int(warned)
+
+
 def test_each_thread_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     kernel = write_kernel(tmp_path, say("on\n") + SPIN)

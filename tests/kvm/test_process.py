@@ -138,7 +138,7 @@ def test_log_lines_have_time_level_and_module(tmp_path: Path, place: str) -> Non
     kernel = write_kernel(tmp_path, POWER_OFF + BUSY)
     where = ("-D", str(log)) if place == "file" else ("-D",)
     done = subprocess.run(
-        [*COMMAND, *where, "-kernel", str(kernel)],
+        [*COMMAND, "-serial", "stdio", *where, "-kernel", str(kernel)],
         env={**os.environ, "STRATOVIRT_LOG_LEVEL": "info"},
         capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
     )  # fmt: skip

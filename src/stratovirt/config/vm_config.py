@@ -89,6 +89,13 @@ class VmConfig:
         )
 
     @property
+    def is_silent(self) -> bool:
+        """Whether a guest could neither be heard nor managed."""
+        has_console = any(device.flag == "-device virtconsole" for device in self.devices)
+        is_led = self.machine.type == "none" or self.accel == "test"
+        return not (self.serial or self.monitors or has_console or is_led)
+
+    @property
     def wants_log(self) -> bool:
         """Whether -D was given."""
         return self.log_to_stderr or self.log_file is not None

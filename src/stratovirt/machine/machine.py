@@ -106,6 +106,10 @@ class Machine:
         )
         self.board = board = self._make_board(owner, accelerator, host, serial, template)
         entry = board.load() if template is None else None
+        if self.kvm is not None and (config.flashes or board.has_large_kernel):
+            from stratovirt.accel.kvm.host import check_host
+
+            check_host()
         if self.kvm is not None:
             x86_64.create_vcpus(self.kvm, config.smp)
             if self._names_as_qemu:

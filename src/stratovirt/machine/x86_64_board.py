@@ -37,6 +37,8 @@ CONSOLE = 3
 NOTIFY_BUTTON_PRESSED = 0x80
 """ACPI 6.5, table 5.136: the code of a control-method power button."""
 
+LARGE_KERNEL = 1 << 20
+
 
 class Board(ABC):
     """What the machine's life knows of a board."""
@@ -127,6 +129,11 @@ class Board(ABC):
             consoles[-1].add_port(name, chardev, options.nr)  # type: ignore[attr-defined]
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from error
+
+    @property
+    def has_large_kernel(self) -> bool:
+        """Whether a kernel of a distribution may run, and not only a small payload."""
+        return self.kernel is not None and self.kernel.size >= LARGE_KERNEL
 
     @property
     def ioapic_id(self) -> int:

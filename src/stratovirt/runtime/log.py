@@ -6,6 +6,7 @@ The standard library's logging costs more start-up time than this whole process 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import suppress
 
@@ -64,6 +65,11 @@ def descriptor() -> int:
 def descriptors() -> set[int]:
     """What a process that goes on logging has to keep open."""
     return {_Sink.fd} - {NOWHERE}
+
+
+def notice(text: str) -> None:
+    """What a user has to see at the start, with a log or without: one line on stderr."""
+    print(f"stratovirt: {one_line(text)}", file=sys.stderr)
 
 
 class Log:
