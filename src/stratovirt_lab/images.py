@@ -34,6 +34,8 @@ HOST_MODULES = (
     "loop",
     "configfs",
     "null_blk",
+    "8021q",
+    "macvtap",
 )
 """What the lab host loads, in Debian's module names."""
 
@@ -48,6 +50,7 @@ GUEST_MODULES = (
     "vmw_vsock_virtio_transport",
     "button",
     "evdev",
+    "8021q",
 )
 """What the guest's initramfs carries and loads; the cloud kernel has ext4 built in."""
 

@@ -3,7 +3,10 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.guest.conftest import Boot
 from tests.machine_process import MachineProcess, QmpClient
@@ -42,8 +45,54 @@ def test_an_ext4_root_is_mounted_written_and_clean_afterwards(boot: Boot, root_i
     end(guest)
 
 
+@pytest.fixture
+def large_sectors(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A file, and a device of the host on it whose sectors have 4096 bytes."""
+    file = tmp_path / "sectors"
+    file.write_bytes(b"\xa5" * (64 << 20))
+    shown = subprocess.run(
+        ["losetup", "-f", "--show", "-b", "4096", str(file)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    device = shown.stdout.strip()
+    yield file, device
+    subprocess.run(["losetup", "-d", device], check=False)
+
+
+def trim_small_blocks(guest: MachineProcess, name: str) -> None:
+    """A file system of 1 KiB blocks is trimmed on a host that discards 4 KiB at once."""
+    queue = f"/sys/block/{name}/queue"
+    sizes = guest.command(f"cat {queue}/logical_block_size {queue}/physical_block_size").split()
+    assert sizes == ["512", "4096"]
+    guest.command(f"mke2fs -b 1024 /dev/{name} >/dev/null; mkdir -p /small")
+    guest.command(f"mount -t ext4 -o rw /dev/{name} /small")
+    guest.command(
+        "dd if=/dev/urandom of=/small/keep bs=1000 count=5003 2>/dev/null; "
+        "i=0; while [ $i -lt 40 ]; do head -c 1500 /dev/urandom >/small/$i; "
+        "head -c 1500 /dev/urandom >/small/kept$i; i=$((i+1)); done; "
+        "dd if=/dev/urandom of=/small/big bs=1M count=24 2>/dev/null; sync"
+    )
+    digest = "cat /small/keep /small/kept* | md5sum"
+    before = guest.command(digest)
+    guest.command("rm /small/big /small/[0-9]*; sync; fstrim /small")
+    guest.command("umount /small; echo 3 >/proc/sys/vm/drop_caches")
+    guest.command(f"mount -t ext4 -o ro /dev/{name} /small")
+    assert guest.command(digest) == before
+    guest.command("umount /small")
+    # Ranges that begin and end within the host's sectors.
+    guest.command(f"dd if=/dev/urandom of=/dev/{name} bs=1M count=1 seek=60 conv=fsync 2>/dev/null")
+    whole = f"dd if=/dev/{name} bs=1k skip=$((60*1024)) count=1024 2>/dev/null"
+    edges = f"( {whole} | head -c 3584; {whole} | tail -c $((1048576-3584-524800)) ) | md5sum"
+    before = guest.command(edges)
+    offset = (60 << 20) + 3584
+    guest.command(f"blkdiscard -o {offset} -l 524800 /dev/{name}")
+    assert guest.command(edges) == before
+    errors = guest.command("dmesg | grep -i -c 'i/o error' || true")
+    assert errors.strip() == "0"
+
+
 def test_what_the_guest_reads_and_writes_is_what_the_host_has(
-    boot: Boot, root_image: Path, tmp_path: Path
+    boot: Boot, root_image: Path, tmp_path: Path, large_sectors: tuple[Path, str]
 ) -> None:
     disk = tmp_path / "data.img"
     content = os.urandom(2 << 20)
@@ -52,6 +101,7 @@ def test_what_the_guest_reads_and_writes_is_what_the_host_has(
     guest = boot_root(
         boot, root_image,
         "-drive", f"id=data,file={disk}", "-device", "virtio-blk-device,drive=data",
+        "-drive", f"id=large,file={large_sectors[1]}", "-device", "virtio-blk-device,drive=large",
     )  # fmt: skip
     digest = hashlib.md5(content).hexdigest()
     assert guest.command("md5sum /dev/vdb").split()[0] == digest
@@ -66,7 +116,10 @@ def test_what_the_guest_reads_and_writes_is_what_the_host_has(
     assert now[:half] == content[:half] and now[3 * half :] == content[3 * half :]
     # The root changes while it is mounted; its tail beyond the superblock area need not.
     assert now[2 * half : 3 * half] == written[half:]
+    trim_small_blocks(guest, "vdc")
     end(guest)
+    assert fsck(Path(large_sectors[1])) == 0
+    assert large_sectors[0].stat().st_blocks * 512 < 64 << 20
 
 
 def test_a_readonly_drive_is_readonly_in_the_guest(boot: Boot, root_image: Path, tmp_path: Path,

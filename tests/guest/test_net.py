@@ -59,9 +59,9 @@ def card(tap: str, vhost: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def send_to_guest(guest: MachineProcess, content: bytes) -> str:
+def send_to_guest(guest: MachineProcess, content: bytes, host: str = HOST) -> str:
     """The guest fetches `content` from the host; the digest it saw."""
-    with socket.create_server((HOST, 0)) as server:
+    with socket.create_server((host, 0)) as server:
         port = server.getsockname()[1]
 
         def serve() -> None:
@@ -71,15 +71,15 @@ def send_to_guest(guest: MachineProcess, content: bytes) -> str:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        digest = guest.command(f"nc {HOST} {port} </dev/null | md5sum").split()[0]
+        digest = guest.command(f"nc {host} {port} </dev/null | md5sum").split()[0]
         thread.join(PATIENCE)
         return digest
 
 
-def receive_from_guest(guest: MachineProcess, mebibytes: int) -> tuple[str, str]:
+def receive_from_guest(guest: MachineProcess, mebibytes: int, host: str = HOST) -> tuple[str, str]:
     """The guest sends its own random bytes; the digests that it and the host saw."""
     digest = hashlib.md5()
-    with socket.create_server((HOST, 0)) as server:
+    with socket.create_server((host, 0)) as server:
         server.settimeout(PATIENCE)
         port = server.getsockname()[1]
 
@@ -92,7 +92,7 @@ def receive_from_guest(guest: MachineProcess, mebibytes: int) -> tuple[str, str]
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         guest.command(f"dd if=/dev/urandom of=/file bs=1M count={mebibytes} 2>/dev/null")
-        guest.command(f"nc {HOST} {port} </file; true")
+        guest.command(f"nc {host} {port} </file; true")
         thread.join(PATIENCE)
     return guest.command("md5sum /file").split()[0], digest.hexdigest()
 
