@@ -85,6 +85,15 @@ class Cgroup:
         for group in self._groups:
             _write(f"{group}/cgroup.procs", str(pid))
 
+    def memory_kills(self) -> int:
+        """How many processes the host has killed for the limit of memory; 0 without one."""
+        name = "memory.events" if self._is_v2 else "memory.oom_control"
+        for group in self._groups:
+            with suppress(FileNotFoundError):
+                lines = [line.split() for line in _read(f"{group}/{name}").splitlines()]
+                return int(next((line[1] for line in lines if line[0] == "oom_kill"), 0))
+        return 0
+
     def remove(self) -> None:
         """Remove the groups, and those above that are empty then; raises OSError if in use."""
         for group in self._groups:

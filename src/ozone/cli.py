@@ -63,13 +63,23 @@ def _run(options: Options) -> int:
         jail.remove()
         cgroup.remove()
         return 0
+    jail.check()
     view = view_for(options.exec_file)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         jail.create(view)
         cgroup.create(options.cgroup, options.numa)
-        return launch(options, jail, cgroup, view)
+        killed_before = cgroup.memory_kills()
+        status = launch(options, jail, cgroup, view)
+        if status == 128 + signal.SIGKILL and cgroup.memory_kills() > killed_before:
+            limit = options.cgroup["memory.limit_in_bytes"]
+            print(
+                f"ozone: -cgroup memory.limit_in_bytes={limit}: the program needed more memory "
+                "and the host killed it",
+                file=sys.stderr,
+            )
+        return status
     except BaseException as error:
         if jail.is_ours:
             jail.remove()

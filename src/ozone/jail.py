@@ -35,22 +35,31 @@ class Jail:
         """Whether `create` made the directory, so that a failure has to remove it."""
         self._lock = -1
 
+    def check(self) -> None:
+        """What can be known before the program is looked at; raises OzoneError."""
+        for source in self._options.sources:
+            if not os.path.exists(source):
+                raise OzoneError(f"-source {source}: there is no such file")
+        if os.path.lexists(self.root):
+            raise self._exists()
+
+    def _exists(self) -> OzoneError:
+        return OzoneError(
+            f"-name {self._options.name}: {self.root} exists; choose another name, or remove "
+            "it with -clean-resource when nothing runs there"
+        )
+
     def create(self, view: View) -> None:
         """Make the directory, with a place for each mount; raises OzoneError."""
         sources = [(source, self._inside(source)) for source in self._options.sources]
         for source, inside in sources:
-            if not os.path.exists(source):
-                raise OzoneError(f"-source {source}: there is no such file")
             if inside in ("dev", "proc", *view.tops) or (source, f"/{inside}") in view.shown:
                 raise OzoneError(f"-source {source}: the jail has another /{inside}")
         os.makedirs(self._parent, 0o755, exist_ok=True)
         try:
             os.mkdir(self.root, 0o700)
         except FileExistsError:
-            raise OzoneError(
-                f"-name {self._options.name}: {self.root} exists; choose another name, or remove "
-                "it with -clean-resource when nothing runs there"
-            ) from None
+            raise self._exists() from None
         self.is_ours = True
         os.mkdir(f"{self.root}/dev", 0o755)
         self._take_lock()

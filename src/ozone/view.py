@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
 import subprocess
 from dataclasses import dataclass, field
 
+from ozone.elf import read_elf
 from ozone.errors import OzoneError
 
-ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-PROGRAM_HEADER_BYTES, PT_INTERP = 56, 3
 PACKAGE = "/opt/stratovirt"
 START = (
     f"import sys; sys.path.insert(0, {PACKAGE!r}); from stratovirt.cli import main; "
@@ -51,7 +49,7 @@ def view_for(exec_file: str) -> View:
         raise OzoneError(f"-exec_file {exec_file}: cannot read: {error.strerror}") from error
     if not os.access(exec_file, os.X_OK):
         raise OzoneError(f"-exec_file {exec_file}: not executable")
-    if _is_static_elf(head):
+    if _is_static_elf(exec_file):
         inside = f"/{os.path.basename(exec_file)}"
         return View([(os.path.abspath(exec_file), inside)], [inside])
     script = re.match(rb"#!\s*(/\S*python[0-9.]*)\s*\n", head)
@@ -62,16 +60,11 @@ def view_for(exec_file: str) -> View:
     )
 
 
-def _is_static_elf(head: bytes) -> bool:
-    if len(head) < ELF_HEADER.size or not head.startswith(b"\x7fELF\x02\x01"):
+def _is_static_elf(exec_file: str) -> bool:
+    try:
+        return read_elf(exec_file).loader is None
+    except ValueError:
         return False
-    table, size, count = (ELF_HEADER.unpack_from(head)[index] for index in (5, 9, 10))
-    kinds = [
-        struct.unpack_from("<I", head, table + size * index)[0]
-        for index in range(count)
-        if table + size * (index + 1) <= len(head)
-    ]
-    return size == PROGRAM_HEADER_BYTES and len(kinds) == count and PT_INTERP not in kinds
 
 
 def _view_of_package(exec_file: str, python: str) -> View:
@@ -92,16 +85,29 @@ def _view_of_package(exec_file: str, python: str) -> View:
 
 
 def _shared_objects(executable: str, *folders: str) -> list[str]:
-    """What the dynamic loader takes for the interpreter and the modules in the folders."""
+    """What the dynamic loader takes for the interpreter and the modules in the folders.
+
+    The loader is asked once for all that ask for the same: most modules want the C library only,
+    and each question costs the start of a process.
+    """
     modules = [
         os.path.join(folder, name)
         for folder in folders
-        for name in os.listdir(folder)
+        for name in sorted(os.listdir(folder))
         if name.endswith(".so")
     ]
-    done = subprocess.run(
-        ["ldd", executable, *modules], capture_output=True, text=True, check=False
-    )
-    found = re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE)
+    loader = read_elf(executable).loader
+    if loader is None:
+        return []
+    covered: set[tuple[str, str]] = set()
+    found: set[str] = {loader}
+    for path in (executable, *modules):
+        needs = read_elf(path).needs()
+        if not needs <= covered:
+            covered |= needs
+            done = subprocess.run(
+                [loader, "--list", path], capture_output=True, text=True, check=False
+            )
+            found.update(re.findall(r"^\s+\S+ => (/\S+) \(0x", done.stdout, re.MULTILINE))
     inside = tuple(f"{folder}/" for folder in folders)
-    return sorted({path for path in found if not path.startswith(inside)})
+    return sorted(path for path in found if not path.startswith(inside))

@@ -214,3 +214,20 @@ def test_a_static_program_has_the_capabilities_it_was_given(tmp_path: Path) -> N
     assert facts["NoNewPrivs"].strip() == "1"
     assert ozone(*name, "-clean-resource") == (0, "")
     assert not TOP.exists()
+
+
+def test_a_program_that_the_memory_limit_kills_is_said_to_be(cgroups: None, tmp_path: Path) -> None:
+    source, program = tmp_path / "x.c", tmp_path / "eater"
+    source.write_text("""
+        #include <stdlib.h>
+        #include <string.h>
+        int main(void) { for (;;) memset(malloc(1 << 20), 1, 1 << 20); }
+    """)
+    subprocess.run(["gcc", "-static", "-O0", "-o", program, source], check=True)
+    name = ["-name", "eater", "-exec_file", str(program)]
+    limit = ["-cgroup", f"memory.limit_in_bytes={32 << 20}"]
+    assert ozone(*name, "-uid", "100", "-gid", "100", *limit) == (
+        137,
+        f"ozone: {limit[0]} {limit[1]}: the program needed more memory and the host killed it\n",
+    )
+    assert ozone(*name, "-clean-resource") == (0, "")

@@ -112,7 +112,8 @@ def check_topology(guest: MachineProcess, smp: str) -> None:
         "cd /sys/devices/system/cpu; for c in $(seq 0 $(($(ls -d cpu[0-9]* | wc -l) - 1))); do "
         "cd cpu$c; cat topology/core_cpus_list topology/die_cpus_list topology/package_cpus_list "
         "topology/physical_package_id topology/die_id; "
-        "cat cache/index2/shared_cpu_list 2>/dev/null || echo -; cd ..; done"
+        'for i in cache/index*; do [ "$(cat $i/level 2>/dev/null)" = 2 ] && '
+        "cat $i/shared_cpu_list; done | grep . || echo -; cd ..; done"
     ).split()
     lists = [shown[position::6] for position in range(6)]
     for found, size in zip(lists[:3], (threads, die, package), strict=True):

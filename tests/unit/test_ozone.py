@@ -1,11 +1,17 @@
 """ozone's command line, and which programs it takes."""
 
 import os
+import re
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import stratovirt
+from ozone.cli import run
 from ozone.errors import OzoneError
 from ozone.options import parse
 from ozone.view import view_for
@@ -88,3 +94,33 @@ def test_only_static_programs_and_stratovirt_are_taken(tmp_path: Path) -> None:
         view_for(str(source))
     with pytest.raises(OzoneError, match="cannot read: No such file"):
         view_for(str(tmp_path / "none"))
+
+
+def test_the_loader_is_asked_once_for_all_that_ask_for_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = Path(sysconfig.get_path("stdlib")) / "lib-dynload"
+    native = Path(stratovirt.__file__).parent / "_native"
+    modules = [str(path) for folder in (library, native) for path in folder.glob("*.so")]
+    done = subprocess.run(["ldd", *modules], capture_output=True, text=True, check=True)
+    taken = set(re.findall(r"^\s+\S+ => (/\S+) \(0x", done.stdout, re.MULTILINE))
+    asked: list[list[str]] = []
+    run_it = subprocess.run
+
+    def ask(argv: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(argv)
+        return run_it(argv, **how)
+
+    monkeypatch.setattr("ozone.view.subprocess.run", ask)
+    view = view_for(str(Path(sys.executable).with_name("stratovirt")))
+    assert taken <= {path for path, _ in view.shown}
+    assert len(asked) < len(modules) / 2
+
+
+def test_what_costs_nothing_is_checked_before_the_program_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("ozone.view.view_for", lambda _path: pytest.fail("too early"))
+    assert run([*NEEDED, "-source", "/nonexistent"]) == 1
+    assert capsys.readouterr().err == "ozone: -source /nonexistent: there is no such file\n"
