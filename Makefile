@@ -1,4 +1,4 @@
-# make demo  - a real Linux guest under stratovirt        make test - all four test beds
+# make demo  - a real Linux guest under stratovirt        make test - all five test beds
 # make setup - system packages, .venv, native modules (the others imply it)
 
 NATIVE := $(wildcard src/stratovirt/_native/*.pyx src/stratovirt/_native/*.pxd src/ozone/*.pyx) setup.py

@@ -110,7 +110,7 @@ def guidebook() -> str:
         "# The guidebook, option by option", NOTICE, "",
         "Every option and property of StratoVirt's guidebook, what this version does with it, and",
         "the test that shows it. *refused*: it is read and checked, and then declined in one line.",
-        "*ignored*: accepted for libvirt, without effect. *not built*: no such program yet.",
+        "*ignored*: accepted for libvirt, without effect.",
         "`make check-guidebook` fails when a property has no row or a row has no test.", "",
         "| section | option | property | here | test |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """tools/run_tests.sh: what counts as a failure, and what it prints at the end."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -58,3 +59,16 @@ def test_the_minutes_of_each_bed_are_printed(tmp_path: Path) -> None:
     names = [line.partition("  ")[2] for line in (entry.lstrip() for entry in listed)]
     assert names[:3] == ["unit", "board", "fuzz, ten seconds a target"]
     assert "guest, test_one" in names
+
+
+def test_the_documents_count_the_beds_alike() -> None:
+    script = (REPOSITORY / "tools/run_tests.sh").read_text()
+    beds = {line.split()[1].strip('",') for line in script.splitlines() if "bed " in line
+            and line.strip().startswith("bed ")}  # fmt: skip
+    words = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
+    for place in ("README.md", "Makefile", "docs/testing.md"):
+        counted = re.findall(r"(\w+) (?:test )?beds,? ?", (REPOSITORY / place).read_text())
+        assert words[len(beds)] in counted, (place, beds)
+        assert not {*words.values()} & {*counted} - {words[len(beds)]}, place
+    rows = (REPOSITORY / "docs/testing.md").read_text().splitlines()
+    assert {row.split()[1] for row in rows if "`make" in row and row.startswith("|")} == beds

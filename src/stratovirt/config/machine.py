@@ -61,7 +61,8 @@ class Machine(Options, flag="-machine", first="type"):
     hot_replace: bool = opt(
         OnOff(),
         default=True,
-        help="give a microvm with a monitor four disks and two cards that device_add can fill",
+        help="a microvm with a monitor has four disks and two cards in all for device_add to fill; "
+        "its guest sees empty ones, off leaves those out",
     )
     usb: bool = opt(Choice("off"), default="off", help="accepted for libvirt; only off exists")
 
