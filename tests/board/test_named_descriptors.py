@@ -157,6 +157,25 @@ NAMES: dict[str, tuple[str, dict[str, object], str]] = {
             "addr": {"type": "unix", "data": {"path": "/a\0b"}}, "server": False}}},
         "without NUL characters",
     ),
+    "an interface of too many bytes": (
+        "netdev_add",
+        {"type": "tap", "id": "n", "ifname": "\u00e9" * 8},
+        "at most 15 bytes",
+    ),
+    "a socket of too many bytes": (
+        "chardev-add",
+        {
+            "id": "c",
+            "backend": {
+                "type": "socket",
+                "data": {
+                    "addr": {"type": "unix", "data": {"path": "/" + "\u00e9" * 54}},
+                    "server": False,
+                },
+            },
+        },
+        "at most 107 bytes",
+    ),
     "a descriptor with NUL": ("getfd", {"fdname": "a\0"}, "without NUL characters"),
     "a serial number with NUL": (
         "device_add",

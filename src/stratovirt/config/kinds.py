@@ -6,6 +6,8 @@ adds its own name and the offending value.
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +104,10 @@ class PathName(Text):
         """The path as written."""
         if self._absolute and not text.startswith("/"):
             raise ValueError(self.allowed)
-        return super().parse(text)
+        text = super().parse(text)
+        if len(os.fsencode(text)) > self._longest:
+            raise ValueError(f"at most {self._longest} bytes")
+        return text
 
 
 SOCKET_PATH_LONGEST = 107

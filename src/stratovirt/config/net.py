@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from stratovirt.config.kinds import (
     DescriptorList,
     Identifier,
@@ -28,6 +30,8 @@ class InterfaceName(Text):
         """The name as written."""
         # Of "tap%d" the kernel would make a new name.
         text = super().parse(text)
+        if len(os.fsencode(text)) > INTERFACE_NAME_LONGEST:
+            raise ValueError(f"at most {INTERFACE_NAME_LONGEST} bytes")
         if text in (".", "..") or set(text) & set("/:%") or text.split() != [text]:
             raise ValueError(f"{self.allowed}, which has no '/', ':', '%' or blank")
         return text
