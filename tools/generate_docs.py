@@ -111,7 +111,8 @@ def guidebook() -> str:
         "Every option and property of StratoVirt's guidebook, what this version does with it, and",
         "the test that shows it. *refused*: it is read and checked, and then declined in one line.",
         "*ignored*: accepted for libvirt, without effect.",
-        "`make check-guidebook` fails when a property has no row or a row has no test.", "",
+        "`make check-guidebook` fails when a property has no row, a row has no test, or what works",
+        "is only tested on the command line.", "",
         "| section | option | property | here | test |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for row in rows():
