@@ -189,10 +189,11 @@ class RootPort(PciFunction):
         self._show_empty()
 
     @property
-    def _is_held(self) -> bool:
-        """Whether what is in the slot cannot run: its bus is in reset, or it has no power."""
+    def _obstacles(self) -> tuple[bool, bool]:
+        """What keeps a device in the slot from running: its bus is in reset, it has no power."""
         control = self.config.get(self._express + express.SLOT_CONTROL, 2)
-        return bool(self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET or control & POWER_OFF)
+        in_reset = bool(self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET)
+        return in_reset, bool(control & POWER_OFF)
 
     @property
     def _is_blinking(self) -> bool:
@@ -233,9 +234,9 @@ class RootPort(PciFunction):
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Registers of the bridge, and of the slot: power off is how the guest lets go."""
         was_off, before = self._is_off, self._wanted_events
-        was_held, was_blinking = self._is_held, self._is_blinking
+        obstacles, was_blinking = self._obstacles, self._is_blinking
         super().write_config(offset, size, value)
-        if self._is_held and not was_held:
+        if any(now and not before for now, before in zip(self._obstacles, obstacles, strict=True)):
             self.secondary.reset()
         if was_blinking and self._is_on:
             # The guest thought better of it, and may be asked again.
