@@ -38,8 +38,8 @@ def run(argv: list[str]) -> int:
         return _say(listing())
     from stratovirt.runtime.signals import SignalledError, interrupt_start
 
-    interrupt_start()
     try:
+        interrupt_start()
         return _run_machine(argv)
     except SignalledError:
         return 0

@@ -12,7 +12,7 @@ from stratovirt.host.access import HostAccess
 from stratovirt.machine.machine import Machine
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
-from stratovirt.runtime.signals import ENDING
+from stratovirt.runtime.signals import ENDING, was_lost
 from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
 from stratovirt.snapshot.state import SnapshotError
 
@@ -144,6 +144,8 @@ class Vm:
         """
         for number in ENDING:
             self.loop.on_signal(number, self._signalled)
+        if was_lost():
+            self._signalled()
         with self.lock:
             for chardev in self.chardevs:
                 chardev.open()

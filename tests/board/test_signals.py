@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,10 @@ class Starting:
         with subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True) as process:
             when()
             process.send_signal(number)
-            _, errors = process.communicate(timeout=PATIENCE)
+            try:
+                _, errors = process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()
         wait_until(lambda: not self.processes(), "all its processes are gone")
         assert set(self.folder.iterdir()) == self.kept, "nothing is left"
         return process.returncode, errors
@@ -77,6 +81,34 @@ def test_a_signal_after_any_time_leaves_nothing(
     # Before its first line of code is reached it dies of the signal as any program does.
     assert status in (0, -number)
     assert errors == ""
+
+
+def test_a_signal_whose_exception_python_drops_is_heeded_all_the_same(
+    tmp_path: Path, processor: tuple[str, ...]
+) -> None:
+    # As if it had come while Python ran one of its own callbacks, where nothing can be raised.
+    program = (
+        "import os, signal, sys\n"
+        "from stratovirt import cli\n"
+        "from stratovirt.config import command_line\n"
+        "parse = command_line.parse_command_line\n"
+        "class Freed:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def parse_freely(argv):\n"
+        "    Freed()\n"
+        "    return parse(argv)\n"
+        "command_line.parse_command_line = parse_freely\n"
+        "sys.exit(cli.run(sys.argv[1:]))\n"
+    )
+    monitor = f"unix:{tmp_path}/qmp,server,nowait"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *processor, "-qmp", monitor, *COMMAND[1:]],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "qmp").exists()
 
 
 @pytest.fixture
