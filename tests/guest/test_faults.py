@@ -132,7 +132,7 @@ def test_a_machine_that_its_group_has_no_memory_for_leaves_nothing(
         (small_group / "cgroup.procs").write_text(process)
     guest.type("dd if=/dev/zero of=/tmp/fill bs=1M count=350\n")
     assert guest.wait() == -signal.SIGKILL
-    assert "oom_kill 1" in (small_group / "memory.events").read_text()
+    assert "oom_kill 0" not in (small_group / "memory.events").read_text()
     wait_until(lambda: not qmp.exists() and not pidfile.exists(), "the broker clears away")
 
 

@@ -7,6 +7,7 @@ pidfile and unfinished snapshots when the machine has ended, however it ended.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import select
 import signal
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     Answer = tuple[dict[str, object], list[int]]
 
 NAME = "stratovirt-brk"
+LAST_TO_KILL = -999
+"""An oom_score_adj (proc(5)); a host lets only a privileged process take it."""
 AT_START = ("monitors", "serve", "seal")
 """Questions that are asked before the guest runs, when the machine can be trusted."""
 PATIENCE_S = 30.0
@@ -59,12 +62,22 @@ def start_broker(config: VmConfig) -> BrokerLine:
     return BrokerLine(questions, news)
 
 
+def _outlive_machine() -> None:
+    """A host that lacks memory kills the machine first: somebody has to clear away after it."""
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/oom_score_adj", "w", encoding="ascii") as score,
+    ):
+        score.write(str(LAST_TO_KILL))
+
+
 def _be_broker(
     config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
 ) -> None:
     # It ends when the machine does and not before: at a terminal both get the same signals.
     signals.ignore()
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    _outlive_machine()
     cleanup.forget()
     kept = sorted({0, 1, 2, questions.fileno(), news.fileno()} | log.descriptors())
     for low, high in zip(kept, [*kept[1:], 1 << 30], strict=True):
