@@ -161,6 +161,7 @@ class Acknowledging(Peer):
     """Says that it has done what it is told; while it is not `sound` it leaves instead."""
 
     sound = True
+    silent = False
     connections = 0
 
     def _talk(self, connection: socket.socket) -> None:
@@ -175,6 +176,8 @@ class Acknowledging(Peer):
                 connection.sendall(number(1 << 3, kind=15))
             elif kind == GET_VRING_BASE:
                 connection.sendall(struct.pack("<III", kind, 5, 8) + body)
+            elif flags & 8 and self.silent:
+                continue
             elif flags & 8 and not self.sound:
                 break
             elif flags & 8:
@@ -218,6 +221,25 @@ def test_a_peer_that_connects_and_never_serves_is_tried_ever_more_rarely(
     board.cpu.ask("clock_step 1000000000")
     wait_for(5, 4)
     assert board.machine.terminate() == 0
+    peer.close()
+
+
+def test_a_peer_that_falls_silent_when_the_driver_starts_holds_up_nobody(
+    start_board: Start, tmp_path: Path
+) -> None:
+    peer = Acknowledging(tmp_path / "peer", None)
+    board = start_board(
+        *options(tmp_path), "-qmp", f"unix:{tmp_path}/qmp,server,nowait", board="q35,mem-share=on"
+    )
+    driver = PciDriver(board.cpu, 1)
+    peer.silent = True
+    with QmpClient(tmp_path / "qmp") as client:
+        driver.bring_up(2)
+        assert client.cmd("query-status")["running"]
+        assert driver.get(0x2006, 2) & LINK_UP, "nobody has waited for the peer yet"
+        wait_until(lambda: not driver.get(0x2006, 2) & LINK_UP, "the link is down")
+    assert board.machine.terminate() == 0
+    assert b"the back end is lost: the peer did not answer in 5 seconds" in board.machine.errors
     peer.close()
 
 

@@ -12,12 +12,15 @@ from stratovirt.net.back_end import BackEnd, PairSetup
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE
+from stratovirt.vhost.conversation import Conversation
 from stratovirt.vhost.user import Inflight, MemoryRegion, VhostUser, VhostUserError
 from stratovirt.virtio.device import TRANSPORT_FEATURES, VERSION_1, ActiveQueue
 from stratovirt.virtio.net_features import OF_THE_CARD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.net.back_end import Pair
 
@@ -76,6 +79,8 @@ class VhostUserBackEnd(BackEnd):
         self._agreed = 0
         self._inflight: Inflight | None = None
         self._peer: VhostUser | None = None
+        self._talk: Conversation | None = None
+        """What is said to the peer; there whenever the peer is."""
         self._offered = 0
 
     def meet(self) -> VhostUser:
@@ -113,7 +118,30 @@ class VhostUserBackEnd(BackEnd):
 
     def _use(self, peer: VhostUser) -> None:
         self._peer = peer
+        self._talk = Conversation(self._loop, lambda: self._said(peer))
         self._loop.watch(peer.fd, READABLE, self._heard)
+
+    def _say(self, part: Callable[[VhostUser], None]) -> None:
+        """Talk to the peer, which may take its time: `_lost` hears of what fails."""
+        peer, talk = self._peer, self._talk
+        if peer is None or talk is None:
+            return
+
+        def say() -> None:
+            peer.begin()
+            part(peer)
+
+        # What comes now is an answer, and the conversation's to take.
+        self._loop.unwatch(peer.fd)
+        talk.say(say)
+
+    def _said(self, peer: VhostUser) -> None:
+        if peer is not self._peer or self._talk is None:
+            return
+        if self._talk.failure is not None:
+            self._lost(self._talk.failure)
+        elif not self._talk.is_going:
+            self._loop.watch(peer.fd, READABLE, self._heard)
 
     @property
     def is_up(self) -> bool:
@@ -138,35 +166,30 @@ class VhostUserBackEnd(BackEnd):
     def prepare(self, agreed: int, _pairs: int) -> None:
         """Tell the peer what the driver agreed to and where memory is."""
         self._agreed = agreed
-        if self._peer is None:
-            return
-        self._peer.begin()
-        try:
-            self._peer.set_features(agreed & self._offered)
-            self._peer.set_memory(self._regions)
-        except VhostUserError as error:
-            self._lost(str(error.strerror))
+
+        def tell(peer: VhostUser) -> None:
+            peer.set_features(agreed & self._offered)
+            peer.set_memory(self._regions)
+
+        self._say(tell)
 
     def make_pair(self, setup: PairSetup) -> Pair:
         """The peer serves it."""
         return VhostUserPair(self, setup)
 
     def hand_over(self, queues: dict[int, ActiveQueue]) -> None:
-        """Let the peer serve these rings."""
-        if self._peer is None:
-            return
-        self._peer.begin()
-        try:
-            self._share_inflight(self._peer, max(queue.ring.size for queue in queues.values()))
+        """Let the peer serve these rings, as soon as it can."""
+
+        def give(peer: VhostUser) -> None:
+            self._share_inflight(peer, max(queue.ring.size for queue in queues.values()))
             for index, queue in queues.items():
-                self._peer.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
+                peer.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
             for index in queues:
-                self._peer.enable_ring(index, True)
-        except VhostUserError as error:
-            self._lost(str(error.strerror))
-        else:
+                peer.enable_ring(index, True)
             # Only one that serves is one to come back to at once.
             self._pause_s = self._reconnect_s
+
+        self._say(give)
 
     def _share_inflight(self, peer: VhostUser, ring_size: int) -> None:
         count = 2 * self.pairs
@@ -176,7 +199,14 @@ class VhostUserBackEnd(BackEnd):
             peer.set_inflight(self._inflight, count, ring_size)
 
     def take_back(self, queues: dict[int, ActiveQueue]) -> None:
-        """Have the peer stop; of one that is gone, the used ring says how far it came."""
+        """Have the peer stop; of one that is gone, the used ring says how far it came.
+
+        Nothing of the driver's may be touched once this has returned, so it is waited for.
+        """
+        if self._talk is not None:
+            self._talk.settle()
+            if self._talk.failure is not None:
+                self._lost(self._talk.failure)
         if self._peer is not None:
             self._peer.begin()
         for index, queue in queues.items():
@@ -207,7 +237,7 @@ class VhostUserBackEnd(BackEnd):
         log.warn(f"{self.source}: the back end is lost: {reason}; the link is down")
         self._loop.unwatch(self._peer.fd)
         self._peer.close()
-        self._peer = None
+        self._peer = self._talk = None
         # Not at once: whoever noticed is in the middle of something.
         self._loop.call_soon(self.link_changed)
         self._reconnect_later()
@@ -252,10 +282,11 @@ class VhostUserBackEnd(BackEnd):
     def close(self) -> None:
         """Leave the peer."""
         self._is_closed = True
-        if self._peer is not None:
+        if self._peer is not None and self._talk is not None:
             self._loop.unwatch(self._peer.fd)
+            self._talk.settle()
             self._peer.close()
-            self._peer = None
+            self._peer = self._talk = None
         if self._inflight is not None:
             self._inflight.close()
 
