@@ -33,6 +33,8 @@ REPLY_LIMIT = 4 << 20
 """Most bytes kept for a client that does not read; beyond it the client is disconnected."""
 COMMANDS_PER_SECOND = 100
 """More are not refused: the next is read later, and the client's socket fills up meanwhile."""
+COMMANDS_A_TURN = 4
+"""Then whoever else the loop serves has a turn: some answers take milliseconds to make."""
 NS_PER_SECOND = 1_000_000_000
 RECEIVE = 65536
 KVM_DEVICE = "/dev/kvm"
@@ -173,11 +175,16 @@ class Session:
 
     def _serve_waiting(self) -> None:
         """Serve what was received, as fast as the limit lets; until then nothing more is read."""
+        served = 0
         while self._waiting and not self._is_awaiting:
             now_ns = time.monotonic_ns()
+            if served == COMMANDS_A_TURN:
+                self._wait_until(now_ns)
+                return
             if not self._limit.admits(now_ns):
                 self._wait_until(self._limit.ready_at_ns(now_ns))
                 return
+            served += 1
             frame = self._waiting.pop(0)
             if isinstance(frame, TooLong):
                 self.chardev.answered("", False)
