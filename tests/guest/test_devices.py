@@ -151,6 +151,33 @@ def test_eight_consoles_at_once(ready: Callable[..., MachineProcess], tmp_path: 
     assert guest.wait() == 0
 
 
+def test_a_mebibyte_goes_through_a_console_and_back_unharmed(
+    ready: Callable[..., MachineProcess], tmp_path: Path
+) -> None:
+    path, content = tmp_path / "hvc", random.Random(0).randbytes(MIB)
+    digest = hashlib.md5(content).hexdigest()
+    guest = ready(
+        "-device", "virtio-serial-device", "-chardev", f"socket,path={path},id=c,server,nowait",
+        "-device", "virtconsole,chardev=c",
+    )  # fmt: skip
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(PATIENCE)
+        peer.connect(str(path))
+        guest.command("exec 3<>/dev/hvc0; stty raw -echo <&3")
+        sender = threading.Thread(target=peer.sendall, args=(content,), daemon=True)
+        sender.start()
+        guest.command(f"head -c {MIB} <&3 >/tmp/sent", 3 * PATIENCE)
+        assert guest.command("md5sum /tmp/sent").split()[0] == digest
+        # Linux hands over sixteen bytes at a time.
+        guest.type("cat /tmp/sent >&3\n")
+        returned = b""
+        while len(returned) < MIB:
+            part = peer.recv(65536)
+            assert part, "the machine has hung up"
+            returned += part
+        assert hashlib.md5(returned).hexdigest() == digest
+
+
 def test_a_console_whose_peer_does_not_read_holds_up_only_itself(
     ready: Callable[..., MachineProcess], tmp_path: Path
 ) -> None:

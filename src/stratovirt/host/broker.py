@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     Answer = tuple[dict[str, object], list[int]]
 
 NAME = "stratovirt-brk"
-LAST_TO_KILL = -999
-"""An oom_score_adj (proc(5)); a host lets only a privileged process take it."""
+NEVER_KILLED = -1000
+"""The oom_score_adj (proc(5)) of what is not killed for want of memory; it takes privileges."""
 AT_START = ("monitors", "serve", "seal")
 """Questions that are asked before the guest runs, when the machine can be trusted."""
 PATIENCE_S = 30.0
@@ -63,12 +63,15 @@ def start_broker(config: VmConfig) -> BrokerLine:
 
 
 def _outlive_machine() -> None:
-    """A host that lacks memory kills the machine first: somebody has to clear away after it."""
+    """A host that lacks memory is to kill the machine alone: somebody clears away after it.
+
+    The machine's memory takes a while to be free, in which the host would go on killing.
+    """
     with (
         contextlib.suppress(OSError),
         open("/proc/self/oom_score_adj", "w", encoding="ascii") as score,
     ):
-        score.write(str(LAST_TO_KILL))
+        score.write(str(NEVER_KILLED))
 
 
 def _be_broker(
