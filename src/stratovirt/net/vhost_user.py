@@ -13,7 +13,13 @@ from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE
 from stratovirt.vhost.conversation import Conversation
-from stratovirt.vhost.user import Inflight, MemoryRegion, VhostUser, VhostUserError
+from stratovirt.vhost.user import (
+    UNHURRIED_S,
+    Inflight,
+    MemoryRegion,
+    VhostUser,
+    VhostUserError,
+)
 from stratovirt.virtio.device import TRANSPORT_FEATURES, VERSION_1, ActiveQueue
 from stratovirt.virtio.net_features import OF_THE_CARD
 
@@ -128,7 +134,7 @@ class VhostUserBackEnd(BackEnd):
             return
 
         def say() -> None:
-            peer.begin()
+            peer.begin(UNHURRIED_S)
             part(peer)
 
         # What comes now is an answer, and the conversation's to take.

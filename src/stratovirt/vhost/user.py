@@ -36,6 +36,8 @@ LONGEST_ANSWER = 4096
 MOST_REGIONS = 8
 PATIENCE_S = 5.0
 """What a whole conversation may take, however many pieces its answers come in."""
+UNHURRIED_S = 15.0
+"""What it may take where nobody waits for it."""
 INFLIGHT = struct.Struct("<QQHH4x")
 
 
@@ -87,9 +89,10 @@ class VhostUser:
         """The socket, to hear of the peer's going."""
         return self._socket.fileno()
 
-    def begin(self) -> None:
+    def begin(self, patience_s: float = PATIENCE_S) -> None:
         """A conversation begins: what is asked until the next has to be answered in time."""
-        self._deadline = time.monotonic() + PATIENCE_S
+        self._patience_s = patience_s
+        self._deadline = time.monotonic() + patience_s
 
     def is_silent(self) -> bool:
         """Whether the peer is there and has said nothing that waits to be read."""
@@ -107,7 +110,7 @@ class VhostUser:
         poller.register(self._socket.fileno(), events)
         left_ms = (self._deadline - time.monotonic()) * 1000
         if left_ms <= 0 or not poller.poll(left_ms):
-            raise VhostUserError(0, f"the peer did not answer in {PATIENCE_S:.0f} seconds")
+            raise VhostUserError(0, f"the peer did not answer in {self._patience_s:.0f} seconds")
 
     def close(self) -> None:
         """Leave the peer."""
