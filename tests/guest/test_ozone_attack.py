@@ -99,7 +99,7 @@ def attack(
             "-drive", "file=./disk,id=d,direct=off", "-device", "virtio-blk-device,drive=d",
             *argv,
         ],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
