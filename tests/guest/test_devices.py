@@ -1,5 +1,6 @@
 """The small virtio devices under Linux's own drivers: entropy, balloon, consoles, vsock."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -8,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stratovirt.chardev.backend import OUTPUT_LIMIT
@@ -151,11 +152,12 @@ def test_eight_consoles_at_once(ready: Callable[..., MachineProcess], tmp_path: 
     assert guest.wait() == 0
 
 
-def test_a_mebibyte_goes_through_a_console_and_back_unharmed(
-    ready: Callable[..., MachineProcess], tmp_path: Path
-) -> None:
-    path, content = tmp_path / "hvc", random.Random(0).randbytes(MIB)
-    digest = hashlib.md5(content).hexdigest()
+@contextlib.contextmanager
+def one_console(
+    ready: Callable[..., MachineProcess], folder: Path
+) -> Iterator[tuple[MachineProcess, socket.socket]]:
+    """A guest with hvc0, and who is at the other end of it."""
+    path = folder / "hvc"
     guest = ready(
         "-device", "virtio-serial-device", "-chardev", f"socket,path={path},id=c,server,nowait",
         "-device", "virtconsole,chardev=c",
@@ -163,6 +165,15 @@ def test_a_mebibyte_goes_through_a_console_and_back_unharmed(
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(PATIENCE)
         peer.connect(str(path))
+        yield guest, peer
+
+
+def test_a_mebibyte_goes_through_a_console_and_back_unharmed(
+    ready: Callable[..., MachineProcess], tmp_path: Path
+) -> None:
+    content = random.Random(0).randbytes(MIB)
+    digest = hashlib.md5(content).hexdigest()
+    with one_console(ready, tmp_path) as (guest, peer):
         guest.command("exec 3<>/dev/hvc0; stty raw -echo <&3")
         sender = threading.Thread(target=peer.sendall, args=(content,), daemon=True)
         sender.start()
@@ -181,14 +192,7 @@ def test_a_mebibyte_goes_through_a_console_and_back_unharmed(
 def test_a_console_whose_peer_does_not_read_holds_up_only_itself(
     ready: Callable[..., MachineProcess], tmp_path: Path
 ) -> None:
-    path = tmp_path / "hvc"
-    guest = ready(
-        "-device", "virtio-serial-device", "-chardev", f"socket,path={path},id=c,server,nowait",
-        "-device", "virtconsole,chardev=c",
-    )  # fmt: skip
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(PATIENCE)
-        peer.connect(str(path))
+    with one_console(ready, tmp_path) as (guest, peer):
         guest.command("stty raw -echo </dev/hvc0")
         # More than is kept for a peer that does not read, here and in the socket: the guest goes
         # on undisturbed.

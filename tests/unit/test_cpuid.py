@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from stratovirt.config.command_line import parse_command_line
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_cpuid import guest_cpuid, with_brand
-from stratovirt.cpu.x86_64_topology import ApicIds, Entry
+from stratovirt.cpu.x86_64_topology import ApicIds, Entry, apic_ids
 
 Leaves = dict[tuple[int, int], Entry]
 TOPOLOGY_EXTENSIONS = 1 << 22
@@ -218,7 +217,7 @@ def test_an_old_amds_caches_are_told_where_the_topology_extensions_look() -> Non
 
 def test_a_topology_whose_apic_ids_do_not_fit_is_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_command_line(["-kernel", "k", "-smp", "250,sockets=50,cores=5"])
+        apic_ids(Smp.parse("250,sockets=50,cores=5"))
     assert str(caught.value) == (
         "-smp 250: this topology takes APIC ids up to 396, and they end at 254; each level starts "
         "at a power of two, so let threads, cores, clusters and dies be powers of two"

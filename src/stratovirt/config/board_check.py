@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 BUILT_BOARDS = ("microvm", "q35", "none")
 PCI_BOARDS = ("q35",)
-LAST_APIC_ID = 254
-"""255 is everybody, in the tables and messages of eight bits that the boards use."""
 MMIO_SUFFIX, PCI_SUFFIX = "-device", "-pci"
 
 
@@ -23,25 +21,12 @@ def check_board(config: VmConfig) -> None:
             f"-machine {board}: this version has the boards microvm and q35; "
             f"{board} is not built yet"
         )
-    _check_apic_ids(config)
     for device in config.devices:
         _check_bus(device, board)
     if board == "microvm":
         _check_microvm(config)
     elif config.incoming is not None:
         raise ConfigError(f"-incoming {config.incoming}: only microvm can be restored yet")
-
-
-def _check_apic_ids(config: VmConfig) -> None:
-    from stratovirt.cpu.x86_64_topology import ApicIds
-
-    last = ApicIds(config.smp.topology).of(config.smp.maximum - 1)
-    if last > LAST_APIC_ID:
-        raise ConfigError(
-            f"-smp {config.smp.cpus}: this topology takes APIC ids up to {last}, and they end at "
-            f"{LAST_APIC_ID}; each level starts at a power of two, so let threads, cores, "
-            "clusters and dies be powers of two"
-        )
 
 
 def _check_microvm(config: VmConfig) -> None:

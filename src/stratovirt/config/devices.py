@@ -13,6 +13,7 @@ from stratovirt.config.kinds import (
     Only,
     OnOff,
     PciAddress,
+    PowerOfTwo,
     Reference,
     Text,
 )
@@ -37,19 +38,6 @@ VECTORS_MOST = 2048
 """What the size field of an MSI-X table can say."""
 BLOCK_LARGEST = 32768
 """QEMU's limit for the blocks of a disk."""
-
-
-class PowerOfTwo(Integer):
-    """A power of two between two others."""
-
-    def __init__(self, lowest: int, highest: int) -> None:
-        super().__init__(lowest, highest)
-        self.allowed = f"a power of two from {lowest} to {highest}"
-
-    def _checked(self, value: int) -> int:
-        if value & (value - 1):
-            raise ValueError(self.allowed)
-        return super()._checked(value)
 
 
 class Sent(Options):

@@ -8,7 +8,6 @@ from stratovirt.config.devices import (
     QUEUE_SMALLEST,
     SERIAL_LONGEST,
     VECTORS_MOST,
-    PowerOfTwo,
     Sent,
     SentWithDisk,
 )
@@ -22,6 +21,7 @@ from stratovirt.config.kinds import (
     Only,
     OnOff,
     PathName,
+    PowerOfTwo,
     Reference,
     Text,
 )

@@ -154,6 +154,19 @@ class Integer(Kind["int"]):
         return super().from_json(value)
 
 
+class PowerOfTwo(Integer):
+    """A power of two between two others."""
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        super().__init__(lowest, highest)
+        self.allowed = f"a power of two from {lowest} to {highest}"
+
+    def _checked(self, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(self.allowed)
+        return super()._checked(value)
+
+
 UNITS = {"": 0, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from stratovirt.config.errors import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.config.machine import Topology
+    from stratovirt.config.machine import Smp, Topology
 
 LEAF_VENDOR = 0x0
 LEAF_FEATURES = 0x1
@@ -33,6 +35,8 @@ LEVEL_SMT, LEVEL_CORE, LEVEL_DIE = 1, 2, 5
 CORE_IDS_MOST = 1 << 6
 """What leaf 4 has bits for."""
 IDS_IN_PACKAGE_MOST = 255
+LAST_APIC_ID = 254
+"""255 is everybody, in the tables and messages of eight bits that the boards use."""
 NODES_IN_PACKAGE_MOST = 8
 DATA_CACHE, INSTRUCTION_CACHE, UNIFIED_CACHE = 1, 2, 3
 SELF_INITIALIZING = 1 << 8
@@ -84,6 +88,19 @@ class ApicIds:
         if level > 2:
             return self.core_shift
         return self.cluster_shift if level == 2 and self._topology.clusters > 1 else self.smt_shift
+
+
+def apic_ids(smp: Smp) -> list[int]:
+    """Those of all places for vCPUs, of which the first are taken; raises ConfigError."""
+    numbers = ApicIds(smp.topology)
+    found = [numbers.of(index) for index in range(smp.maximum)]
+    if found[-1] > LAST_APIC_ID:
+        raise ConfigError(
+            f"-smp {smp.cpus}: this topology takes APIC ids up to {found[-1]}, and they end at "
+            f"{LAST_APIC_ID}; each level starts at a power of two, so let threads, cores, "
+            "clusters and dies be powers of two"
+        )
+    return found
 
 
 def with_topology(supported: list[Entry], topology: Topology, index: int) -> list[Entry]:

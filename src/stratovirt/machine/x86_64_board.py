@@ -8,7 +8,7 @@ from stratovirt.acpi import aml
 from stratovirt.boot.image import BootFile, KernelFile
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.cpu.x86_64_topology import ApicIds
+from stratovirt.cpu.x86_64_topology import apic_ids
 from stratovirt.devices.uart16550 import REGISTERS as UART_REGISTERS
 from stratovirt.devices.uart16550 import Uart16550
 from stratovirt.memory.address_space import AddressSpace, IoRegion
@@ -69,9 +69,7 @@ class Board(ABC):
         self.hot_plug: HotPlug | None = None
         self.kernel = KernelFile(config.kernel) if config.kernel is not None else None
         self.initrd = BootFile("-initrd", config.initrd) if config.initrd is not None else None
-        topology = config.smp.topology
-        # Of all places for vCPUs; the first config.smp.cpus are taken.
-        self.apic_ids = [ApicIds(topology).of(index) for index in range(config.smp.maximum)]
+        self.apic_ids = apic_ids(config.smp)
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
         ram = Ram(config, template)
         self.ram_mapping, self.allocations = ram.mapping, ram.allocations

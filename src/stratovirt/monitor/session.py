@@ -116,20 +116,14 @@ class Session:
             os.close(self._named[name])
         self._named[name] = fd
 
-    def take_descriptor(self, name: str) -> int:
-        """The descriptor called `name`, which is the caller's from now on; raises QmpError."""
-        if name not in self._named:
-            raise QmpError(f"no file descriptor is called '{name}'; getfd names one")
-        return self._named.pop(name)
-
-    def take_descriptors(self, names: Sequence[str]) -> list[str]:
-        """Those called `names`, as numbers, all of them or none; raises QmpError."""
+    def take_descriptors(self, names: Sequence[str]) -> list[int]:
+        """Those called `names`, the caller's from now on, all of them or none; raises QmpError."""
         for name in names:
             if name not in self._named:
                 raise QmpError(f"no file descriptor is called '{name}'; getfd names one")
             if names.count(name) > 1:
                 raise QmpError(f"the file descriptor '{name}' is named twice")
-        return [str(self._named.pop(name)) for name in names]
+        return [self._named.pop(name) for name in names]
 
     def close_descriptors(self) -> None:
         """Close what the client named and nobody took."""

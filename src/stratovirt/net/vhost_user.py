@@ -84,9 +84,8 @@ class VhostUserBackEnd(BackEnd):
         self._pause_s = self._reconnect_s
         self._agreed = 0
         self._inflight: Inflight | None = None
-        self._peer: VhostUser | None = None
         self._talk: Conversation | None = None
-        """What is said to the peer; there whenever the peer is."""
+        """With the peer, while there is one."""
         self._offered = 0
 
     def meet(self) -> VhostUser:
@@ -123,15 +122,15 @@ class VhostUserBackEnd(BackEnd):
             raise
 
     def _use(self, peer: VhostUser) -> None:
-        self._peer = peer
-        self._talk = Conversation(self._loop, lambda: self._said(peer))
+        talk = Conversation(peer, self._loop, lambda: self._said(talk))
+        self._talk = talk
         self._loop.watch(peer.fd, READABLE, self._heard)
 
     def _say(self, part: Callable[[VhostUser], None]) -> None:
         """Talk to the peer, which may take its time: `_lost` hears of what fails."""
-        peer, talk = self._peer, self._talk
-        if peer is None or talk is None:
+        if self._talk is None:
             return
+        peer = self._talk.peer
 
         def say() -> None:
             peer.begin(UNHURRIED_S)
@@ -139,20 +138,20 @@ class VhostUserBackEnd(BackEnd):
 
         # What comes now is an answer, and the conversation's to take.
         self._loop.unwatch(peer.fd)
-        talk.say(say)
+        self._talk.say(say)
 
-    def _said(self, peer: VhostUser) -> None:
-        if peer is not self._peer or self._talk is None:
+    def _said(self, talk: Conversation) -> None:
+        if talk is not self._talk:
             return
-        if self._talk.failure is not None:
-            self._lost(self._talk.failure)
-        elif not self._talk.is_going:
-            self._loop.watch(peer.fd, READABLE, self._heard)
+        if talk.failure is not None:
+            self._lost(talk.failure)
+        elif not talk.is_going:
+            self._loop.watch(talk.peer.fd, READABLE, self._heard)
 
     @property
     def is_up(self) -> bool:
         """Whether there is a peer."""
-        return self._peer is not None
+        return self._talk is not None
 
     @property
     def pairs(self) -> int:
@@ -213,37 +212,37 @@ class VhostUserBackEnd(BackEnd):
             self._talk.settle()
             if self._talk.failure is not None:
                 self._lost(self._talk.failure)
-        if self._peer is not None:
-            self._peer.begin()
+        if self._talk is not None:
+            self._talk.peer.begin()
         for index, queue in queues.items():
             used = queue.ring.used_index
             position = used
-            if self._peer is not None:
+            if self._talk is not None:
                 try:
-                    position = self._peer.take_back(index)
+                    position = self._talk.peer.take_back(index)
                     used = queue.ring.used_index
                 except VhostUserError as error:
                     self._lost(str(error.strerror))
             queue.ring.position = (position, used)
-        if self._peer is not None and self._inflight is not None:
+        if self._talk is not None and self._inflight is not None:
             # All was given back: the next start begins with a clean file.
             self._inflight.close()
             self._inflight = None
 
     def _heard(self, events: int) -> None:
         """The peer says nothing by itself, so it has hung up."""
-        if self._peer is None or self._peer.is_silent():
+        if self._talk is None or self._talk.peer.is_silent():
             # What woke the loop was an answer, which the vCPU that asked has taken meanwhile.
             return
         self._lost("it hung up" if events & HANGUP else "it spoke out of turn or hung up")
 
     def _lost(self, reason: str) -> None:
-        if self._peer is None:
+        if self._talk is None:
             return
         log.warn(f"{self.source}: the back end is lost: {reason}; the link is down")
-        self._loop.unwatch(self._peer.fd)
-        self._peer.close()
-        self._peer = self._talk = None
+        self._loop.unwatch(self._talk.peer.fd)
+        self._talk.peer.close()
+        self._talk = None
         # Not at once: whoever noticed is in the middle of something.
         self._loop.call_soon(self.link_changed)
         self._reconnect_later()
@@ -288,11 +287,11 @@ class VhostUserBackEnd(BackEnd):
     def close(self) -> None:
         """Leave the peer."""
         self._is_closed = True
-        if self._peer is not None and self._talk is not None:
-            self._loop.unwatch(self._peer.fd)
+        if self._talk is not None:
+            self._loop.unwatch(self._talk.peer.fd)
             self._talk.settle()
-            self._peer.close()
-            self._peer = self._talk = None
+            self._talk.peer.close()
+            self._talk = None
         if self._inflight is not None:
             self._inflight.close()
 

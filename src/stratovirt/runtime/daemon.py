@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from stratovirt.runtime.signals import SignalledError
+from stratovirt.runtime.signals import SignalledError, held
 
 NUMBER_BYTES = 4
 """What the daemon says first is its process id."""
@@ -63,8 +63,10 @@ def detach() -> Daemon | str | None:
 
 
 def _await_report(pipe: int) -> str | None:
-    daemon = int.from_bytes(os.read(pipe, NUMBER_BYTES), "little")
+    daemon = 0
     try:
+        with held():
+            daemon = int.from_bytes(os.read(pipe, NUMBER_BYTES), "little")
         report = _read_all(pipe)
     except SignalledError:
         # Whoever ends the caller means the machine that it waits for, and is told when it is gone.

@@ -11,15 +11,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stratovirt.vhost.user import VhostUser
+
 
 class Conversation:
-    """Parts that are said one after the other; once one has failed the rest is left unsaid.
+    """What is said to `peer`, part by part; once one has failed the rest is left unsaid.
 
     `ended` is called in the loop whenever all has been said; `failure` is what failed, if so.
     """
 
-    def __init__(self, loop: Loop, ended: Callable[[], None]) -> None:
-        self._loop, self._ended = loop, ended
+    def __init__(self, peer: VhostUser, loop: Loop, ended: Callable[[], None]) -> None:
+        self.peer, self._loop, self._ended = peer, loop, ended
         self._lock = _thread.allocate_lock()
         self._parts: list[Callable[[], None]] = []
         self._going: _thread.LockType | None = None

@@ -29,5 +29,5 @@ def getfd(session: Session, arguments: FdArguments) -> object:
 @command("closefd", FdArguments)
 def closefd(session: Session, arguments: FdArguments) -> object:
     """Close a named file descriptor."""
-    os.close(session.take_descriptor(arguments.fdname))
+    os.close(*session.take_descriptors([arguments.fdname]))
     return {}

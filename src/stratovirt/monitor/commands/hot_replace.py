@@ -86,7 +86,7 @@ def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
     slots.check_new_back_end(arguments.id)
     fields = ("fd", "fds", "vhostfd", "vhostfds")
     names = [name for field in fields for name in getattr(arguments, field)]
-    numbers = iter(session.take_descriptors(names))
+    numbers = map(str, session.take_descriptors(names))
     taken = {field: tuple(next(numbers) for _ in getattr(arguments, field)) for field in fields}
     return _do(lambda: slots.add_tap(arguments.replace(**taken)))
 
