@@ -76,7 +76,8 @@ def test_files_that_are_no_kernel_are_refused(tmp_path: Path) -> None:
 
 def test_truncated_kernels_are_refused(tmp_path: Path) -> None:
     assert "truncated" in refused(tmp_path, bzimage()[:-100])
-    assert "truncated" in refused(tmp_path, bzimage()[:0x210])
+    for syssize, size in ((256, 0x210), (256, 0x400), (256, 5 * 512), (0, 5 * 512 - 8)):
+        assert "truncated" in refused(tmp_path, bzimage(syssize=syssize)[:size])
     whole = elf(b"\x90" * 4096)
     for size in (32, 100, 0x1100):
         assert "truncated" in refused(tmp_path, whole[:size])
@@ -167,6 +168,11 @@ def test_an_initrd_may_be_as_large_as_the_kernel_and_memory_allow(tmp_path: Path
         place_initrd(file, 2 << 30, kernel_image(), 3 << 30)
 
 
+def with_numbers(at: int, number: bytes) -> bytes:
+    archive = newc("a", b"") + newc("TRAILER!!!", b"")
+    return archive[:at] + number + archive[at + 8 :]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -174,6 +180,9 @@ def test_an_initrd_may_be_as_large_as_the_kernel_and_memory_allow(tmp_path: Path
         ((newc("a", b"x" * 100) + newc("TRAILER!!!", b""))[:150], "truncated"),
         (newc("a", b"x" * 100)[:60], "truncated"),
         (newc("a", b"") + b"garbage!", "damaged"),
+        (with_numbers(54, b"-0000070"), "truncated or damaged"),
+        (with_numbers(94, b"-0000001"), "truncated or damaged"),
+        (with_numbers(94, b"0x0000_2"), "truncated or damaged"),
         (b"\xfd7zXZ\0" + b"x" * 100, "xz stream is truncated"),
         (b"x" * (RAM - 0x100_0000), "do not fit"),
         (newc("a", b"x") + newc("TRAILER!!!", b"") + newc("b", b"x" * 100)[:150], "truncated"),

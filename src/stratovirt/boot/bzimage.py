@@ -44,7 +44,7 @@ def load_bzimage(file: KernelFile, memory: GuestMemory) -> KernelImage:
     start = (setup_sects + 1) * SECTOR
     (paragraphs,) = struct.unpack_from("<I", head, SYSSIZE)
     size = paragraphs * PARAGRAPH
-    if 0 < start + size - file.size < PARAGRAPH:
+    if start < file.size < start + size < file.size + PARAGRAPH:
         # syssize counts the last, started paragraph as a whole one.
         size = file.size - start
     file.load(memory, LOAD_ADDRESS, start, size)

@@ -7,6 +7,7 @@ between them and with or without a trailer (init/initramfs.c).
 from __future__ import annotations
 
 import os
+import re
 import zlib
 
 from stratovirt._native.guest_memory import GuestMemory
@@ -16,6 +17,8 @@ PAGE = 4096
 MIB = 1 << 20
 CPIO_MAGICS = (b"070701", b"070702")
 CPIO_HEADER = 110
+CPIO_NUMBERS = re.compile(rb"[0-9a-fA-F]{104}")
+"""The header behind its magic: thirteen numbers of eight digits."""
 CPIO_LAST = b"TRAILER!!!"
 XZ_MAGIC, XZ_FOOTER = b"\xfd7zXZ\0", b"YZ"
 XZ_FOOTER_BYTES = 12
@@ -86,10 +89,9 @@ def _cpio_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
     """Where the cpio archive ends, and what is wrong with it."""
     while True:
         header = os.pread(fd, CPIO_HEADER, offset)
-        try:
-            file_size, name_size = int(header[54:62], 16), int(header[94:102], 16)
-        except ValueError:
+        if not CPIO_NUMBERS.fullmatch(header, 6):
             return offset, "the cpio archive is truncated or damaged"
+        file_size, name_size = int(header[54:62], 16), int(header[94:102], 16)
         name = os.pread(fd, min(name_size, PAGE), offset + CPIO_HEADER)
         end = _align4(offset + CPIO_HEADER + name_size) + file_size
         if end > size:
