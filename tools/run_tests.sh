@@ -32,11 +32,14 @@ bed() {
     printf '%6d:%02d  %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$name" >>"$times"
 }
 
+# What the lab boots is made beside the beds that leave a core idle.
+.venv/bin/stratovirt-lab images &
+images=$!
 bed unit "${pytest[@]}" tests/unit
 bed board "${pytest[@]}" tests/board
 # Long runs are `make fuzz T=NAME MIN=10`.
 bed "fuzz, ten seconds a target" .venv/bin/python -m tests.fuzz all 0.1667
-.venv/bin/stratovirt-lab images || exit 1
+wait "$images" || exit 1
 # The lab is an emulated machine: when it hangs or dies (125), as opposed to a test failing in it,
 # those tests of the file that have not passed yet are made again from a fresh start.  That counts
 # as a failure, unless the lab's console shows that QEMU was at fault.
@@ -70,8 +73,18 @@ else
     echo "== no usable /dev/kvm here: bed kvm runs in the lab"
     bed kvm in_lab tests/kvm
 fi
+# Short files share a lab with those that follow.
+labs=()
+short=
 for file in tests/guest/test_*.py; do
-    bed "guest, $(basename "$file" .py)" in_lab "$file"
+    case $(basename "$file" .py) in
+    test_inputs | test_manager | test_net_uses | test_ozone) short+="$file " ;;
+    *) labs+=("$short$file") short= ;;
+    esac
+done
+for files in "${labs[@]}"; do
+    # shellcheck disable=SC2086 # several files
+    bed "guest, $(basename -a -s .py $files | paste -sd ' ')" in_lab $files
 done
 echo "== minutes, bed by bed"
 cat "$times"

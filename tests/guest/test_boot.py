@@ -21,23 +21,16 @@ def test_each_form_of_the_kernel_boots(boot: Boot, files: type[GuestFiles], form
     assert guest.wait() == 0
 
 
-@pytest.mark.parametrize(
-    ("smp", "sockets", "cores", "threads"),
-    [("1", 1, 1, 1), ("4", 1, 4, 1), ("4,sockets=1,cores=2,threads=2", 1, 2, 2)],
-)
-def test_the_guest_sees_the_cpus_and_memory_of_its_command_line(
-    boot: Boot, smp: str, sockets: int, cores: int, threads: int
-) -> None:
-    guest = boot("-smp", smp, "-m", "1G")
+def test_the_guest_sees_the_cpus_and_memory_of_its_command_line(boot: Boot) -> None:
+    guest = boot("-smp", "4,sockets=1,cores=2,threads=2", "-m", "1G")
     guest.expect(READY)
     guest.expect("# ")
-    count = sockets * cores * threads
-    assert guest.command("nproc").strip() == str(count)
+    assert guest.command("nproc").strip() == "4"
     topology = "/sys/devices/system/cpu/cpu*/topology"
     packages = guest.command(f"cat {topology}/physical_package_id | sort -u").split()
-    assert len(packages) == sockets
+    assert len(packages) == 1
     siblings = guest.command("cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
-    assert siblings.strip() == ("0" if threads == 1 else "0-1")
+    assert siblings.strip() == "0-1"
     # The host's CPU by name, as in QEMU and StratoVirt.
     name = guest.command("grep -m1 'model name' /proc/cpuinfo").partition(": ")[2].strip()
     assert f": {name}\n" in Path("/proc/cpuinfo").read_text()
@@ -124,13 +117,6 @@ def test_stop_freezes_the_guest_and_cont_lets_it_go_on(boot: Boot, tmp_path: Pat
             guest.expect("tick\r\ntick")
         client.cmd("quit")
     assert guest.wait() == 0
-
-
-def test_twenty_boots_in_a_row_all_come_up(boot: Boot) -> None:
-    for _ in range(20):
-        guest = boot("-smp", "2")
-        guest.expect(READY)
-        guest.process.kill()
 
 
 def test_a_kexecd_kernel_finds_every_device_again(

@@ -44,11 +44,11 @@ def start(flashes: list[str], disk: Path, qmp: Path) -> MachineProcess:
 
 
 def log_in(guest: MachineProcess) -> None:
-    """Wait for the login prompt and become root, with a prompt that is not in the echo."""
+    """Wait for the login prompt and become root."""
     guest.expect("debian login: ", BOOT_PATIENCE)
     guest.type("root\n")
     guest.expect("root@debian", BOOT_PATIENCE)
-    guest.command("stty -echo; dmesg -n 1", BOOT_PATIENCE)
+    guest.command("dmesg -n 1", BOOT_PATIENCE)
 
 
 def test_debian_boots_reboots_powers_off_and_keeps_its_boot_entry(
@@ -72,7 +72,4 @@ def test_debian_boots_reboots_powers_off_and_keeps_its_boot_entry(
             qmp.cmd("system_powerdown")
         assert guest.wait(BOOT_PATIENCE) == 0
     with start(flashes, disk, path) as guest:
-        log_in(guest)
-        assert "Entry of the guest" in guest.command("efibootmgr")
-        guest.type("systemctl poweroff\n")
-        assert guest.wait(BOOT_PATIENCE) == 0
+        guest.expect('BdsDxe: starting Boot[0-9]+ "Entry of the guest"', BOOT_PATIENCE)

@@ -21,7 +21,7 @@ from tests.machine_process import PATIENCE, MachineProcess, QmpClient
 __all__ = ["make_tap"]
 
 MIB = 1 << 20
-CLONES = 5
+CLONES = 3
 FIO = (
     "chroot /tools fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=8 "
     "--rw=randwrite --bs=4k --size=24m --rate_iops=300 --verify=crc32c --verify_fatal=1"

@@ -35,18 +35,11 @@ class Wanted:
         self.mib, self.cpus, self.distances = mib, cpus, distances
 
 
+SHOWN = r"per core|per socket|Socket|NUMA node\(s\)"
 TWO = ((10, 20), (20, 10))
 CASES: dict[str, tuple[list[str], Wanted]] = {
     "one": (["-smp", "1", "-m", "256"], Wanted(1, 1, 1, [256], ["0"])),
-    "sockets": (["-smp", "4,sockets=4", "-m", "1G"], Wanted(1, 1, 4, [1024], ["0-3"])),
     "cores": (["-smp", "4", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"])),
-    "threads": (
-        ["-smp", "4,sockets=1,cores=2,threads=2", "-m", "512"], Wanted(2, 2, 1, [512], ["0-3"]),
-    ),
-    "clusters": (
-        ["-smp", "4,sockets=1,clusters=2,cores=2", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"]),
-    ),
-    "dies": (["-smp", "4,sockets=1,dies=2,cores=2", "-m", "512"], Wanted(1, 4, 1, [512], ["0-3"])),
     "two sockets of dies of threads": (
         ["-smp", "8,sockets=2,dies=2,cores=1,threads=2", "-m", "512"],
         Wanted(2, 2, 2, [512], ["0-7"]),
@@ -112,8 +105,8 @@ def check_topology(guest: MachineProcess, smp: str) -> None:
         "cd /sys/devices/system/cpu; for c in $(seq 0 $(($(ls -d cpu[0-9]* | wc -l) - 1))); do "
         "cd cpu$c; cat topology/core_cpus_list topology/die_cpus_list topology/package_cpus_list "
         "topology/physical_package_id topology/die_id; "
-        'for i in cache/index*; do [ "$(cat $i/level 2>/dev/null)" = 2 ] && '
-        "cat $i/shared_cpu_list; done | grep . || echo -; cd ..; done"
+        "second=$(grep -lx 2 cache/index*/level 2>/dev/null) && "
+        "cat ${second%level}shared_cpu_list || echo -; cd ..; done"
     ).split()
     lists = [shown[position::6] for position in range(6)]
     for found, size in zip(lists[:3], (threads, die, package), strict=True):
@@ -152,7 +145,7 @@ def test_the_guests_tools_see_what_was_configured(
     tools.mount(guest)
     seen = {
         line.partition(":")[0].strip(): line.partition(":")[2].strip()
-        for line in guest.command("chroot /tools lscpu").splitlines()
+        for line in guest.command(f"chroot /tools lscpu | grep -E '{SHOWN}'").splitlines()
     }
     assert {key: int(seen[key]) for key in wanted.lscpu} == wanted.lscpu
     check_topology(guest, argv[1])
@@ -166,7 +159,7 @@ def test_the_guests_tools_see_what_was_configured(
     if len(wanted.mib) > 1:
         rows = re.findall(r"(?m)^ +\d+: +([\d ]+)$", shown)
         assert [tuple(map(int, row.split())) for row in rows] == list(wanted.distances), shown
-    total = int(re.findall(r"MemTotal: +(\d+) kB", guest.command("cat /proc/meminfo"))[0])
+    total = int(re.findall(r"MemTotal: +(\d+) kB", guest.command("grep MemTotal /proc/meminfo"))[0])
     assert 0.85 * sum(wanted.mib) - 40 < total / 1024 <= sum(wanted.mib)
     guest.type("poweroff -f\n")
     assert guest.wait() == 0
