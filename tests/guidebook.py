@@ -80,8 +80,8 @@ WORKS: dict[str, dict[str, str]] = {
     "-smp": {
         "cpus": TOPOLOGY,
         "maxcpus": INPUTS,
-        "sockets": TOPOLOGY,
-        "dies": f"{TOPOLOGIES}[dies]",
+        "sockets": f"{TOPOLOGIES}[three sockets]",
+        "dies": f"{TOPOLOGIES}[clusters of threads in dies]",
         "clusters": f"{TOPOLOGIES}[clusters of threads in dies]",
         "cores": TOPOLOGY,
         "threads": TOPOLOGY,
@@ -112,7 +112,7 @@ WORKS: dict[str, dict[str, str]] = {
         "num-queues": f"{BLOCK}::test_each_queue_of_a_disk_is_served",
         "bootindex": f"{REFUSALS}::test_a_boot_order_is_taken_where_no_firmware_reads_it",
     },
-    "-global": {"pcie-root-port.fast-unplug": f"{HOTPLUG}[1-0-3]"},
+    "-global": {"pcie-root-port.fast-unplug": f"{HOTPLUG}[1]"},
     "-uuid": {"uuid": Q35},
     "-drive if=pflash": dict.fromkeys(("file", "unit", "readonly", "if"), FIRMWARE)
     | dict.fromkeys(("id", "format"), MISTAKES),
@@ -129,7 +129,7 @@ WORKS: dict[str, dict[str, str]] = {
     | {"guest-cid": Q35, "id": Q35, "vhostfd": f"{DEVICES}::test_vsock_by_descriptor"},
     "-device virtio-balloon-pci": PLACE | {"id": Q35, "deflate-on-oom": Q35},
     "-device virtio-rng-pci": PLACE | dict.fromkeys(("rng", "id", "max-bytes", "period"), Q35),
-    "-device pcie-root-port": dict.fromkeys(("bus", "addr", "multifunction"), f"{HOTPLUG}[0-0-3]")
+    "-device pcie-root-port": dict.fromkeys(("bus", "addr", "multifunction"), f"{HOTPLUG}[0]")
     | {
         "id": RESTARTS,
         "port": RESTARTS,
