@@ -19,6 +19,14 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 BY_THE_SHELL = "came before the machine ran"
 
 
+@pytest.fixture(autouse=True)
+def heeding() -> Iterator[None]:
+    """Whoever runs the tests may ignore SIGHUP, as nohup does, and programs inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Starting:
     """A machine that is being started in a folder of its own, whose things must all go again."""
 

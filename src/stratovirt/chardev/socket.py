@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import socket
 import time
 
@@ -14,6 +13,7 @@ from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.runtime.sockets import listen_tcp, listen_unix
+from stratovirt.runtime.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class SocketBackend(PeerChardev):
     def _reconnect(self) -> None:
         # Not in the loop: a host that does not answer takes seconds, and the machine runs on.
         if not self._is_closed:
-            _thread.start_new_thread(self._try_to_connect, ())
+            start_thread("chr-connect", self._try_to_connect)
 
     def _try_to_connect(self) -> None:
         found: socket.socket | str

@@ -11,6 +11,7 @@ from stratovirt.config.kinds import size_text
 from stratovirt.memory.backing import RamError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class Allocation:
         chunks = -(-self._size // CHUNK)
         self._running = min(MOST_THREADS, len(self._cpus), chunks)
         self._threads = [_thread.allocate_lock() for _ in range(self._running)]
-        for ended in self._threads:
+        for number, ended in enumerate(self._threads):
             ended.acquire()
-            _thread.start_new_thread(self._serve, (ended,))
+            start_thread(f"prealloc{number}", self._serve, ended)
 
     @property
     def is_running(self) -> bool:

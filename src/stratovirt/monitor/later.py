@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+from stratovirt.runtime.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Later:
 
     def begin(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
         """Wait; `done` gets, in the loop, what makes the answer."""
-        _thread.start_new_thread(self._run, (loop, done))
+        start_thread("qmp-wait", self._run, loop, done)
 
     def _run(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
         found: Any = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
-
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.net import VhostUser as VhostUserOptions
 from stratovirt.errors import StratovirtError
@@ -12,6 +10,7 @@ from stratovirt.net.back_end import BackEnd, PairSetup
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE
+from stratovirt.runtime.threads import start_thread
 from stratovirt.vhost.conversation import Conversation
 from stratovirt.vhost.user import (
     UNHURRIED_S,
@@ -256,7 +255,7 @@ class VhostUserBackEnd(BackEnd):
     def _reconnect(self) -> None:
         # Not in the loop: a peer may take all of its time to answer, and the machine runs on.
         if not self._is_closed:
-            _thread.start_new_thread(self._try_to_connect, ())
+            start_thread("vhost-connect", self._try_to_connect)
 
     def _try_to_connect(self) -> None:
         found: VhostUser | str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 
 from stratovirt._native.io_loop import IoLoop
-from stratovirt._native.thread_name import name_this_thread
+from stratovirt.runtime.threads import start_thread
 
 
 class IoThread:
@@ -15,14 +15,13 @@ class IoThread:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
         self.loop = IoLoop()
         self._id = 0
         self._born = _thread.allocate_lock()
         self._born.acquire()
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
-        _thread.start_new_thread(self._serve, ())
+        start_thread(name, self._serve)
 
     @property
     def thread_id(self) -> int:
@@ -39,7 +38,6 @@ class IoThread:
 
     def _serve(self) -> None:
         self._id = _thread.get_native_id()
-        name_this_thread(self._name)
         self._born.release()
         try:
             self.loop.run()

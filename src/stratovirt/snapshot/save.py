@@ -8,6 +8,7 @@ import os
 from stratovirt._native.memory_file import CancelledError, MemoryFile
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
+from stratovirt.runtime.threads import start_thread
 from stratovirt.snapshot.files import encode
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ class Snapshot:
         self._done = _thread.allocate_lock()
         self._done.acquire()
         self.status = "active"
-        _thread.start_new_thread(self._run, ())
+        start_thread("snapshot", self._run)
 
     @property
     def is_active(self) -> bool:

@@ -6,6 +6,7 @@ import _thread
 
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Conversation:
             if self._going is None:
                 self._going = _thread.allocate_lock()
                 self._going.acquire()
-                _thread.start_new_thread(self._talk, (self._going,))
+                start_thread("vhost-user", self._talk, self._going)
 
     def settle(self) -> None:
         """Return when nothing is being said; each part has its own deadline."""

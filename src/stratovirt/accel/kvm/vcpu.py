@@ -7,8 +7,8 @@ import select
 
 from stratovirt._native import kvm as native
 from stratovirt._native.kvm import KvmVcpu
-from stratovirt._native.thread_name import name_this_thread
 from stratovirt.runtime.log import Log
+from stratovirt.runtime.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class VcpuThread:
             self._ended.acquire()
             self._parked.acquire()
             self._born.acquire()
-            _thread.start_new_thread(self._main, ())
+            start_thread(self.name, self._main)
             # Until it knows its own id: query-cpus-fast and pinning tools ask for it at once.
             self._born.acquire()
         elif self._is_parked:
@@ -111,7 +111,6 @@ class VcpuThread:
 
     def _main(self) -> None:
         native.block_signals_in_this_thread()
-        name_this_thread(self.name)
         self.thread_id = _thread.get_native_id()
         self._born.release()
         try:
