@@ -28,9 +28,9 @@ def main() -> None:
     uart_class: Any = Uart16550
     make, write = Vm.__init__, Uart16550.write
 
-    def note(vm: Vm, config: Any) -> None:
+    def note(vm: Vm, *arguments: Any) -> None:
         scope["vm"] = vm
-        make(vm, config)
+        make(vm, *arguments)
 
     def run_once(uart: Uart16550, offset: int, size: int, value: int) -> None:
         uart_class.write = write

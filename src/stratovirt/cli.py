@@ -12,8 +12,10 @@ from stratovirt.runtime.descriptors import fill_standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stratovirt.chardev.backend import Chardev
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.runtime.daemon import Daemon
+    from stratovirt.vm import Monitor, Vm
 
 EXIT_FAILED = 1
 
@@ -120,7 +122,7 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
 
     from stratovirt.vm import Vm
 
-    vm = Vm(config)
+    vm = Vm(config, _make_monitor)
     try:
         if config.name is not None and config.name.process is not None:
             _name_process(config.name.process)
@@ -144,6 +146,12 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
     if status and log.last_error():
         print(f"stratovirt: {one_line(log.last_error())}", file=sys.stderr)
     return status
+
+
+def _make_monitor(vm: Vm, chardev: Chardev, pretty: bool) -> Monitor:
+    from stratovirt.monitor.open import open_session
+
+    return open_session(vm, chardev, pretty=pretty)
 
 
 def _enable_trace_events(config: VmConfig) -> None:

@@ -18,15 +18,27 @@ from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
     from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.host.line import BrokerLine
-    from stratovirt.monitor.session import Session
     from stratovirt.snapshot.restore import Template
     from stratovirt.snapshot.save import Snapshot
+
+    class Monitor(Protocol):
+        """Who serves the clients of a chardev: see monitor.session.Session."""
+
+        def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
+            """Tell the client of an event; without a client it is gone."""
+
+        def close(self) -> None:
+            """Send what the client still takes."""
+
+    MakeMonitor = Callable[["Vm", Chardev, bool], Monitor]
+    """Called with the chardev to serve and whether replies are indented."""
 
 log = Log(__name__)
 
@@ -42,8 +54,9 @@ class Vm:
     states of QMP's query-status.
     """
 
-    def __init__(self, config: VmConfig) -> None:
+    def __init__(self, config: VmConfig, make_monitor: MakeMonitor) -> None:
         self.config = config
+        self._make_monitor = make_monitor
         self.lock = _thread.RLock()
         self.loop = Loop(self.lock)
         self.status = "prelaunch"
@@ -59,7 +72,7 @@ class Vm:
         self._is_impatient = False
         """Whether a signal came for an end that waits."""
         self._is_resetting = False
-        self._sessions: list[Session] = []
+        self._monitors: list[Monitor] = []
         self._template: Template | None = None
         self.access = HostAccess()
         self._broker: BrokerLine | None = None
@@ -78,9 +91,7 @@ class Vm:
 
             self._broker = start_broker(config)
         for monitor, chardev in zip(config.monitors, self._open_monitors(), strict=True):
-            from stratovirt.monitor.session import Session
-
-            self._sessions.append(Session(self, chardev, pretty=monitor.pretty))
+            self._monitors.append(self._make_monitor(self, chardev, monitor.pretty))
         if config.machine.type != "none":
             if config.incoming is not None:
                 from stratovirt.snapshot.restore import Template
@@ -203,8 +214,8 @@ class Vm:
             self._template.close()
         with self.lock:
             self.machine.close()
-            for session in self._sessions:
-                session.close()
+            for monitor in self._monitors:
+                monitor.close()
             for chardev in self.chardevs:
                 chardev.close()
         if self._broker is not None:
@@ -361,7 +372,7 @@ class Vm:
         if self.status == "running":
             self._halt("internal-error")
             self.send_event("STOP")
-        if not self._sessions:
+        if not self._monitors:
             # Nobody could look at the machine or end it, so it ends by itself.
             self.exit_status = 1
             self._shut_down(False, "host-error")
@@ -369,5 +380,5 @@ class Vm:
     def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
         """Tell every monitor's client."""
         QMP_EVENT(name)
-        for session in self._sessions:
-            session.send_event(name, content)
+        for monitor in self._monitors:
+            monitor.send_event(name, content)

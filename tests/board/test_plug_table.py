@@ -18,8 +18,8 @@ from stratovirt.config.chardev_add import ChardevAdd
 from stratovirt.config.devices import DRIVERS
 from stratovirt.config.hot_replace import Blockdev
 from stratovirt.config.hotplug import HOT_DRIVERS, HOT_NETDEVS
-from stratovirt.config.kinds import Choice, Integer, Kind, Nested, OnOff
-from stratovirt.config.options import Options
+from stratovirt.config.kinds import Choice, Integer, Kind, OnOff
+from stratovirt.config.options import Nested, Options
 from tests.board.conftest import Board
 from tests.board.test_chardevs import connect
 from tests.board.test_slots import HOTPLUG_INTERRUPT, OFF, POWER_OFF, Slot

@@ -11,9 +11,9 @@ with atheris.instrument_imports(include=["stratovirt.monitor", "stratovirt.confi
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.monitor import commands  # noqa: F401
+    from stratovirt.monitor.open import open_session
     from stratovirt.monitor.registry import COMMANDS
     from stratovirt.monitor.schema_listing import arguments_struct
-    from stratovirt.monitor.session import Session
     from stratovirt.runtime import log
     from stratovirt.vm import Vm
 
@@ -61,9 +61,9 @@ def request(data: atheris.FuzzedDataProvider) -> bytes:
 
 
 config = parse_command_line(["-machine", "none"])
-vm = Vm(config)
+vm = Vm(config, lambda vm, chardev, pretty: open_session(vm, chardev, pretty=pretty))
 wire = Wire(vm.loop, "wire")
-session = Session(vm, wire)
+session = open_session(vm, wire)
 session._limit = RateLimit(1 << 40, 1, 1 << 40)
 session._connected()
 os.environ["STRATOVIRT_LOG_LEVEL"] = "error"

@@ -81,7 +81,10 @@ def make_board() -> Microvm:
         access=HostAccess(),
     )  # fmt: skip
     serial: Any = OutputFile(loop, serial_options)  # type: ignore[arg-type]
-    return Microvm(config, accelerator, host, serial, lambda: None, lambda: None)
+    return Microvm(
+        config, accelerator, host, serial, lambda: None, lambda: None,
+        has_hot_replace=config.has_hot_replace,
+    )  # fmt: skip
 
 
 def sound_state() -> dict[str, object]:

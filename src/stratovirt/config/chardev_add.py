@@ -8,12 +8,11 @@ from stratovirt.config.kinds import (
     Choice,
     Identifier,
     Integer,
-    Nested,
     Only,
     OnOff,
     PathName,
 )
-from stratovirt.config.options import Options, opt
+from stratovirt.config.options import Nested, Options, opt
 
 
 class UnixAddressData(Options, flag="chardev-add backend.data.addr.data"):

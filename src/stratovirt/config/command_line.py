@@ -65,7 +65,7 @@ class CommandLine:
                     _TAKERS[flag](self, text)
             else:
                 raise ConfigError(f"{shown(written)}: unknown option; see stratovirt -help")
-        self.config.check()
+        _check(self.config)
         return self.config
 
     def _once(self, flag: str, source: str) -> None:
@@ -288,6 +288,19 @@ def _plain(flag: str, text: str, value: str, parse: Callable[[str], str]) -> str
         return parse(value)
     except ValueError as error:
         raise ConfigError(f"{flag} {shown(text)}: must be {error}") from None
+
+
+def _check(config: VmConfig) -> None:
+    """The rules between options; those of a board and of nodes are loaded when there are any."""
+    config.check()
+    if config.numa_nodes or config.numa_distances:
+        from stratovirt.config.numa_check import check_numa
+
+        check_numa(config)
+    if config.machine.type != "none":
+        from stratovirt.config.board_check import check_board
+
+        check_board(config)
 
 
 def parse_command_line(argv: list[str]) -> VmConfig:

@@ -17,7 +17,6 @@ from stratovirt.config.kinds import (
     Identifier,
     Integer,
     MacAddress,
-    Nested,
     Only,
     OnOff,
     PathName,
@@ -25,7 +24,7 @@ from stratovirt.config.kinds import (
     Reference,
     Text,
 )
-from stratovirt.config.options import Options, opt
+from stratovirt.config.options import Nested, Options, opt
 
 BLOCK_SLOTS = 4
 NET_SLOTS = 2

@@ -11,9 +11,7 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Generic, TypeVar
-
-    from stratovirt.config.options import Options
+    from typing import Generic, TypeVar
 
     T = TypeVar("T")
 
@@ -280,22 +278,6 @@ class Choice(Kind["str"]):
         if text not in self.words:
             raise ValueError(self.allowed)
         return text
-
-
-class Nested(Kind["Any"]):
-    """An object inside a QMP command's arguments, with properties of its own."""
-
-    allowed = "an object"
-    json_type = "object"
-
-    def __init__(self, definition: type[Options]) -> None:
-        self.definition = definition
-
-    def from_json(self, value: object) -> Any:
-        """The object read by its definition."""
-        if not isinstance(value, dict):
-            raise ValueError(self.allowed)
-        return self.definition.from_json(value, self.definition.flag)
 
 
 def one_of(words: Sequence[str]) -> str:

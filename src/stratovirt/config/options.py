@@ -180,6 +180,22 @@ class Options:
             raise ConfigError(f"{source}: {error}") from None
 
 
+class Nested(Kind["Any"]):
+    """An object inside a QMP command's arguments, with properties of its own."""
+
+    allowed = "an object"
+    json_type = "object"
+
+    def __init__(self, definition: type[Options]) -> None:
+        self.definition = definition
+
+    def from_json(self, value: object) -> Any:
+        """The object read by its definition."""
+        if not isinstance(value, dict):
+            raise ValueError(self.allowed)
+        return self.definition.from_json(value, self.definition.flag)
+
+
 class Family:
     """Definitions that share a flag; the first word (or `key`) of the value chooses one."""
 

@@ -110,17 +110,10 @@ class VmConfig:
         self._check_accel()
         self._check_references()
         self._check_standard_streams()
-        if self.numa_nodes or self.numa_distances:
-            from stratovirt.config.numa_check import check_numa
-
-            check_numa(self)
         if self.machine.type == "none":
             self._check_no_machine()
         else:
             self._check_board()
-            from stratovirt.config.board_check import check_board
-
-            check_board(self)
 
     def _check_accel(self) -> None:
         accel = self.accel or self.machine.accel or "kvm"

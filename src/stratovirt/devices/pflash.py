@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from stratovirt._native.guest_memory import RamMapping
-from stratovirt.block.image import lock_file
+from stratovirt.block.image_files import lock_file
 from stratovirt.config.drive import Pflash as PflashOptions
 from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, IoRegion, RomRegion

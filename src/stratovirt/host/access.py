@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import socket
     from typing import Protocol
 
-    from stratovirt.block.image import ImageFiles
+    from stratovirt.block.image_files import ImageFiles
     from stratovirt.host.line import BrokerLine
     from stratovirt.vfio.host import VfioFiles
 
@@ -49,7 +49,7 @@ class HostAccess:
 
     def open_image(self, path: str, source: str, *, readonly: bool, direct: bool) -> ImageFiles:
         """A disk image, locked and measured."""
-        from stratovirt.block.image import ImageFiles, open_image
+        from stratovirt.block.image_files import ImageFiles, open_image
 
         if self._broker is None:
             return open_image(path, source, readonly=readonly, direct=direct)
@@ -60,7 +60,7 @@ class HostAccess:
 
     def open_tap(self, name: str, queues: int, source: str) -> list[int]:
         """So many queues of a tap."""
-        from stratovirt.net.tap import open_queues
+        from stratovirt.net.tap_queues import open_queues
 
         if self._broker is None:
             return open_queues(name, queues, source)

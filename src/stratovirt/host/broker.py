@@ -231,7 +231,7 @@ class Broker:
         return {"is_package": is_package}, [fd]
 
     def _image(self, path: str, source: str, readonly: bool, direct: bool) -> Answer:
-        from stratovirt.block.image import open_image
+        from stratovirt.block.image_files import open_image
 
         self._require(grants.IMAGE, path, readonly, direct)
         files = open_image(
@@ -246,7 +246,7 @@ class Broker:
         return found, files.fds
 
     def _tap(self, name: str, queues: int, source: str) -> Answer:
-        from stratovirt.net.tap import open_queues
+        from stratovirt.net.tap_queues import open_queues
 
         self._require(grants.TAP, name, queues)
         return {}, open_queues(name, queues, source)

@@ -166,7 +166,12 @@ class Machine:
             return Q35(config, accelerator, host, serial, reset, power_off)
         from stratovirt.machine.microvm_x86_64 import Microvm
 
-        return Microvm(config, accelerator, host, serial, reset, power_off, template)
+        # A guest that was saved with the slots must find them again.
+        saved = template.board if template is not None else config
+        return Microvm(
+            config, accelerator, host, serial, reset, power_off, template,
+            has_hot_replace=saved.has_hot_replace,
+        )  # fmt: skip
 
     def pause(self) -> None:
         """Stop vCPUs and drain devices; when this returns nothing of the machine moves."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
     from stratovirt.machine.device_host import DeviceHost
-    from stratovirt.snapshot.restore import Template
+    from stratovirt.memory.ram import RamTemplate
     from stratovirt.virtio.device import VirtioDevice
 
 
@@ -52,7 +52,8 @@ class BoardState(State):
 class Microvm(Board):
     """The board, built from its configuration; `guest_reset` and `guest_power_off` report up.
 
-    With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.
+    With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.  With
+    `has_hot_replace` there are devices that a manager fills and empties.
     """
 
     console_driver = "virtio-serial-device"
@@ -65,7 +66,9 @@ class Microvm(Board):
         serial: Chardev | None,
         guest_reset: Callable[[], None],
         guest_power_off: Callable[[], None],
-        template: Template | None = None,
+        template: RamTemplate | None = None,
+        *,
+        has_hot_replace: bool,
     ) -> None:
         super().__init__(
             config, accelerator, host, serial, layout.ram_pieces(config.memory.size), template
@@ -79,10 +82,7 @@ class Microvm(Board):
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
         self._generation_id = os.urandom(vmgenid.BYTES)
         try:
-            self._add_devices(
-                # A guest that was saved with the slots must find them again.
-                template.board.has_hot_replace if template is not None else config.has_hot_replace
-            )
+            self._add_devices(has_hot_replace)
         except Exception:
             self.close()
             raise

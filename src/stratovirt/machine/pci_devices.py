@@ -156,7 +156,7 @@ class PciDevices:
         self._passed_through.pop(function, None)
         function.reset()
         if function.bus is not None:
-            function.bus.detach(function)
+            function.bus.detach(function.devfn)
         function.close()
         if transport is None:
             return None

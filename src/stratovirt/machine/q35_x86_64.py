@@ -52,7 +52,6 @@ class Q35(Board):
         guest_power_off: Callable[[], None],
     ) -> None:
         super().__init__(config, accelerator, host, serial, layout.ram_pieces(config.memory.size))
-        self.address_bits = accelerator.physical_address_bits
         self.pci = PciHost(
             self.memory_space, self.port_space, layout.INTX_FIRST_GSI, accelerator.set_irq_level
         )
@@ -73,7 +72,7 @@ class Q35(Board):
             if config.flashes:
                 from stratovirt.machine.q35_x86_64_firmware import Firmware
 
-                self._firmware = Firmware(self)
+                self._firmware = Firmware(self, self.mch, self.pci, self.pci_devices)
             self._add_devices()
         except Exception:
             self.close()
@@ -118,7 +117,8 @@ class Q35(Board):
         self.mch.set_ecam(layout.ECAM)
         self._lpc.set_block(layout.PM_PORTS)
         self._number_buses()
-        for address, content in acpi_tables(self, x86_64_linux.ACPI_TABLES, SMBIOS_ENTRY):
+        tables = acpi_tables(self, self.mch, x86_64_linux.ACPI_TABLES, SMBIOS_ENTRY)
+        for address, content in tables:
             self.guest_memory.write(address, content)
         self._write_smbios()
         if self.kernel is None:

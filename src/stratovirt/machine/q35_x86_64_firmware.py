@@ -17,8 +17,12 @@ from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from stratovirt.machine.q35_x86_64 import Q35
+    from stratovirt.devices.ich9 import Mch
+    from stratovirt.machine.pci_devices import PciDevices
+    from stratovirt.machine.x86_64_board import Board
+    from stratovirt.pci.host_bridge import PciHost
 
 TABLES_MOST = 1 << 20
 SETUP_SECTS, SECTOR, DEFAULT_SETUP_SECTS = 0x1F1, 512, 4
@@ -27,8 +31,9 @@ SETUP_SECTS, SECTOR, DEFAULT_SETUP_SECTS = 0x1F1, 512, 4
 class Firmware:
     """Two chips below 4 GiB, unit 0 at the top, and what fw_cfg says."""
 
-    def __init__(self, board: Q35) -> None:
-        self._board = board
+    def __init__(self, board: Board, mch: Mch, pci: PciHost, pci_devices: PciDevices) -> None:
+        self._board, self._mch = board, mch
+        self._pci, self._pci_devices = pci, pci_devices
         self.fw_cfg = FwCfg(board.guest_memory, board.accelerator.let_others_in)
         self._flashes: list[Pflash] = []
         self._blobs: list[mmap.mmap] = []
@@ -67,12 +72,12 @@ class Firmware:
 
         def part(index: int) -> Callable[[], bytes]:
             # Made when firmware asks: by then it has said where ECAM is.
-            return lambda: loader.script(acpi_tables(board, 0, TABLES_MOST))[index]
+            return lambda: loader.script(acpi_tables(board, self._mch, 0, TABLES_MOST))[index]
 
         for index, name in enumerate((loader.TABLES_FILE, loader.RSDP_FILE, loader.SCRIPT_FILE)):
             device.add_file(name, part(index))
         self._add_smbios()
-        order = boot_order(board)
+        order = boot_order(board.config.devices, self._pci, self._pci_devices)
         if order:
             device.add_file("bootorder", order)
         if not self._blobs:
@@ -125,17 +130,17 @@ class Firmware:
             blob.close()
 
 
-def boot_order(board: Q35) -> bytes:
+def boot_order(devices: list[Any], pci: PciHost, pci_devices: PciDevices) -> bytes:
     """Open Firmware paths of the bootable devices, lowest bootindex first, for firmware's menu."""
     entries: list[tuple[int, str]] = []
-    for options in board.config.devices:
+    for options in devices:
         index = getattr(options, "bootindex", None)
         if index is None:
             continue
         slot, function = options.addr
-        bus = board.pci_devices.bus(options)
+        bus = pci_devices.bus(options)
         path = "/pci@i0cf8"
-        for port in board.pci.root_ports:
+        for port in pci.root_ports:
             if port.secondary is bus:
                 path += f"/pci-bridge@{port.devfn >> 3:x}"
                 path += f",{port.devfn & 7:x}" if port.devfn & 7 else ""

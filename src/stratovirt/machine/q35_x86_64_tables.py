@@ -9,7 +9,8 @@ from stratovirt.machine import q35_x86_64_layout as layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.machine.q35_x86_64 import Q35
+    from stratovirt.devices.ich9 import Mch
+    from stratovirt.machine.x86_64_board import Board
 
 FULL_RESET = 0x0E
 """Reset control: the processor and all else, as after power-on."""
@@ -25,7 +26,7 @@ def _windows(ecam: tuple[int, int], low_ram_end: int) -> list[tuple[int, int]]:
     return [(first, last) for first, last in pieces if first < last]
 
 
-def _dsdt(board: Q35, ecam: tuple[int, int]) -> bytes:
+def _dsdt(board: Board, ecam: tuple[int, int]) -> bytes:
     low, high_end = board.ram[0][1], sum(board.ram[-1])
     high = -(-max(high_end, layout.HIGH_RAM_START) // HIGH_WINDOW_ALIGNMENT) * HIGH_WINDOW_ALIGNMENT
     clock = aml.device(
@@ -47,7 +48,7 @@ def _dsdt(board: Q35, ecam: tuple[int, int]) -> bytes:
         pci.host_bridge(
             ecam=ecam,
             windows=_windows(ecam, max(low, layout.LOW_RAM_END)),
-            high_window=(high, (1 << board.address_bits) - 1),
+            high_window=(high, (1 << board.accelerator.physical_address_bits) - 1),
             first_gsi=layout.INTX_FIRST_GSI,
             children=[lpc],
         ),
@@ -56,9 +57,9 @@ def _dsdt(board: Q35, ecam: tuple[int, int]) -> bytes:
     return tables.table(b"DSDT", 6, body)
 
 
-def acpi_tables(board: Q35, address: int, limit: int) -> list[tuple[int, bytes]]:
+def acpi_tables(board: Board, mch: Mch, address: int, limit: int) -> list[tuple[int, bytes]]:
     """(address, bytes) of all tables, the RSDP at `address`."""
-    ecam = board.mch.ecam or (layout.ECAM, layout.ECAM_BYTES)
+    ecam = mch.ecam or (layout.ECAM, layout.ECAM_BYTES)
     return tables.lay_out(
         address,
         limit,
@@ -89,7 +90,7 @@ def acpi_tables(board: Q35, address: int, limit: int) -> list[tuple[int, bytes]]
     )
 
 
-def smbios(board: Q35) -> bytes:
+def smbios(board: Board) -> bytes:
     """The SMBIOS structures."""
     from stratovirt.machine.smbios import smbios_tables
 

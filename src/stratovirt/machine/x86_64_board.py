@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.address_space import Handler
-    from stratovirt.snapshot.restore import Template
+    from stratovirt.memory.ram import RamTemplate
     from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice
 
@@ -56,7 +56,7 @@ class Board(ABC):
         host: DeviceHost,
         serial: Chardev | None,
         room: list[tuple[int, int]],
-        template: Template | None = None,
+        template: RamTemplate | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator

@@ -13,9 +13,19 @@ from stratovirt.memory.backing import RamError, huge_page_hint, open_backing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from stratovirt.config.objects import MemoryBackend
     from stratovirt.memory.prealloc import Allocation
-    from stratovirt.snapshot.restore import Template
+
+    class RamTemplate(Protocol):
+        """What RAM begins with: see snapshot.restore.Template."""
+
+        memory_fd: int
+
+        def load(self, mapping: RamMapping, offset: int, size: int) -> None:
+            """Copy a range into memory that cannot be the file's; raises OSError."""
+
 
 NODES_ONLINE = "/sys/devices/system/node/online"
 
@@ -36,7 +46,7 @@ class Ram:
     file when they are touched, and are the machine's own once they are written to.
     """
 
-    def __init__(self, config: VmConfig, template: Template | None = None) -> None:
+    def __init__(self, config: VmConfig, template: RamTemplate | None = None) -> None:
         self._config = config
         self._template = template
         self._parts: list[tuple[int, int]] = []

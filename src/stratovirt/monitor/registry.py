@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from stratovirt.monitor.session import Session
-
-    CommandFunction = Callable[[Session, Any], object]
+    CommandFunction = Callable[[Any, Any], object]
+    """Called with the session and its arguments."""
     Arguments = type[Options] | Family
 
 
@@ -38,7 +37,7 @@ COMMANDS: dict[str, Command] = {}
 def command(
     name: str, arguments: Arguments = NoArguments, *, answer: Type = EMPTY
 ) -> Callable[[CommandFunction], CommandFunction]:
-    """Register the decorated function, called with the session and its arguments, as `name`."""
+    """Register the decorated function as `name`."""
 
     def register(function: CommandFunction) -> CommandFunction:
         COMMANDS[name] = Command(name, arguments, answer, function)

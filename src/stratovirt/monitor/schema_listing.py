@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import Nested
-from stratovirt.config.options import REQUIRED, Family, Options
+from stratovirt.config.options import REQUIRED, Family, Nested, Options
 from stratovirt.monitor.registry import COMMANDS
 from stratovirt.monitor.schema import (
     BUILTINS,

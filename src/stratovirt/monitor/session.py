@@ -21,8 +21,9 @@ from stratovirt.runtime.trace_events import QMP_COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from stratovirt.monitor.registry import Command
     from stratovirt.vm import Vm
 
 log = Log(__name__)
@@ -57,11 +58,22 @@ class _Request:
 
 
 class Session:
-    """Serves one client after the other on `chardev`."""
+    """Serves one client after the other on `chardev`.
 
-    def __init__(self, vm: Vm, chardev: Chardev, *, pretty: bool = False) -> None:
+    `load_commands` gives all commands by name; it is called when the first client is there.
+    """
+
+    def __init__(
+        self,
+        vm: Vm,
+        chardev: Chardev,
+        load_commands: Callable[[], Mapping[str, Command]],
+        *,
+        pretty: bool = False,
+    ) -> None:
         self.vm = vm
         self.chardev = chardev
+        self._load_commands = load_commands
         self._indent = 4 if pretty else None
         self._limit = RateLimit(COMMANDS_PER_SECOND, NS_PER_SECOND, COMMANDS_PER_SECOND)
         self._waiting: list[bytes | TooLong] = []
@@ -137,9 +149,7 @@ class Session:
         self.close_descriptors()
 
     def _connected(self) -> None:
-        # The commands' code is not loaded before there is somebody to give one.
-        from stratovirt.monitor import commands  # noqa: F401
-
+        self._load_commands()
         self._framer = Framer()
         self._client += 1
         self._has_said_all = False
@@ -263,9 +273,7 @@ class Session:
         return self._execute(request.name, arguments)
 
     def _execute(self, name: str, arguments: dict[str, object]) -> object:
-        from stratovirt.monitor.registry import COMMANDS
-
-        command = COMMANDS.get(name)
+        command = self._load_commands().get(name)
         if command is None:
             raise QmpError(f"The command {name[:80]} has not been found", "CommandNotFound")
         QMP_COMMAND(name)

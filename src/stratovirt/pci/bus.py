@@ -7,8 +7,8 @@ from stratovirt.pci import config_space as regs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stratovirt.pci.contracts import Host
     from stratovirt.pci.function import PciFunction
-    from stratovirt.pci.host_bridge import PciHost
 
 SLOTS = 32
 FUNCTIONS = 8
@@ -27,7 +27,7 @@ def devfn_of(place: tuple[int, int]) -> int:
 class PciBus:
     """One bus: pcie.0, or the one behind a root port, which has slot 0 only."""
 
-    def __init__(self, name: str, host: PciHost, *, slots: int = SLOTS) -> None:
+    def __init__(self, name: str, host: Host, *, slots: int = SLOTS) -> None:
         self.name = name
         self.host = host
         self.slots = slots
@@ -68,10 +68,10 @@ class PciBus:
         function.bus, function.devfn = self, devfn_of(place)
         self.functions[function.devfn] = function
 
-    def detach(self, function: PciFunction) -> None:
+    def detach(self, devfn: int) -> None:
         """Take a function off the bus."""
+        function = self.functions.pop(devfn)
         function.remove_bars()
-        del self.functions[function.devfn]
         function.bus = None
 
     def gsi(self, devfn: int, pin: int) -> int:

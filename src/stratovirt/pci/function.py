@@ -12,8 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stratovirt.pci.bus import PciBus
-    from stratovirt.pci.msix import Msix
+    from stratovirt.pci.contracts import Bus, MessageTable
 
 log = Log(__name__)
 
@@ -62,8 +61,8 @@ class PciFunction:
         self.name = name
         self.config = ConfigSpace()
         self.bars: dict[int, Bar] = {}
-        self.msix: Msix | None = None
-        self.bus: PciBus | None = None
+        self.msix: MessageTable | None = None
+        self.bus: Bus | None = None
         self.devfn = 0
         self.failed: Callable[[Exception], None] = report_bug
         """Hears of the exception of an access to the function."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.pci.contracts import Occupant
     from stratovirt.pci.function import PciFunction
     from stratovirt.pci.root_port import RootPort
 
@@ -65,7 +66,7 @@ class PciHost:
         self._priority -= 1
         return self._priority
 
-    def set_intx(self, function: PciFunction, pin: int, level: bool) -> None:
+    def set_intx(self, function: Occupant, pin: int, level: bool) -> None:
         """Drive an interrupt pin of a function."""
         assert function.bus is not None
         gsi = function.bus.gsi(function.devfn, pin)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt.accel.base import Accelerator
-    from stratovirt.pci.host_bridge import PciHost
+    from stratovirt.pci.contracts import Host
 
 VENDOR, DEVICE = 0x1B36, 0x000C
 CLASS_PCI_BRIDGE = 0x060400
@@ -52,7 +52,7 @@ STATUS_EVENTS = 0x11F
 class SecondaryBus(PciBus):
     """The bus behind a port; the guest numbers it."""
 
-    def __init__(self, name: str, host: PciHost, port: RootPort) -> None:
+    def __init__(self, name: str, host: Host, port: RootPort) -> None:
         super().__init__(name, host, slots=1)
         self._port = port
 
@@ -80,7 +80,7 @@ class RootPort(PciFunction):
     def __init__(
         self,
         name: str,
-        host: PciHost,
+        host: Host,
         accelerator: Accelerator,
         *,
         port: int,

@@ -1,0 +1,155 @@
+"""A raw image file or block device: opened, locked, measured; by a machine or for it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from stratovirt._native.disk import can_punch_holes, device_block_size, direct_alignment
+from stratovirt.errors import StratovirtError
+from stratovirt.runtime.descriptors import open_at_once
+
+SECTOR = 512
+
+
+class ImageError(StratovirtError):
+    """An image cannot be used; the text names what asked for it."""
+
+
+class ImageFiles:
+    """An image opened and measured: what `open_image` found, and the descriptors."""
+
+    __slots__ = ("block_size", "buffered_fd", "can_discard", "direct_align", "fd", "size")
+
+    def __init__(
+        self,
+        fds: list[int],
+        *,
+        size: int,
+        direct_align: int = 0,
+        can_discard: bool = False,
+        block_size: int = SECTOR,
+    ) -> None:
+        self.buffered_fd, self.fd = fds[0], fds[-1]
+        self.size, self.direct_align, self.can_discard = size, direct_align, can_discard
+        self.block_size = block_size
+
+    @property
+    def fds(self) -> list[int]:
+        """One, or with O_DIRECT two descriptors."""
+        return sorted({self.buffered_fd, self.fd}, key=(self.buffered_fd, self.fd).index)
+
+    def close(self) -> None:
+        """Give back the descriptors, and with them the lock."""
+        for fd in self.fds:
+            os.close(fd)
+
+
+def open_image(
+    path: str, source: str, *, readonly: bool, direct: bool, machine: str = "self"
+) -> ImageFiles:
+    """Open, lock and measure an image; `source` names in errors what asked for it.
+
+    `machine` is the process that it is opened for.  Raises ImageError.
+    """
+    access = os.O_RDONLY if readonly else os.O_RDWR
+    fds = [_open(path, access, source)]
+    try:
+        lock_file(fds[0], readonly, source, machine)
+        size = _size(fds[0], source)
+        direct_align = 0
+        if direct:
+            fds.append(_open_direct(path, access, source))
+            direct_align = direct_alignment(fds[1])
+        can_discard = not readonly and _can_discard(fds[0])
+        block_size = _block_size(fds[0])
+    except Exception as error:
+        for fd in fds:
+            os.close(fd)
+        if isinstance(error, OSError):
+            raise ImageError(f"{source}: {error.strerror}") from error
+        raise
+    return ImageFiles(
+        fds,
+        size=size,
+        direct_align=direct_align,
+        can_discard=can_discard,
+        block_size=block_size,
+    )
+
+
+def _open(path: str, flags: int, source: str) -> int:
+    try:
+        # A FIFO has no size and is refused for it.
+        return open_at_once(path, flags)
+    except OSError as error:
+        hint = "; use readonly=on" if error.errno == errno.EROFS and flags & os.O_RDWR else ""
+        raise ImageError(f"{source}: cannot open: {error.strerror}{hint}") from error
+
+
+def _open_direct(path: str, access: int, source: str) -> int:
+    try:
+        return open_at_once(path, access | os.O_DIRECT)
+    except OSError as error:
+        raise ImageError(
+            f"{source}: cannot open with direct=on: {error.strerror}; "
+            "this file system may not support O_DIRECT, use direct=off"
+        ) from error
+
+
+def lock_file(fd: int, readonly: bool, source: str, machine: str = "self") -> None:
+    """Let nobody write what this machine reads or writes; raises ImageError."""
+    kind = fcntl.LOCK_SH if readonly else fcntl.LOCK_EX
+    try:
+        # flock belongs to the open file, so it holds until the last descriptor goes.
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            user = "this machine already" if _has_open(machine, fd) else "another process"
+            raise ImageError(f"{source}: the image is in use by {user}") from error
+        raise ImageError(f"{source}: cannot lock: {error.strerror}") from error
+
+
+def _has_open(machine: str, fd: int) -> bool:
+    """Whether the process `machine` has the file of `fd` open by another descriptor."""
+    wanted, own = os.fstat(fd), str(fd) if machine == "self" else ""
+    try:
+        names = os.listdir(f"/proc/{machine}/fd")
+    except OSError:
+        return False  # a jail without /proc: whose it is, is not to be seen
+    for name in names:
+        try:
+            found = os.stat(f"/proc/{machine}/fd/{name}")
+        except OSError:
+            continue  # closed by now, as the listing's own descriptor is
+        if name != own and os.path.samestat(found, wanted):
+            return True
+    return False
+
+
+def _can_discard(fd: int) -> bool:
+    status = os.fstat(fd)
+    # A block device takes it or refuses it when asked; the guest lives with either.
+    return stat.S_ISBLK(status.st_mode) or can_punch_holes(fd, status.st_size)
+
+
+def _block_size(fd: int) -> int:
+    """What the host handles as one: a file's system takes any range, a device whole blocks."""
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return SECTOR
+    return device_block_size(fd)
+
+
+def _size(fd: int, source: str) -> int:
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        size = os.lseek(fd, 0, os.SEEK_END)
+    elif stat.S_ISREG(status.st_mode):
+        size = status.st_size
+    else:
+        raise ImageError(f"{source}: neither a regular file nor a block device")
+    if size < SECTOR:
+        raise ImageError(f"{source}: the image holds not even one 512-byte sector")
+    return size
