@@ -13,8 +13,8 @@ from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.block.image import Image
 from stratovirt.config.drive import Drive
 from stratovirt.config.vm_config import VmConfig
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.host.access import HostAccess
-from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.clock import MonotonicClock
 from stratovirt.runtime.loop import Loop
 from stratovirt.virtio.blk import F_FLUSH, Blk

@@ -6,7 +6,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["stratovirt.host", "stratovirt.monitor.framing"]):
+with atheris.instrument_imports(include=["stratovirt.host", "stratovirt.qmp.framing"]):
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.errors import StratovirtError
     from stratovirt.host import broker as module

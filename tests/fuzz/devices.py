@@ -19,8 +19,8 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt._native.guest_memory import GuestMemory, RamMapping
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.device_host import DeviceHost
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.net.back_end import BackEnd, TapBackEnd
     from stratovirt.runtime import log

@@ -18,8 +18,8 @@ with atheris.instrument_imports(
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.accel.test import TestAccelerator
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.q35_x86_64 import Q35
     from stratovirt.runtime import log
     from stratovirt.runtime.loop import Loop

@@ -20,9 +20,9 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.accel.kvm.x86_64_state import CpuidEntry, KvmState, VcpuState
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.microvm_x86_64 import BoardState, Microvm
     from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock

@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
+from stratovirt.qmp.framing import REQUEST_LIMIT, Framer, TooLong
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from stratovirt.monitor.errors import QmpError
-from stratovirt.monitor.framing import REQUEST_LIMIT
-from stratovirt.monitor.request import MOST_NESTED, MOST_VALUES, command_of, decode
+from stratovirt.qmp.errors import QmpError
+from stratovirt.qmp.framing import REQUEST_LIMIT
+from stratovirt.qmp.request import MOST_NESTED, MOST_VALUES, command_of, decode
 
 
 def request_with(value: bytes) -> bytes:

@@ -13,8 +13,8 @@ from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.virtqueue import DescriptorChain, Virtqueue
 from stratovirt.chardev.backend import Chardev
 from stratovirt.config.devices import VirtioSerial
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.devices.fw_cfg import DMA_LOW, DMA_READ, DMA_SELECT, DMA_STEP, FwCfg
-from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.eventfds import new_eventfd
 from stratovirt.runtime.loop import Loop
 from stratovirt.virtio.console import Console

@@ -7,11 +7,16 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from stratovirt.block.image_files import ImageFiles
-    from stratovirt.host.line import BrokerLine
     from stratovirt.vfio.host import VfioFiles
+
+    class Broker(Protocol):
+        """Who may open what this process may not: see host.line.BrokerLine."""
+
+        def ask(self, question: str, /, **details: object) -> tuple[dict[str, Any], list[int]]:
+            """The answer and the descriptors that came with it; raises StratovirtError, OSError."""
 
     class Draft(Protocol):
         """A snapshot being written: see snapshot.files.Draft."""
@@ -41,9 +46,9 @@ class HostAccess:
     """
 
     def __init__(self) -> None:
-        self._broker: BrokerLine | None = None
+        self._broker: Broker | None = None
 
-    def use(self, broker: BrokerLine) -> None:
+    def use(self, broker: Broker) -> None:
         """This process may open nothing any more."""
         self._broker = broker
 
@@ -127,7 +132,7 @@ def _socket(fd: int) -> socket.socket:
 class BrokersDraft:
     """A snapshot's files that the broker has made and will put in their place."""
 
-    def __init__(self, broker: BrokerLine, memory_fd: int, state_fd: int) -> None:
+    def __init__(self, broker: Broker, memory_fd: int, state_fd: int) -> None:
         self._broker = broker
         self.memory_fd, self.state_fd = memory_fd, state_fd
 

@@ -9,9 +9,9 @@ over can so ask for nothing that its manager does not ask for at that moment.
 from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
-from stratovirt.monitor.errors import QmpError
-from stratovirt.monitor.framing import Framer, TooLong
-from stratovirt.monitor.request import command_of, decode
+from stratovirt.qmp.errors import QmpError
+from stratovirt.qmp.framing import Framer, TooLong
+from stratovirt.qmp.request import command_of, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from stratovirt.block.image import Image
 from stratovirt.config.drive import Drive
 from stratovirt.config.hot_replace import Blockdev
 from stratovirt.config.net import VhostUser
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
-from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, TapBackEnd
 
 TYPE_CHECKING = False

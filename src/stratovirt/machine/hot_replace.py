@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from stratovirt.config.devices import VirtioBlkDevice, VirtioNetDevice
 from stratovirt.config.hot_replace import BLOCK_SLOTS, NET_SLOTS, HotBlk, HotNet
-from stratovirt.machine.device_host import DeviceHost
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError
 from stratovirt.runtime.io_thread import IoThread
 from stratovirt.virtio import blk, makers, net

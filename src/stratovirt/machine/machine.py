@@ -17,18 +17,27 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.config.vm_config import VmConfig
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.machine.x86_64_board import Board
-    from stratovirt.memory.ram import RamPiece
+    from stratovirt.memory.ram import RamPiece, RamTemplate
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
-    from stratovirt.snapshot.restore import Template
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.device import VirtioDevice
     from stratovirt.virtio.net import Net
+
+    class Template(RamTemplate, Protocol):
+        """A snapshot that the machine starts from: see snapshot.restore.Template."""
+
+        @property
+        def has_hot_replace(self) -> bool:
+            """Whether the machine that was saved had the devices of hot-replace."""
+
+        def apply(self, board: Board, kvm: KvmAccelerator | None) -> None:
+            """Give its state to a machine that was just built; raises SnapshotError."""
 
     class Owner(Protocol):
         """Who lets the machine live, and hears what befalls it."""
@@ -91,7 +100,7 @@ class Machine:
 
             x86_64.create_interrupt_controllers(self.kvm.vm)
         from stratovirt._native.guest_memory import GuestMemory
-        from stratovirt.machine.device_host import DeviceHost
+        from stratovirt.devices.device_host import DeviceHost
 
         self._start_iothreads()
         host = DeviceHost(
@@ -167,7 +176,7 @@ class Machine:
         from stratovirt.machine.microvm_x86_64 import Microvm
 
         # A guest that was saved with the slots must find them again.
-        saved = template.board if template is not None else config
+        saved = config if template is None else template
         return Microvm(
             config, accelerator, host, serial, reset, power_off, template,
             has_hot_replace=saved.has_hot_replace,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.memory.ram import RamTemplate
     from stratovirt.virtio.device import VirtioDevice
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stratovirt.accel.base import Accelerator
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.pci.function import PciFunction
     from stratovirt.pci.host_bridge import PciHost
     from stratovirt.vfio.container import VfioContainer

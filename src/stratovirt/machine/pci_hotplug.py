@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.hotplug import HotPciBlk, HotPciNet, HotVfio
-from stratovirt.machine.device_host import DeviceHost
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError, NotThereError
 from stratovirt.machine.pci_devices import PciDevices
 from stratovirt.pci.bus import PciBus, PlaceError

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
     from stratovirt.cpu.x86_64_boot import EntryPoint
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.machine.q35_x86_64_firmware import Firmware
     from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.devices import Virtconsole
     from stratovirt.cpu.x86_64_boot import EntryPoint
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.address_space import Handler
     from stratovirt.memory.ram import RamTemplate

@@ -10,10 +10,10 @@ from stratovirt import __version__
 from stratovirt._native.rate_limit import RateLimit
 from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
-from stratovirt.monitor.errors import QmpError
-from stratovirt.monitor.framing import REQUEST_LIMIT, Framer, TooLong
 from stratovirt.monitor.later import Later
-from stratovirt.monitor.request import command_of, decode
+from stratovirt.qmp.errors import QmpError
+from stratovirt.qmp.framing import REQUEST_LIMIT, Framer, TooLong
+from stratovirt.qmp.request import command_of, decode
 from stratovirt.runtime.descriptors import DescriptorError, close_on_exec
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.net import VhostUser as VhostUserOptions
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
-from stratovirt.machine.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log

@@ -45,6 +45,11 @@ class Template:
             if folder_fd >= 0:
                 os.close(folder_fd)
 
+    @property
+    def has_hot_replace(self) -> bool:
+        """Whether the machine that was saved had the devices of hot-replace."""
+        return self.board.has_hot_replace
+
     def _read_board(self) -> BoardState:
         from stratovirt.machine.microvm_x86_64 import BoardState
 

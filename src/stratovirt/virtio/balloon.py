@@ -7,7 +7,7 @@ import struct
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config.devices import VirtioBalloon
 from stratovirt.config.options import opt
-from stratovirt.machine.device_host import DeviceHost
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log
 from stratovirt.snapshot.state import U32, State
 from stratovirt.virtio.python_device import PythonDevice

@@ -20,7 +20,7 @@ from stratovirt.virtio.engine_thread import EngineThread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.devices import VirtioBlkDevice, VirtioBlkPci
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.runtime.io_thread import IoThread
 
 log = Log(__name__)

@@ -8,7 +8,7 @@ from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.chardev.backend import Chardev
 from stratovirt.config.devices import CONSOLES_MOST, VirtioSerial
 from stratovirt.config.options import opt
-from stratovirt.machine.device_host import DeviceHost
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log
 from stratovirt.snapshot.state import FLAG, U64, Bytes, Each, SnapshotError, State, Struct
 from stratovirt.virtio.python_device import PythonDevice

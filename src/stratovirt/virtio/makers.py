@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.virtio.device import VirtioDevice
 
 MODULES = {

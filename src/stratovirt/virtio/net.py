@@ -9,7 +9,7 @@ from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config import net as config
 from stratovirt.config.devices import QUEUE_SIZE, VirtioNetDevice, VirtioNetPci
 from stratovirt.config.options import opt
-from stratovirt.machine.device_host import DeviceHost
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup, TapBackEnd
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log

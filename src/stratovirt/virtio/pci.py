@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt.accel.base import Accelerator
-    from stratovirt.machine.device_host import DeviceHost
+    from stratovirt.devices.device_host import DeviceHost
     from stratovirt.virtio.device import VirtioDevice
 
 log = Log(__name__)

@@ -9,8 +9,8 @@ from stratovirt._native.rate_limit import RateLimit
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config.devices import VirtioRng
 from stratovirt.config.objects import RngRandom
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
-from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
 from stratovirt.virtio.python_device import PythonDevice

@@ -8,8 +8,8 @@ import struct
 
 from stratovirt._native.vhost import VhostDevice
 from stratovirt.config.devices import VhostVsock
+from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
-from stratovirt.machine.device_host import DeviceHost
 from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
 

@@ -9,9 +9,9 @@ from stratovirt.config.kinds import Identifier
 from stratovirt.config.net import VhostUser
 from stratovirt.config.options import Options, opt
 from stratovirt.machine.hot_plug import HotPlug, NotThereError
-from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.later import Later
 from stratovirt.monitor.registry import NoArguments, command
+from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from stratovirt.config.kinds import Text
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.commands.machine import ARCHITECTURE
-from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import COMMANDS, NoArguments, command
 from stratovirt.monitor.schema import EVENTS, Enum, ListOf, Struct
 from stratovirt.monitor.session import version
+from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.monitor.schema import RUN_STATE, Struct
+from stratovirt.qmp.errors import QmpError
 from stratovirt.vm import RESUMABLE
 
 TYPE_CHECKING = False

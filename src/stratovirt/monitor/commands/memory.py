@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from stratovirt.config.kinds import Integer
 from stratovirt.config.options import Options, opt
-from stratovirt.monitor.errors import QmpError
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.monitor.schema import ListOf, Struct
+from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

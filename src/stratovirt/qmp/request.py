@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from stratovirt.monitor.errors import QmpError
+from stratovirt.qmp.errors import QmpError
 
 MOST_NESTED = 500
 """Most arrays and objects in a request: the parser recurses, and this bounds its stack."""

@@ -1,0 +1,1 @@
+"""QMP on the wire: ``framing`` cuts requests out of a stream, ``request`` reads one, ``errors``."""
