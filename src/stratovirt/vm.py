@@ -261,7 +261,7 @@ class Vm:
         """Start the guest anew, from the state of power-on; raises StratovirtError."""
         if self.machine.board is None:
             raise StratovirtError("there is no machine that could be reset")
-        has_vcpus = self.machine.kvm is not None
+        has_vcpus = self.machine.runs_vcpus
         if has_vcpus and self.status not in ("running", *RESUMABLE):
             raise StratovirtError(f"the machine is in state {self.status} and cannot be reset")
         self._refuse_while_saving("system_reset")
@@ -292,7 +292,7 @@ class Vm:
         from stratovirt.snapshot.capture import capture
         from stratovirt.snapshot.save import Snapshot
 
-        state, ram = capture(self.config, board, self.machine.kvm), board.ram_mapping
+        state, ram = capture(self.config, board, board.accelerator), board.ram_mapping
         try:
             snapshot = Snapshot(
                 folder,

@@ -6,9 +6,10 @@ from stratovirt.errors import StratovirtError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.config.machine import Smp
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.runtime.clock import Clock
 
@@ -66,6 +67,40 @@ if TYPE_CHECKING:
 
         def let_others_in(self) -> None:
             """Within a long access of the guest: whoever waits for the VM's lock has it first."""
+
+        @property
+        def runs_vcpus(self) -> bool:
+            """Whether there are vCPUs, with a state that snapshots and resets have to know."""
+
+        def create_interrupt_controllers(self) -> None:
+            """What GSIs lead to; before anything drives one. Raises AccelError."""
+
+        def create_vcpus(self, smp: Smp, name: str) -> None:
+            """The vCPUs as after power-on, their threads called `name` with the number for {}.
+
+            Raises AccelError.
+            """
+
+        def set_entry(self, entry: Any) -> None:
+            """Let the first vCPU start where the architecture's boot protocol says.
+
+            Raises AccelError.
+            """
+
+        def check_host(self) -> None:
+            """Warn of a host that cannot run stock kernels and firmware."""
+
+        def vcpu_thread_ids(self) -> list[int]:
+            """The host thread of each vCPU, 0 while it has not run."""
+
+        def reset(self, smp: Smp) -> None:
+            """Paused vCPUs and interrupt controllers as after power-on; raises AccelError."""
+
+        def save(self, smp: Smp) -> dict[str, object] | None:
+            """The state of paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
+
+        def restore(self, state: dict[str, object] | None) -> None:
+            """Give it to a machine whose vCPUs were just created; raises SnapshotError."""
 
         def pause(self) -> None:
             """Stop every vCPU; returns when none runs guest code."""

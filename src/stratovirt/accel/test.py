@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stratovirt.config.machine import Smp
+
 log = Log(__name__)
 
 SIZES = {"b": 1, "w": 2, "l": 4, "q": 8}
@@ -70,10 +72,12 @@ class TestAccelerator:
     """One machine without a processor; see the module's text."""
 
     physical_address_bits = 40
+    runs_vcpus = False
     __test__ = False  # not a test class, whatever pytest makes of its name
 
     def __init__(self, loop: Loop, vm_lock: object, path: str) -> None:
         self.clock = VirtualClock()
+        self._vcpus_count = 0
         # An access that hits nothing reads zeros here, not the floating bus of real hardware.
         self.dispatcher = Dispatcher(vm_lock, access_failed, 0)
         self._loop = loop
@@ -167,6 +171,32 @@ class TestAccelerator:
 
     def let_others_in(self) -> None:
         """The client's accesses come from the loop itself, which nobody waits for."""
+
+    def create_interrupt_controllers(self) -> None:
+        """Levels and pulses are kept until the client asks."""
+
+    def create_vcpus(self, smp: Smp, _name: str) -> None:
+        """The client plays them all."""
+        self._vcpus_count = smp.cpus
+
+    def set_entry(self, entry: object) -> None:
+        """The client starts where it likes."""
+
+    def check_host(self) -> None:
+        """Any host will do."""
+
+    def vcpu_thread_ids(self) -> list[int]:
+        """None of them ever runs."""
+        return [0] * self._vcpus_count
+
+    def reset(self, smp: Smp) -> None:
+        """The client has a state of its own."""
+
+    def save(self, _smp: Smp) -> None:
+        """There is nothing to save."""
+
+    def restore(self, state: dict[str, object] | None) -> None:
+        """There is nothing to restore."""
 
     def pause(self) -> None:
         """Nothing runs, so nothing has to stop."""

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 BLOCK = 2
 """Device id of a disk (virtio 1.2, section 5)."""
 
-ALWAYS = (
-    "stratovirt.accel.kvm.x86_64", "stratovirt._native.kvm_state", "stratovirt._native.rate_limit",
-)  # fmt: skip
+ALWAYS = ("stratovirt._native.kvm_state", "stratovirt._native.rate_limit")
 """What a reset and the log need."""
 ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
 """What the clock's registers and a reset need."""

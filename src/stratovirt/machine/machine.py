@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from stratovirt.accel.base import Accelerator
-    from stratovirt.accel.kvm.machine import KvmAccelerator
     from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.block.image import Image
     from stratovirt.chardev.backend import Chardev
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
         def has_hot_replace(self) -> bool:
             """Whether the machine that was saved had the devices of hot-replace."""
 
-        def apply(self, board: Board, kvm: KvmAccelerator | None) -> None:
+        def apply(self, board: Board, accelerator: Accelerator) -> None:
             """Give its state to a machine that was just built; raises SnapshotError."""
 
     class Owner(Protocol):
@@ -80,8 +79,6 @@ class Machine:
     def __init__(self, config: VmConfig) -> None:
         self._config = config
         self.accelerator: Accelerator | None = None
-        self.kvm: KvmAccelerator | None = None
-        """The accelerator once more, where it runs vCPUs."""
         self.board: Board | None = None
         self.iothreads: dict[str, IoThread] = {}
 
@@ -95,10 +92,7 @@ class Machine:
             log.warn(f"-cpu {config.cpu}: the guest gets the host's CPU, the only model there is")
         accelerator = self._open_accelerator(owner)
         serial = owner.add_chardev(config.serial) if config.serial is not None else None
-        if self.kvm is not None:
-            from stratovirt.accel.kvm import x86_64
-
-            x86_64.create_interrupt_controllers(self.kvm.vm)
+        accelerator.create_interrupt_controllers()
         from stratovirt._native.guest_memory import GuestMemory
         from stratovirt.devices.device_host import DeviceHost
 
@@ -115,19 +109,13 @@ class Machine:
         )
         self.board = board = self._make_board(owner, accelerator, host, serial, template)
         entry = board.load() if template is None else None
-        if self.kvm is not None and (config.flashes or board.has_large_kernel):
-            from stratovirt.accel.kvm.host import check_host
-
-            check_host()
-        if self.kvm is not None:
-            x86_64.create_vcpus(self.kvm, config.smp)
-            if self._names_as_qemu:
-                for index, vcpu in enumerate(self.kvm.vcpus):
-                    vcpu.name = f"CPU {index}/KVM"
-            if entry is not None:
-                x86_64.set_entry(self.kvm, entry)
+        if config.flashes or board.has_large_kernel:
+            accelerator.check_host()
+        accelerator.create_vcpus(config.smp, "CPU {}/KVM" if self._names_as_qemu else "vcpu{}")
+        if entry is not None:
+            accelerator.set_entry(entry)
         if template is not None:
-            template.apply(board, self.kvm)
+            template.apply(board, accelerator)
         names = [device.name for device in board.devices]
         log.info(f"{len(names)} virtio devices{': ' if names else ''}{', '.join(names)}")
         if config.kernel is not None and template is None:
@@ -142,10 +130,11 @@ class Machine:
             test.disconnected = lambda: owner.request_shutdown(guest=False, reason="host-signal")
             self.accelerator = test
         else:
-            from stratovirt.accel.kvm.machine import KvmAccelerator
+            from stratovirt.accel.kvm.x86_64 import X8664Accelerator
 
-            self.accelerator = self.kvm = KvmAccelerator(owner.loop, owner.lock)
-            self.kvm.exited = owner.vcpu_exited
+            kvm = X8664Accelerator(owner.loop, owner.lock)
+            kvm.exited = owner.vcpu_exited
+            self.accelerator = kvm
         return self.accelerator
 
     def _start_iothreads(self) -> None:
@@ -198,12 +187,11 @@ class Machine:
 
     def reset(self) -> None:
         """All of the paused machine as after power-on; raises StratovirtError."""
-        assert self.board is not None
+        assert self.board is not None and self.accelerator is not None
         entry = self.board.reset()
-        if self.kvm is not None:
-            from stratovirt.accel.kvm import x86_64
-
-            x86_64.reset(self.kvm, self._config.smp, entry)
+        self.accelerator.reset(self._config.smp)
+        if entry is not None:
+            self.accelerator.set_entry(entry)
 
     def close(self) -> None:
         """End the vCPUs, then the devices, then the threads that served them."""
@@ -260,13 +248,14 @@ class Machine:
             raise ValueError("there is no machine")
         return self.board.guest_memory.read(gpa, size)
 
+    @property
+    def runs_vcpus(self) -> bool:
+        """Whether there are vCPUs, and not a test client in their place."""
+        return self.accelerator is not None and self.accelerator.runs_vcpus
+
     def vcpu_thread_ids(self) -> list[int]:
         """The host thread of each vCPU, 0 while it has not run."""
-        if self.board is None:
-            return []
-        if self.kvm is None:
-            return [0] * self._config.smp.cpus
-        return [vcpu.thread_id for vcpu in self.kvm.vcpus]
+        return self.accelerator.vcpu_thread_ids() if self.accelerator is not None else []
 
     def press_power_button(self) -> None:
         """Ask the guest to power itself off; raises StratovirtError."""

@@ -14,7 +14,7 @@ from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.accel.kvm.machine import KvmAccelerator
+    from stratovirt.accel.base import Accelerator
     from stratovirt.machine.microvm_x86_64 import BoardState
     from stratovirt.machine.x86_64_board import Board
 
@@ -63,14 +63,10 @@ class Template:
             raise SnapshotError(f"memory has {size} bytes, not {config.memory.size}")
         return fd
 
-    def apply(self, board: Board, kvm: KvmAccelerator | None) -> None:
+    def apply(self, board: Board, accelerator: Accelerator) -> None:
         """Give its state to a machine that was just built, and close it; raises SnapshotError."""
         try:
-            if kvm is not None:
-                from stratovirt.accel.kvm import x86_64_state
-
-                state = x86_64_state.KvmState.from_json(self._machine.kvm or {}, "kvm")
-                x86_64_state.restore(kvm, state)
+            accelerator.restore(self._machine.kvm)
             # After the interrupt controllers: what is pending is raised anew.
             board.restore(self.board)
         except (ConfigError, SnapshotError) as error:

@@ -1,4 +1,4 @@
-"""The KVM accelerator: memslots, irqfds and ioeventfds of one machine."""
+"""The KVM accelerator of any architecture: memslots, irqfds, ioeventfds and vCPU threads."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 KVM_DEVICE = "/dev/kvm"
 API_VERSION = 12
-ADDRESS_SIZES = 0x8000_0008
-"""The CPUID leaf that has them in EAX."""
 LET_IN_S = 0.0001
 """How long a thread that waits for the VM's lock may take to wake up and have it."""
 MSI_GSIS = range(24, 4096)
@@ -86,7 +84,12 @@ class MemslotListener:
 
 
 class KvmAccelerator:
-    """One machine on /dev/kvm. `exited` hears, in the loop, of exits that end the run."""
+    """One machine on /dev/kvm, but for what differs by architecture, which subclasses have.
+
+    `exited` hears, in the loop, of exits that end the run.
+    """
+
+    runs_vcpus = True
 
     def __init__(self, loop: Loop, vm_lock: RLock) -> None:
         self._vm_lock = vm_lock
@@ -103,12 +106,6 @@ class KvmAccelerator:
         self.exited: Callable[[ExitReport], None] = lambda _report: None
         prepare_vcpu_signals()
 
-    @property
-    def physical_address_bits(self) -> int:
-        """How wide the guest's physical addresses are."""
-        sizes = (e["eax"] for e in self.system.supported_cpuid() if e["function"] == ADDRESS_SIZES)
-        return next(sizes, 36) & 0xFF
-
     def connect(
         self, _guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
     ) -> None:
@@ -116,11 +113,26 @@ class KvmAccelerator:
         memory.listen(MemslotListener(self.vm))
         connect(self.dispatcher, memory, ports)
 
-    def add_vcpu(self, vcpu: KvmVcpu) -> None:
-        """Give `vcpu` a thread; it starts with the machine."""
+    def add_vcpu(self, vcpu: KvmVcpu, name: str) -> None:
+        """Give `vcpu` a thread of this name; it starts with the machine."""
         self.vcpus.append(
-            VcpuThread(vcpu, lambda report: self._loop.call_soon(lambda: self.exited(report)))
+            VcpuThread(vcpu, name, lambda report: self._loop.call_soon(lambda: self.exited(report)))
         )
+
+    @property
+    def kvm_vcpus(self) -> list[KvmVcpu]:
+        """The vCPUs without their threads."""
+        return [thread.vcpu for thread in self.vcpus]
+
+    def vcpu_thread_ids(self) -> list[int]:
+        """The host thread of each vCPU, 0 while it has not run."""
+        return [thread.thread_id for thread in self.vcpus]
+
+    def check_host(self) -> None:
+        """Warn of a host that cannot run stock kernels and firmware."""
+        from stratovirt.accel.kvm.host import check_host
+
+        check_host()
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
         """Drive a GSI's line."""

@@ -43,11 +43,12 @@ class VcpuThread:
     """One vCPU and the thread it runs in.
 
     The thread waits in `_gate` while the vCPU is paused, and acknowledges by releasing
-    `_parked`.  Both are plain locks: `threading` would cost start-up time for nothing.
+    `_parked`.  Both are plain locks: `threading` would cost start-up time for nothing.  `name` is
+    what ps and /proc show.
     """
 
-    def __init__(self, vcpu: KvmVcpu, report: Callable[[ExitReport], None]) -> None:
-        self.vcpu = vcpu
+    def __init__(self, vcpu: KvmVcpu, name: str, report: Callable[[ExitReport], None]) -> None:
+        self.vcpu, self._name = vcpu, name
         self._report = report
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
@@ -59,8 +60,6 @@ class VcpuThread:
         self._is_parked = False
         self._started = False
         self.thread_id = 0
-        self.name = f"vcpu{vcpu.index}"
-        """What ps and /proc show."""
 
     def resume(self) -> None:
         """Let the vCPU run."""
@@ -70,7 +69,7 @@ class VcpuThread:
             self._ended.acquire()
             self._parked.acquire()
             self._born.acquire()
-            start_thread(self.name, self._main)
+            start_thread(self._name, self._main)
             # Until it knows its own id: query-cpus-fast and pinning tools ask for it at once.
             self._born.acquire()
         elif self._is_parked:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from stratovirt._native import kvm_state
-from stratovirt.accel.kvm.machine import KvmAccelerator
-from stratovirt.accel.kvm.x86_64 import new_cpuid
+from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
+from stratovirt.accel.kvm.x86_64_vcpus import new_cpuid
 from stratovirt.config.kinds import Integer
 from stratovirt.config.machine import Smp
 from stratovirt.config.options import opt
@@ -65,16 +65,16 @@ class KvmState(State):
     tsc_khz: int = opt(U32)
 
 
-def save(accelerator: KvmAccelerator, smp: Smp) -> KvmState:
+def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], smp: Smp) -> KvmState:
     """The paused machine; raises SnapshotError."""
-    indices = kvm_state.msr_indices(accelerator.system.fd)
-    nested_size = kvm_state.nested_state_size(accelerator.system.fd)
-    vm, vcpus = accelerator.vm.fd, [thread.vcpu.fd for thread in accelerator.vcpus]
-    cpuid = new_cpuid(accelerator.system, smp)
+    indices = kvm_state.msr_indices(system.fd)
+    nested_size = kvm_state.nested_state_size(system.fd)
+    fds = [vcpu.fd for vcpu in vcpus]
+    cpuid = new_cpuid(system, smp)
     try:
         # First of all, and together: both go on while the rest is read.
-        msrs = [kvm_state.save_msrs(fd, indices) for fd in vcpus]
-        clock, realtime = kvm_state.clock_ns(vm), time.time_ns()
+        msrs = [kvm_state.save_msrs(fd, indices) for fd in fds]
+        clock, realtime = kvm_state.clock_ns(vm.fd), time.time_ns()
         saved = [
             VcpuState(
                 parts=kvm_state.save_vcpu(fd),
@@ -82,25 +82,25 @@ def save(accelerator: KvmAccelerator, smp: Smp) -> KvmState:
                 cpuid=[CpuidEntry(**entry) for entry in entries],
                 nested=kvm_state.save_nested(fd, nested_size) if nested_size else None,
             )
-            for fd, values, entries in zip(vcpus, msrs, cpuid, strict=True)
+            for fd, values, entries in zip(fds, msrs, cpuid, strict=True)
         ]
         return KvmState(
-            vcpus=saved, chips=kvm_state.save_chips(vm), clock=clock, realtime=realtime,
-            tsc_khz=kvm_state.tsc_khz(vcpus[0]),
+            vcpus=saved, chips=kvm_state.save_chips(vm.fd), clock=clock, realtime=realtime,
+            tsc_khz=kvm_state.tsc_khz(fds[0]),
         )  # fmt: skip
     except OSError as error:
         raise SnapshotError(f"KVM does not give the machine's state: {error.strerror}") from error
 
 
-def restore(accelerator: KvmAccelerator, state: KvmState) -> None:
+def restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> None:
     """Give the state to a machine whose vCPUs were just created; raises SnapshotError.
 
     The clocks go on as if the machine had run since it was saved.
     """
-    if len(state.vcpus) != len(accelerator.vcpus):
+    if len(state.vcpus) != len(vcpus):
         raise SnapshotError(f"the state has {len(state.vcpus)} vCPUs")
     try:
-        _restore(accelerator, state)
+        _restore(system, vm, vcpus, state)
     except KeyError as error:
         raise SnapshotError(f"the state lacks {error}") from error
     except (OSError, ValueError) as error:
@@ -108,21 +108,21 @@ def restore(accelerator: KvmAccelerator, state: KvmState) -> None:
         raise SnapshotError(f"KVM does not take the state: {text}") from error
 
 
-def _restore(accelerator: KvmAccelerator, state: KvmState) -> None:
-    known = set(kvm_state.msr_indices(accelerator.system.fd))
+def _restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> None:
+    known = set(kvm_state.msr_indices(system.fd))
     elapsed_ns = max(0, time.time_ns() - state.realtime)
-    supported = accelerator.system.supported_cpuid()
-    for thread, saved in zip(accelerator.vcpus, state.vcpus, strict=True):
+    supported = system.supported_cpuid()
+    for vcpu, saved in zip(vcpus, state.vcpus, strict=True):
         entries = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in saved.cpuid]
         lacking = lacking_features(entries, supported)
         if lacking is not None:
             raise SnapshotError(f"this host's CPU lacks {lacking}, which the guest was shown")
-        thread.vcpu.set_cpuid(entries)
-        _match_tsc_rate(thread.vcpu.fd, state.tsc_khz)
-    kvm_state.restore_chips(accelerator.vm.fd, state.chips)
-    kvm_state.set_clock_ns(accelerator.vm.fd, state.clock + elapsed_ns)
-    for thread, saved in zip(accelerator.vcpus, state.vcpus, strict=True):
-        fd = thread.vcpu.fd
+        vcpu.set_cpuid(entries)
+        _match_tsc_rate(vcpu.fd, state.tsc_khz)
+    kvm_state.restore_chips(vm.fd, state.chips)
+    kvm_state.set_clock_ns(vm.fd, state.clock + elapsed_ns)
+    for vcpu, saved in zip(vcpus, state.vcpus, strict=True):
+        fd = vcpu.fd
         msrs = dict(saved.msrs)
         if set(msrs) - known:
             raise SnapshotError(f"MSR 0x{min(set(msrs) - known):x} is not known to this KVM")
@@ -137,7 +137,7 @@ def _restore(accelerator: KvmAccelerator, state: KvmState) -> None:
             kvm_state.restore_nested(fd, saved.nested)
         if deadline:
             _restore_msrs(fd, {MSR_TSC_DEADLINE: deadline})
-        thread.vcpu.note_paused()
+        vcpu.note_paused()
 
 
 def _restore_msrs(fd: int, values: dict[int, int]) -> None:
