@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.host.line import BrokerLine
-    from stratovirt.machine.x86_64_board import Board
+    from stratovirt.machine.board import Board
 
 BLOCK = 2
 """Device id of a disk (virtio 1.2, section 5)."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
+    from stratovirt.machine.board import Board
     from stratovirt.machine.hot_plug import HotPlug
-    from stratovirt.machine.x86_64_board import Board
     from stratovirt.memory.ram import RamPiece, RamTemplate
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop

@@ -18,7 +18,7 @@ from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
 from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
 from stratovirt.devices.uart16550 import UartState
 from stratovirt.machine import microvm_x86_64_layout as layout
-from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, Board
+from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, X8664Board
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.snapshot.state import FLAG, Each, Optional, SnapshotError, State, Struct
 from stratovirt.virtio.makers import make_device
@@ -49,7 +49,7 @@ class BoardState(State):
     slots: list[MmioState] = opt(Each(Struct(MmioState)))
 
 
-class Microvm(Board):
+class Microvm(X8664Board):
     """The board, built from its configuration; `guest_reset` and `guest_power_off` report up.
 
     With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.  With

@@ -14,7 +14,7 @@ from stratovirt.devices.rtc import Rtc
 from stratovirt.machine import q35_x86_64_layout as layout
 from stratovirt.machine.pci_devices import PciDevices
 from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
-from stratovirt.machine.x86_64_board import Board
+from stratovirt.machine.x86_64_board import X8664Board
 from stratovirt.pci.host_bridge import PORTS as CONFIG_PORTS
 from stratovirt.pci.host_bridge import ConfigPorts, Ecam, PciHost
 from stratovirt.snapshot.state import SnapshotError
@@ -36,7 +36,7 @@ SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
 """Where Linux looks for them when there is no firmware; the ACPI tables end before."""
 
 
-class Q35(Board):
+class Q35(X8664Board):
     """The board, built from its configuration; `guest_reset` and `guest_power_off` report up."""
 
     restarts_on_reset = True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stratovirt.devices.ich9 import Mch
     from stratovirt.machine.pci_devices import PciDevices
-    from stratovirt.machine.x86_64_board import Board
+    from stratovirt.machine.x86_64_board import X8664Board
     from stratovirt.pci.host_bridge import PciHost
 
 TABLES_MOST = 1 << 20
@@ -31,7 +31,7 @@ SETUP_SECTS, SECTOR, DEFAULT_SETUP_SECTS = 0x1F1, 512, 4
 class Firmware:
     """Two chips below 4 GiB, unit 0 at the top, and what fw_cfg says."""
 
-    def __init__(self, board: Board, mch: Mch, pci: PciHost, pci_devices: PciDevices) -> None:
+    def __init__(self, board: X8664Board, mch: Mch, pci: PciHost, pci_devices: PciDevices) -> None:
         self._board, self._mch = board, mch
         self._pci, self._pci_devices = pci, pci_devices
         self.fw_cfg = FwCfg(board.guest_memory, board.accelerator.let_others_in)

@@ -10,7 +10,7 @@ from stratovirt.machine import q35_x86_64_layout as layout
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.devices.ich9 import Mch
-    from stratovirt.machine.x86_64_board import Board
+    from stratovirt.machine.x86_64_board import X8664Board
 
 FULL_RESET = 0x0E
 """Reset control: the processor and all else, as after power-on."""
@@ -26,7 +26,7 @@ def _windows(ecam: tuple[int, int], low_ram_end: int) -> list[tuple[int, int]]:
     return [(first, last) for first, last in pieces if first < last]
 
 
-def _dsdt(board: Board, ecam: tuple[int, int]) -> bytes:
+def _dsdt(board: X8664Board, ecam: tuple[int, int]) -> bytes:
     low, high_end = board.ram[0][1], sum(board.ram[-1])
     high = -(-max(high_end, layout.HIGH_RAM_START) // HIGH_WINDOW_ALIGNMENT) * HIGH_WINDOW_ALIGNMENT
     clock = aml.device(
@@ -57,7 +57,7 @@ def _dsdt(board: Board, ecam: tuple[int, int]) -> bytes:
     return tables.table(b"DSDT", 6, body)
 
 
-def acpi_tables(board: Board, mch: Mch, address: int, limit: int) -> list[tuple[int, bytes]]:
+def acpi_tables(board: X8664Board, mch: Mch, address: int, limit: int) -> list[tuple[int, bytes]]:
     """(address, bytes) of all tables, the RSDP at `address`."""
     ecam = mch.ecam or (layout.ECAM, layout.ECAM_BYTES)
     return tables.lay_out(
@@ -90,7 +90,7 @@ def acpi_tables(board: Board, mch: Mch, address: int, limit: int) -> list[tuple[
     )
 
 
-def smbios(board: Board) -> bytes:
+def smbios(board: X8664Board) -> bytes:
     """The SMBIOS structures."""
     from stratovirt.machine.smbios import smbios_tables
 

@@ -8,7 +8,7 @@ from stratovirt.snapshot.machine import MachineState, guest_visible
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
-    from stratovirt.machine.x86_64_board import Board
+    from stratovirt.machine.board import Board
 
 
 def capture(config: VmConfig, board: Board, accelerator: Accelerator) -> MachineState:

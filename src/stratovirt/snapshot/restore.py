@@ -15,8 +15,8 @@ from stratovirt.snapshot.state import SnapshotError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
+    from stratovirt.machine.board import Board
     from stratovirt.machine.microvm_x86_64 import BoardState
-    from stratovirt.machine.x86_64_board import Board
 
 
 class Template:
