@@ -22,14 +22,14 @@ def _read(path: str) -> str:
 
 
 class Cgroup:
-    """The groups of one jail, `program`/`name` below our own; made by `create`."""
+    """The cgroups of one jail, ozone/`program`/`name`; created by `create`."""
 
     def __init__(self, program: str, name: str) -> None:
         self._below = (TOP, program, name)
         self._is_v2 = os.path.exists(f"{ROOT}/cgroup.controllers")
 
     def create(self, limits: dict[str, str], node: int | None) -> None:
-        """Make the groups and set the limits; raises OzoneError, and then nothing is left."""
+        """Create the groups and set the limits; raises OzoneError after removing the groups."""
         settings: dict[str, list[tuple[str, str]]] = {}
         if node is not None:
             settings["cpuset"] = [("cpuset.mems", str(node))]
@@ -69,7 +69,7 @@ class Cgroup:
             with suppress(FileExistsError):
                 os.mkdir(group)
             if not self._is_v2 and controller == "cpuset":
-                # A cpuset of version 1 begins empty and takes nobody in.
+                # A version 1 cpuset starts empty and then accepts no process.
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     _write(f"{group}/{file}", _read(f"{above}/{file}"))
         return group
@@ -81,12 +81,12 @@ class Cgroup:
         return [group for group in found if os.path.isdir(group)]
 
     def enter(self, pid: int) -> None:
-        """Put a process into the groups; raises OSError."""
+        """Move a process into the groups; raises OSError."""
         for group in self._groups:
             _write(f"{group}/cgroup.procs", str(pid))
 
     def memory_kills(self) -> int:
-        """How many processes the host has killed for the limit of memory; 0 without one."""
+        """Number of processes killed at the memory limit; 0 without a limit."""
         name = "memory.events" if self._is_v2 else "memory.oom_control"
         for group in self._groups:
             with suppress(FileNotFoundError):
@@ -95,7 +95,7 @@ class Cgroup:
         return 0
 
     def remove(self) -> None:
-        """Remove the groups, and those above that are empty then; raises OSError if in use."""
+        """Remove the groups and their empty parents; raises OSError if in use."""
         for group in self._groups:
             os.rmdir(group)
             above = os.path.dirname(group)

@@ -1,4 +1,4 @@
-"""The ``ozone`` command: argv in, the program's exit status out, one line for each mistake."""
+"""The ``ozone`` command: runs a program in a jail; an error is one line on stderr."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def main() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Do what `argv` asks for; the exit status."""
+    """Run the command line `argv`; returns the exit status."""
     from ozone import options
 
     if any(word in ("-help", "--help", "-h") for word in argv[: _own_words(argv)]):
         try:
             print(options.HELP, end="", flush=True)
         except BrokenPipeError:
-            # The reader has seen enough; what Python still flushes at its end goes nowhere.
+            # The reader has closed the pipe; Python's flush at exit goes to /dev/null.
             os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         return 0
     try:
@@ -43,7 +43,7 @@ def _own_words(argv: list[str]) -> int:
 
 
 class _Interrupted(BaseException):
-    """A signal came while the jail was being made."""
+    """A signal arrived while the jail was set up."""
 
 
 def _interrupt(_number: int, _frame: object) -> None:

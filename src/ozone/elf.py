@@ -1,4 +1,4 @@
-"""ELF files, as far as a jail has to know them: what loads a program, and what it asks for."""
+"""ELF files: the dynamic loader and the shared objects that a program in a jail needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Segment = tuple[int, int, int, int]
 
 
 class Elf:
-    """One file; raises ValueError for what is no whole ELF file of 64 bits."""
+    """One file; raises ValueError unless it is a complete 64-bit little-endian ELF file."""
 
     def __init__(self, content: bytes | mmap.mmap) -> None:
         self._content = content
@@ -47,7 +47,7 @@ class Elf:
         return None
 
     def needs(self) -> set[tuple[str, str]]:
-        """The names of shared objects it asks for, each with where it wants them looked for."""
+        """Names of the needed shared objects, each with the run path (RUNPATH, else RPATH)."""
         entries = list(self._dynamic())
         values = dict(entries)
         strings = self._offset_of(values.get(DT_STRTAB, 0))
@@ -75,6 +75,6 @@ class Elf:
 
 
 def read_elf(path: str) -> Elf:
-    """The file at `path`; raises OSError and ValueError."""
+    """Read the file at `path`; raises OSError and ValueError."""
     with open(path, "rb") as file:
         return Elf(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))

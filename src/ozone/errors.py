@@ -1,5 +1,5 @@
-"""The one error a user of ozone sees."""
+"""The error type of ozone."""
 
 
 class OzoneError(Exception):
-    """One clear line that names the argument, the value and what is allowed."""
+    """An error for the user; the text is one line naming the argument, value and allowed values."""

@@ -1,4 +1,4 @@
-"""The directory that becomes the root: made, filled with mounts only the jail sees, removed."""
+"""The directory that becomes the jail's root: its creation, private mounts and removal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ozone.options import Options
 from ozone.view import View
 
 TOP = "/srv/zozne"
-"""As the guidebook has it, section 6.2."""
+"""Parent of all jails (the guidebook's section 6.2)."""
 DEVICES = {
     "kvm": 0o600, "vhost-net": 0o600, "vhost-vsock": 0o600, "net/tun": 0o600,
     "null": 0o666, "zero": 0o444, "random": 0o444, "urandom": 0o444,
 }  # fmt: skip
-"""Nodes in the jail's /dev, those that the host has, each with its mode; the user's own."""
+"""Device nodes in the jail's /dev, if on the host, with their mode; owned by the user."""
 SMALL = "size=1m,mode=755"
 QUIET = linux.MS_NOSUID | linux.MS_NODEV
 
@@ -36,7 +36,7 @@ class Jail:
         self._lock = -1
 
     def check(self) -> None:
-        """What can be known before the program is looked at; raises OzoneError."""
+        """Check sources and name before the program is read; raises OzoneError."""
         for source in self._options.sources:
             if not os.path.exists(source):
                 raise OzoneError(f"-source {source}: there is no such file")
@@ -50,7 +50,7 @@ class Jail:
         )
 
     def create(self, view: View) -> None:
-        """Make the directory, with a place for each mount; raises OzoneError."""
+        """Create the directory with its mount points; raises OzoneError."""
         sources = [(source, self._inside(source)) for source in self._options.sources]
         for source, inside in sources:
             if inside in ("dev", "proc", *view.tops) or (source, f"/{inside}") in view.shown:
@@ -70,9 +70,9 @@ class Jail:
                 _make_place(host, f"{self.root}/{inside.strip('/')}")
 
     def _take_lock(self) -> None:
-        """Whoever holds it, or has inherited it, lives in the jail.
+        """Lock the jail; the lock is held while ozone or a process of the jail runs.
 
-        The root itself is the program's to lock: a pidfile is written under its folder's lock.
+        The lock is on dev, since the program locks the root itself to write a pidfile.
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(f"{self.root}/dev", flags)
@@ -88,7 +88,7 @@ class Jail:
         return os.path.basename(source.rstrip("/"))
 
     def mount(self, view: View) -> None:
-        """Mount all of it; in a mount namespace of its own. Raises OSError."""
+        """Mount the jail's files; called in its own mount namespace. Raises OSError."""
         root = self.root
         linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
         linux.mount(root, root, "", linux.MS_BIND)
@@ -115,10 +115,10 @@ class Jail:
         for top in view.tops:
             linux.mount("", f"{root}/{top}", "", linux.MS_REMOUNT | linux.MS_RDONLY | QUIET)
         self._mount_devices()
-        # No more of it than the jail's own processes.
+        # /proc has only the jail's processes, not the files about the system.
         quiet = QUIET | linux.MS_NOEXEC
         linux.mount("proc", f"{root}/proc", "proc", quiet, "subset=pid")
-        # Last: until now no other process of that user could put anything in a mount's way.
+        # Last, so that the user's other processes cannot interfere with the mounts.
         os.chown(root, self._options.uid, self._options.gid)
 
     def _mount_devices(self) -> None:
@@ -137,12 +137,12 @@ class Jail:
         linux.mount("", dev, "", linux.MS_REMOUNT | linux.MS_RDONLY | quiet)
 
     def remove(self) -> None:
-        """Remove the directory; raises OzoneError while something runs in it, or OSError."""
+        """Remove the directory; raises OzoneError while a process runs in it, or OSError."""
         if self._lock < 0:
             try:
                 self._take_lock()
             except FileNotFoundError:
-                # Nothing, or what somebody left who was killed at once.
+                # There is no jail, or only the root of an ozone that was killed at once.
                 if not os.path.isdir(self.root):
                     return
             except BlockingIOError:
@@ -159,7 +159,7 @@ class Jail:
 
 
 def _make_place(host: str, target: str) -> None:
-    """Something of the host's kind, to mount it on."""
+    """Create a mount point: a folder or a file, like `host`."""
     if os.path.isdir(host):
         os.mkdir(target, 0o755)
     else:

@@ -1,7 +1,7 @@
-"""The way into the jail: namespaces, mounts, the new root, the user, the program.
+"""Launches a program in a jail: namespaces, mounts, new root, user, program.
 
-`ozone` itself stays outside and waits; inside, process 1 waits for the program and for what the
-program leaves running (a daemon), and ends with it.
+`ozone` itself waits outside; inside, process 1 waits for the program and for the processes that it
+leaves running (a daemon), and ends with the last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEPT_ENVIRONMENT = ("STRATOVIRT_LOG_LEVEL", "TERM")
 
 
 def launch(options: Options, jail: Jail, cgroup: Cgroup, view: View) -> int:
-    """Run the program in its jail; its exit status. Raises OzoneError if it never ran."""
+    """Run the program in its jail; returns its exit status. Raises OzoneError if it never ran."""
     netns = _open_netns(options.netns)
     said, say = os.pipe2(os.O_CLOEXEC)
     go, let_go = os.pipe2(os.O_CLOEXEC)
@@ -35,7 +35,7 @@ def launch(options: Options, jail: Jail, cgroup: Cgroup, view: View) -> int:
         raise OzoneError(f"cannot make the namespaces: {error.strerror}") from error
     first = os.fork()
     if first == 0:
-        # Its own copies would hide from it that ozone has died.
+        # With its own copies open, process 1 would not notice the end of ozone.
         os.close(said)
         os.close(let_go)
         _be_first(options, jail, view, say, go)
@@ -70,7 +70,7 @@ def _send(pid: int, number: int) -> None:
 
 
 def _await(said: int) -> int:
-    """What process 1 says: why the program could not run, or its status."""
+    """Read the message of process 1: the program's status; raises OzoneError if it never ran."""
     text = b""
     while part := os.read(said, 4096):
         text += part
@@ -110,12 +110,12 @@ def _enter(options: Options, jail: Jail, view: View) -> None:
     linux.pivot_into(jail.root)
     os.umask(0o077)
     linux.become(options.uid, options.gid, [linux.CAPABILITIES[c] for c in options.capabilities])
-    # A change of user takes it back, so it comes after.
+    # Last: a change of user clears the parent-death signal.
     linux.die_with_parent(signal.SIGKILL)
 
 
 def _is_heard(say: int) -> bool:
-    """Whether ozone is still there: it may have died before its death was a signal."""
+    """Whether ozone still runs: it may have died before die_with_parent was set."""
     poller = select.poll()
     poller.register(say, 0)
     return not poller.poll(0)
@@ -142,7 +142,7 @@ def _serve(options: Options, view: View, say: int) -> int:
         if pid == program:
             status = os.waitstatus_to_exitcode(ended)
             status = status if status >= 0 else 128 - status
-            # What it leaves behind as a daemon outlives ozone.
+            # A daemon that the program leaves running outlives ozone.
             linux.die_with_parent(0)
             os.write(say, f"{ENDED}{status}\n".encode())
             os.close(say)

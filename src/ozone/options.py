@@ -32,7 +32,7 @@ usage: ozone -name NAME -exec_file FILE -uid UID -gid GID [...] -- ARGUMENTS
 
 @dataclass
 class Options:
-    """What was asked for; paths as given."""
+    """The parsed command line; paths are as given."""
 
     name: str = ""
     exec_file: str = ""
@@ -48,7 +48,7 @@ class Options:
 
     @property
     def program(self) -> str:
-        """The executable's own name."""
+        """The executable's file name."""
         return os.path.basename(self.exec_file)
 
 
@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> Options:
 
 
 def _join_append(arguments: list[str]) -> list[str]:
-    """The kernel's command line as one word: the guidebook's example gives it as several."""
+    """Join the words of -append into one: the guidebook's example gives several."""
     if "-append" not in arguments:
         return arguments
     first = arguments.index("-append") + 1

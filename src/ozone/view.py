@@ -1,4 +1,4 @@
-"""What of the host a program has to see, and how it is started inside."""
+"""The host files that a program needs in the jail, and its command line there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROBE = (
 class View:
     """Files and folders shown read-only, as (on the host, in the jail), and the program's argv.
 
-    Of these, `hidden` are folders in the jail that stay empty.
+    `hidden` are folders below them that appear empty.
     """
 
     shown: list[tuple[str, str]]
@@ -41,7 +41,7 @@ class View:
 
 
 def view_for(exec_file: str) -> View:
-    """What `exec_file` needs; raises OzoneError unless it is a static ELF or our stratovirt."""
+    """The view for `exec_file`; raises OzoneError unless it is a static ELF or stratovirt."""
     try:
         with open(exec_file, "rb") as file:
             head = file.read(4096)
@@ -78,17 +78,17 @@ def _view_of_package(exec_file: str, python: str) -> View:
     # Extension modules lie there and nowhere else.
     folders = (f"{library}/lib-dynload", f"{package}/_native")
     shown += [(path, path) for path in _shared_objects(executable, *folders)]
-    # Some Pythons keep what else is installed among their own modules.
+    # Some Pythons keep other installed packages inside the standard library's folder.
     packages = [f"{library}/{name}" for name in ("site-packages", "dist-packages")]
     hidden = [path for path in packages if os.path.isdir(path)]
     return View(shown, [executable, "-I", "-S", "-c", START], hidden)
 
 
 def _shared_objects(executable: str, *folders: str) -> list[str]:
-    """What the dynamic loader takes for the interpreter and the modules in the folders.
+    """Shared objects that the interpreter and the modules in the folders load.
 
-    The loader is asked once for all that ask for the same: most modules want the C library only,
-    and each question costs the start of a process.
+    The loader runs once for files with the same needs: most modules need the C library only, and
+    each run costs the start of a process.
     """
     modules = [
         os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""The machine's life: built, started, paused, reset, saved, ended; and who hears of it."""
+"""The machine's life cycle: build, start, pause, reset, save, end; and its QMP events."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from stratovirt.snapshot.save import Snapshot
 
     class Monitor(Protocol):
-        """Who serves the clients of a chardev: see monitor.session.Session."""
+        """A QMP server for the clients of a chardev: see monitor.session.Session."""
 
         def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
-            """Tell the client of an event; without a client it is gone."""
+            """Send an event to the client; without a client it is dropped."""
 
         def close(self) -> None:
-            """Send what the client still takes."""
+            """Send the remaining output, as far as the client reads."""
 
     MakeMonitor = Callable[["Vm", Chardev, bool], Monitor]
     """Called with the chardev to serve and whether replies are indented."""
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 RESUMABLE = ("prelaunch", "paused", "postmigrate")
-"""States in which the machine rests and may go on."""
+"""States of a stopped machine that can be resumed."""
 
 
 class Vm:
     """One machine in this process.
 
-    Python device code and all of this class run under `lock`, in whichever thread; the loop
-    takes it for every callback and the dispatcher for every access.  `status` is one of the
+    Python device code and all of this class run under `lock`, in any thread; the loop takes it
+    for every callback and the dispatcher for every access.  `status` is one of the
     states of QMP's query-status.
     """
 
@@ -64,23 +64,23 @@ class Vm:
         self.chardevs: list[Chardev] = []
         self.machine = Machine(config)
         self._has_started = False
-        """Whether it has given up its rights, without which no guest runs."""
+        """Whether the lockdown is done, before which no guest runs."""
         self._runs_at_start = not config.start_paused
         self._ending = False
         self._awaited: tuple[bool, str] | None = None
-        """The end that a snapshot holds up, as `_shut_down` takes it."""
+        """Arguments of a `_shut_down` that waits for the end of a snapshot."""
         self._is_impatient = False
-        """Whether a signal came for an end that waits."""
+        """Whether a signal came for an end that waits; another cancels the snapshot."""
         self._is_resetting = False
         self._monitors: list[Monitor] = []
         self._template: Template | None = None
         self.access = HostAccess()
         self._broker: BrokerLine | None = None
         self.snapshot: Snapshot | None = None
-        """The last that was begun."""
+        """The last snapshot that was begun."""
 
     def build(self) -> None:
-        """Create everything the configuration names; raises StratovirtError."""
+        """Create broker, monitors and the parts of the machine; raises StratovirtError."""
         config = self.config
         log.info(
             f"StratoVirt {__version__}: {config.machine.type}, {config.smp.cpus} vCPUs, "
@@ -101,7 +101,7 @@ class Vm:
 
     @property
     def _is_locked_down(self) -> bool:
-        """Whether this process gives up its rights before the guest runs."""
+        """Whether this process is locked down before the guest runs."""
         return self.config.seccomp and self.config.machine.type != "none"
 
     def _open_monitors(self) -> Sequence[Chardev]:
@@ -116,7 +116,7 @@ class Vm:
         ]
 
     def add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
-        """Make what `open` opens and `close` closes; raises StratovirtError."""
+        """Create a chardev, for `open` to open and `close` to close; raises StratovirtError."""
         from stratovirt.chardev.open import make_chardev
 
         chardev = make_chardev(self.loop, options, self.access, self._user_quit, source)
@@ -124,16 +124,16 @@ class Vm:
         return chardev
 
     def guest_powers_off(self) -> None:
-        """The guest switched itself off; from any thread."""
+        """The guest powered itself off; called from any thread."""
         self.request_shutdown(guest=True, reason="guest-shutdown")
 
     def guest_resets(self) -> None:
-        """The guest pulled a reset line; from any thread."""
+        """The guest requested a reset; called from any thread."""
         assert self.machine.board is not None
         if not self.machine.board.restarts_on_reset:
             self.request_shutdown(guest=True, reason="guest-reset")
         elif not self._is_resetting:
-            # What else it pulls before it stands still is the same reset.
+            # Further requests until the reset is done are the same reset.
             self._is_resetting = True
             self.loop.call_soon(self._restart_guest)
 
@@ -148,10 +148,10 @@ class Vm:
             self._is_resetting = False
 
     def open(self) -> None:
-        """Open the chardevs, allocate memory, and wait for clients that must be there first.
+        """Open the chardevs, allocate memory, and wait for clients that must connect first.
 
-        Whoever is there already is served meanwhile.  Signals end the loop from now on; until now
-        they have interrupted the start.  Raises StratovirtError.
+        Connected clients are served meanwhile.  Signals end the loop from now on; before, they
+        interrupt the start.  Raises StratovirtError.
         """
         for number in ENDING:
             self.loop.on_signal(number, self._signalled)
@@ -174,7 +174,7 @@ class Vm:
                 self.loop.run(until=lambda chardev=chardev: chardev.is_connected)  # type: ignore[misc]
 
     def start(self) -> None:
-        """Give up all rights that a running machine does not need, and run the vCPUs."""
+        """Lock the process down and run the vCPUs."""
         if self.loop.is_stopped:
             return
         with self.lock:
@@ -201,12 +201,12 @@ class Vm:
         log.info("locked down: only the system calls of a running machine are allowed")
 
     def run(self) -> int:
-        """Serve the machine until it ends; returns the exit status for the process."""
+        """Run the loop until the machine ends; returns the exit status of the process."""
         self.loop.run()
         return self.exit_status
 
     def close(self) -> None:
-        """End everything that runs, in order: vCPUs, devices, monitors."""
+        """End snapshot, vCPUs, devices, monitors, chardevs and broker, in this order."""
         if self.snapshot is not None:
             self.snapshot.cancel()
             self.snapshot.wait()
@@ -224,7 +224,7 @@ class Vm:
         log.info("the machine is gone")
 
     def pause(self) -> None:
-        """Stop vCPUs and drain devices; when this returns nothing of the machine moves."""
+        """Stop the vCPUs and drain the devices; afterwards no guest state changes."""
         if not self._has_started:
             self._runs_at_start = False
         if self.status != "running":
@@ -246,7 +246,7 @@ class Vm:
         self.machine.resume()
 
     def resume(self) -> None:
-        """Run, the first time or after a pause; an ended or failed machine stays as it is."""
+        """Run, the first time or after a pause; no effect on an ended or failed machine."""
         if not self._has_started:
             self._runs_at_start = True
         if not self._has_started or self.status not in RESUMABLE:
@@ -258,7 +258,7 @@ class Vm:
             self.send_event("RESUME")
 
     def reset(self) -> None:
-        """Start the guest anew, from the state of power-on; raises StratovirtError."""
+        """Reset the machine to power-on state and boot again; raises StratovirtError."""
         if self.machine.board is None:
             raise StratovirtError("there is no machine that could be reset")
         has_vcpus = self.machine.runs_vcpus
@@ -325,13 +325,13 @@ class Vm:
             )
 
     def press_power_button(self) -> None:
-        """Ask the guest to power itself off; raises StratovirtError."""
+        """Request a power-off from the guest; raises StratovirtError."""
         self.machine.press_power_button()
         log.info("the power button is pressed")
         self.send_event("POWERDOWN")
 
     def request_shutdown(self, *, guest: bool, reason: str) -> None:
-        """End the machine soon; from any thread, heeded once."""
+        """End the machine soon; called from any thread, only the first call has an effect."""
         self.loop.call_soon(lambda: self._shut_down(guest, reason))
 
     def _user_quit(self) -> None:
@@ -348,7 +348,7 @@ class Vm:
         if self._ending:
             return
         if self.snapshot is not None and self.snapshot.is_active:
-            # Who asks for a snapshot and for the end wants both.
+            # The end waits for the snapshot: the user has asked for both.
             if self._awaited is None:
                 log.info(f"the machine ends ({reason}) when its snapshot is written")
                 self._awaited = (guest, reason)
@@ -360,7 +360,7 @@ class Vm:
         self.loop.stop()
 
     def vcpu_exited(self, report: ExitReport) -> None:
-        """A vCPU cannot go on, or has reset itself."""
+        """A vCPU stopped on an error or a triple fault."""
         log.error(report.text)
         if report.reset:
             self.guest_resets()
@@ -368,17 +368,17 @@ class Vm:
         self._fail()
 
     def _fail(self) -> None:
-        """The machine cannot go on."""
+        """Stop the machine after a fatal error; without monitors, end it."""
         if self.status == "running":
             self._halt("internal-error")
             self.send_event("STOP")
         if not self._monitors:
-            # Nobody could look at the machine or end it, so it ends by itself.
+            # Without a monitor no client could inspect or end the machine, so it ends by itself.
             self.exit_status = 1
             self._shut_down(False, "host-error")
 
     def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
-        """Tell every monitor's client."""
+        """Send an event to the clients of all monitors."""
         QMP_EVENT(name)
         for monitor in self._monitors:
             monitor.send_event(name, content)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.board.conftest import Board
 from tests.board.test_hot_replace import FIRST_GSI, FIRST_SLOT, image_of, open_images
-from tests.board.virtio_driver import BASE, IN, SLOT_BYTES, BlkDriver, MmioDriver
+from tests.board.virtio_driver import BASE, IN, RING, SLOT_BYTES, BlkDriver, MmioDriver
 from tests.machine_process import QmpClient
 
 Start = Callable[..., Board]
@@ -49,8 +49,8 @@ def test_disks_and_cards_come_and_go_and_come_again_under_the_same_ids(
     cards = [
         MmioDriver(board.cpu, BASE + (FIRST_SLOT + 4 + number) * SLOT_BYTES) for number in (0, 1)
     ]
-    for disk in disks:
-        disk.start()
+    for number, disk in enumerate(disks):
+        disk.start(at=RING + number * 0x1000)
     with QmpClient(path) as client:
 
         def deleted(name: str) -> None:

@@ -210,3 +210,22 @@ def test_a_client_that_reads_once_sees_the_event_and_then_the_reply(
             said = [json.loads(line) for line in client.socket.recv(4096).splitlines()]
             assert [line.get("event") for line in said] == [event, None]
             assert said[1] == {"return": {}}
+
+
+def test_events_do_not_come_before_a_clients_first_answer(
+    start_board: Start, tmp_path: Path
+) -> None:
+    paths = tmp_path / "one", tmp_path / "other"
+    start_board(
+        "-qmp", f"unix:{paths[0]},server,nowait",
+        "-chardev", f"socket,id=m,path={paths[1]},server,nowait", "-mon", "chardev=m,mode=control",
+    )  # fmt: skip
+    client = RawClient(paths[0])
+    with QmpClient(paths[1]) as other:
+        for name in ("stop", "cont"):
+            other.cmd(name)
+        # QEMU's own client takes the message behind the greeting for the answer.
+        assert client.ask(b'{"execute": "qmp_capabilities"}') == {"return": {}}
+        assert [client.receive()["event"] for _ in range(2)] == ["STOP", "RESUME"]
+        other.cmd("stop")
+        assert client.receive()["event"] == "STOP"

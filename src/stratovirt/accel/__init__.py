@@ -1,1 +1,1 @@
-"""What runs vCPUs: the contract (``base``), Linux KVM (``kvm``) and the test client (``test``)."""
+"""Accelerators: the contract (``base``), Linux KVM (``kvm``) and the test client (``test``)."""

@@ -1,4 +1,4 @@
-"""The accelerator contract: all a board and its devices know of what runs the vCPUs."""
+"""The accelerator contract: the interface by which boards and devices use a hypervisor."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from stratovirt.runtime.clock import Clock
 
     class Accelerator(Protocol):
-        """Memory, interrupts and doorbells of one machine."""
+        """Memory, interrupts, doorbells (ioeventfds) and vCPUs of one machine."""
 
         @property
         def clock(self) -> Clock:
-            """What devices read the time from and set timers on."""
+            """The clock that devices read and set timers on."""
 
         @property
         def physical_address_bits(self) -> int:
-            """How wide the guest's physical addresses are."""
+            """Width of a guest physical address, in bits."""
 
         def connect(
             self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
@@ -30,34 +30,34 @@ if TYPE_CHECKING:
             """Follow the machine's address spaces from now on."""
 
         def set_irq_level(self, gsi: int, level: bool) -> None:
-            """Drive a GSI's line."""
+            """Set the level of a GSI (global system interrupt)."""
 
         def irqfd(self, gsi: int) -> int:
             """A new eventfd whose writes pulse the GSI."""
 
         def attach_irqfd(self, fd: int, gsi: int) -> None:
-            """Let writes to eventfd `fd` pulse the GSI; what was written before counts."""
+            """Let writes to eventfd `fd` pulse the GSI, earlier unread writes too."""
 
         def detach_irqfd(self, fd: int, gsi: int) -> None:
-            """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
+            """Undo `attach_irqfd`; later writes stay in the eventfd."""
 
         def attach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
-            """Let writes to `fd` raise a level-triggered GSI; `resample_fd` hears that it fell."""
+            """Let writes to `fd` raise a level-triggered GSI; its EOI signals `resample_fd`."""
 
         def detach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
             """Undo `attach_line`."""
 
         def set_vfio_group(self, group_fd: int, *, added: bool) -> None:
-            """A VFIO group came to the machine, or goes; raises OSError."""
+            """Add a VFIO group to the machine or remove it; raises OSError."""
 
         def add_msi_route(self, address: int, data: int) -> int:
-            """A new GSI that sends the message; raises AccelError when there are no more."""
+            """Allocate a GSI that sends the MSI message; raises AccelError when none is left."""
 
         def change_msi_route(self, gsi: int, address: int, data: int) -> None:
-            """Let the GSI of `add_msi_route` send another message; raises AccelError."""
+            """Change the message of a GSI of `add_msi_route`; raises AccelError."""
 
         def remove_msi_route(self, gsi: int) -> None:
-            """Undo `add_msi_route`; nothing is attached any more."""
+            """Undo `add_msi_route`; the caller has detached every eventfd."""
 
         def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
             """Let guest writes of `value` to a memory address signal eventfd `fd`."""
@@ -66,23 +66,23 @@ if TYPE_CHECKING:
             """Undo `add_doorbell`."""
 
         def let_others_in(self) -> None:
-            """Within a long access of the guest: whoever waits for the VM's lock has it first."""
+            """Yield the VM lock to a waiting thread; called within a long guest access."""
 
         @property
         def runs_vcpus(self) -> bool:
-            """Whether there are vCPUs, with a state that snapshots and resets have to know."""
+            """Whether there are vCPUs, whose state snapshots save and resets restore."""
 
         def create_interrupt_controllers(self) -> None:
-            """What GSIs lead to; before anything drives one. Raises AccelError."""
+            """Create the interrupt controllers, before any GSI is used; raises AccelError."""
 
         def create_vcpus(self, smp: Smp, name: str) -> None:
-            """The vCPUs as after power-on, their threads called `name` with the number for {}.
+            """Create the vCPUs in power-on state; a thread's name is `name` with its index for {}.
 
             Raises AccelError.
             """
 
         def set_entry(self, entry: Any) -> None:
-            """Let the first vCPU start where the architecture's boot protocol says.
+            """Set the first vCPU's registers for the boot protocol of the architecture.
 
             Raises AccelError.
             """
@@ -91,16 +91,16 @@ if TYPE_CHECKING:
             """Warn of a host that cannot run stock kernels and firmware."""
 
         def vcpu_thread_ids(self) -> list[int]:
-            """The host thread of each vCPU, 0 while it has not run."""
+            """The host thread id of each vCPU, 0 before its first run."""
 
         def reset(self, smp: Smp) -> None:
-            """Paused vCPUs and interrupt controllers as after power-on; raises AccelError."""
+            """Reset paused vCPUs and interrupt controllers to power-on state; raises AccelError."""
 
         def save(self, smp: Smp) -> dict[str, object] | None:
             """The state of paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
 
         def restore(self, state: dict[str, object] | None) -> None:
-            """Give it to a machine whose vCPUs were just created; raises SnapshotError."""
+            """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""
 
         def pause(self) -> None:
             """Stop every vCPU; returns when none runs guest code."""
@@ -109,7 +109,7 @@ if TYPE_CHECKING:
             """Let the vCPUs run."""
 
         def stop(self) -> None:
-            """Stop every vCPU for good; returns when their threads are gone."""
+            """End every vCPU; returns when their threads have ended."""
 
 
 class AccelError(StratovirtError):

@@ -1,4 +1,4 @@
-"""The test accelerator: a client on a UNIX socket plays the processor.
+"""The test accelerator: a client on a UNIX socket takes the place of the vCPUs.
 
 Reads and writes go through the same address spaces a vCPU would use; interrupts are kept until
 asked for; the clock moves only when told to.
@@ -30,19 +30,19 @@ log = Log(__name__)
 
 SIZES = {"b": 1, "w": 2, "l": 4, "q": 8}
 LINE_LIMIT = 1 << 20
-"""Longest command line, in bytes: a client that never ends its line is cut off."""
+"""Longest command line, in bytes; a client that exceeds it is disconnected."""
 TRANSFER_LIMIT = 1 << 19
-"""Most bytes one read, write or memset moves."""
+"""Most bytes of one read, write or memset."""
 
 NONE_OR_ONE, ONE, TWO, THREE = range(2), range(1, 2), range(2, 3), range(3, 4)
-"""How many words follow a command."""
+"""Allowed numbers of arguments of a command."""
 
 FIRST_MSI_GSI = 24
 MESSAGES_KEPT = 4096
 
 
 class CommandError(ValueError):
-    """A command that cannot be done; the client gets the text."""
+    """A command that cannot be executed; its text is the reply to the client."""
 
 
 class _Doorbell:
@@ -54,7 +54,7 @@ class _Doorbell:
 
 
 class _DoorbellHandler:
-    """The registers at one doorbell address; values nobody rings for go to the device below."""
+    """The register at one doorbell address: each write signals the matching eventfds."""
 
     def __init__(self) -> None:
         self.bells: list[_Doorbell] = []
@@ -69,7 +69,7 @@ class _DoorbellHandler:
 
 
 class TestAccelerator:
-    """One machine without a processor; see the module's text."""
+    """One machine without vCPUs; see the module's docstring."""
 
     physical_address_bits = 40
     runs_vcpus = False
@@ -78,7 +78,7 @@ class TestAccelerator:
     def __init__(self, loop: Loop, vm_lock: object, path: str) -> None:
         self.clock = VirtualClock()
         self._vcpus_count = 0
-        # An access that hits nothing reads zeros here, not the floating bus of real hardware.
+        # An unmapped address reads as zeros here, not as ones (floating bus) like real hardware.
         self.dispatcher = Dispatcher(vm_lock, access_failed, 0)
         self._loop = loop
         self._levels: dict[int, bool] = {}
@@ -106,7 +106,7 @@ class TestAccelerator:
         connect(self.dispatcher, memory, ports)
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
-        """Drive a GSI's line."""
+        """Set the level of a GSI (global system interrupt)."""
         self._levels[gsi] = level
 
     def irqfd(self, gsi: int) -> int:
@@ -116,16 +116,16 @@ class TestAccelerator:
         return fd
 
     def attach_irqfd(self, fd: int, gsi: int) -> None:
-        """Let writes to eventfd `fd` pulse the GSI; what was written before counts."""
+        """Let writes to eventfd `fd` pulse the GSI, earlier unread writes too."""
         self._irqfds[fd] = gsi
 
     def detach_irqfd(self, fd: int, _gsi: int) -> None:
-        """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
+        """Undo `attach_irqfd`; later writes stay in the eventfd."""
         self._collect_irqfds()
         del self._irqfds[fd]
 
     def attach_line(self, fd: int, gsi: int, _resample_fd: int) -> None:
-        """Let writes to `fd` raise a level-triggered GSI, which a client lowers."""
+        """Let writes to `fd` raise a level-triggered GSI, which the client lowers (eoi_intx)."""
         self.attach_irqfd(fd, gsi)
 
     def detach_line(self, fd: int, gsi: int, _resample_fd: int) -> None:
@@ -133,21 +133,21 @@ class TestAccelerator:
         self.detach_irqfd(fd, gsi)
 
     def set_vfio_group(self, group_fd: int, *, added: bool) -> None:
-        """Nothing runs that could use the group."""
+        """Does nothing: no vCPU can use the group."""
 
     def add_msi_route(self, address: int, data: int) -> int:
-        """A new GSI that sends the message."""
+        """Allocate a GSI that sends the MSI message."""
         gsi = max(self._routes, default=FIRST_MSI_GSI - 1) + 1
         self._routes[gsi] = address, data
         return gsi
 
     def change_msi_route(self, gsi: int, address: int, data: int) -> None:
-        """Let the GSI of `add_msi_route` send another message."""
+        """Change the message of a GSI of `add_msi_route`."""
         self._collect_irqfds()
         self._routes[gsi] = address, data
 
     def remove_msi_route(self, gsi: int) -> None:
-        """Undo `add_msi_route`; nothing is attached any more."""
+        """Undo `add_msi_route`; the caller has detached every eventfd."""
         del self._routes[gsi]
 
     def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
@@ -170,43 +170,43 @@ class TestAccelerator:
             self._memory.commit()
 
     def let_others_in(self) -> None:
-        """The client's accesses come from the loop itself, which nobody waits for."""
+        """Does nothing: accesses run in the loop, so no other thread waits for the lock."""
 
     def create_interrupt_controllers(self) -> None:
-        """Levels and pulses are kept until the client asks."""
+        """Does nothing: levels and pulses are kept here until the client queries them."""
 
     def create_vcpus(self, smp: Smp, _name: str) -> None:
-        """The client plays them all."""
+        """Record the number of vCPUs; the client acts for all of them."""
         self._vcpus_count = smp.cpus
 
     def set_entry(self, entry: object) -> None:
-        """The client starts where it likes."""
+        """Does nothing: there are no vCPU registers."""
 
     def check_host(self) -> None:
-        """Any host will do."""
+        """Does nothing: every host is suitable."""
 
     def vcpu_thread_ids(self) -> list[int]:
-        """None of them ever runs."""
+        """0 for each vCPU, since none has a thread."""
         return [0] * self._vcpus_count
 
     def reset(self, smp: Smp) -> None:
-        """The client has a state of its own."""
+        """Does nothing: there is no vCPU state."""
 
     def save(self, _smp: Smp) -> None:
-        """There is nothing to save."""
+        """None: there is no state to save."""
 
     def restore(self, state: dict[str, object] | None) -> None:
-        """There is nothing to restore."""
+        """Does nothing: there is no state to restore."""
 
     def pause(self) -> None:
-        """Nothing runs, so nothing has to stop."""
+        """Does nothing: no vCPU runs."""
 
     def resume(self) -> None:
-        """Start to serve the client, the first time."""
+        """Serve the client; later calls change nothing."""
         self._loop.watch(self._socket.fileno(), READABLE, self._readable)
 
     def stop(self) -> None:
-        """Leave the client."""
+        """Close the connection to the client."""
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
 
@@ -228,7 +228,7 @@ class TestAccelerator:
     def _serve(self) -> None:
         while self._waiting:
             if self._waiting[0].lstrip().startswith(b"clock_") and not self._has_settled:
-                # What the commands before have rung is heard first: a timer may come of it.
+                # Doorbells of earlier commands are handled first: a handler may set a timer.
                 self._has_settled = True
                 self._loop.unwatch(self._socket.fileno())
                 self._loop.call_soon(self._go_on)
@@ -243,9 +243,9 @@ class TestAccelerator:
             self._serve()
 
     def _lines(self, received: bytes) -> list[bytes]:
-        """The command lines that `received` completes."""
+        """The command lines completed by `received`."""
         if self._answered_early:
-            # The newline of a line that was answered without it.
+            # Drop the late newline of a line that was answered before it arrived.
             received = received.removeprefix(b"\n")
         received = self._pending + received
         self._answered_early = self._is_whole(received)
@@ -253,12 +253,12 @@ class TestAccelerator:
         return lines
 
     def _is_whole(self, piece: bytes) -> bool:
-        """Whether what has come since the last line is a command with all its words."""
+        """Whether the bytes since the last line are a command with all its arguments."""
         verb, *words = piece.decode(errors="replace").split() or [""]
         if verb not in self._commands or b"\n" in piece:
             return False
         if verb == "write" and len(words) == 3:
-            # The longest of all may come in several pieces: it is whole with its last byte.
+            # Only `write` may arrive in several pieces; it is complete with its last byte.
             digits = words[2].removeprefix("0x")
             return not _is_hex(words[1]) or len(digits) >= 2 * int(words[1], 16)
         # Others come in one piece, or with their newline.
@@ -355,20 +355,20 @@ class TestAccelerator:
         "query_intx": (_query_intx, ONE),
         "eoi_intx": (_eoi_intx, ONE),
     }
-    """Each command, and how many words may follow it."""
+    """Each command with its function and allowed numbers of arguments."""
 
     def _collect_irqfds(self) -> None:
         for fd, gsi in self._irqfds.items():
             if not take_signal(fd):
                 continue
             if gsi in self._routes:
-                # A client that never asks must not make this process grow.
+                # The oldest are dropped: a client that never queries must not use up memory.
                 self._messages = [*self._messages[1 - MESSAGES_KEPT :], self._routes[gsi]]
             else:
                 self._levels[gsi] = True
 
     def _pieces(self, address: int, size: int) -> list[tuple[int, int, FlatRange | None]]:
-        """Cut an access into (address, size, range) at the borders of the map."""
+        """Split an access into (address, size, range) at the boundaries of the flat view."""
         pieces: list[tuple[int, int, FlatRange | None]] = []
         end = address + size
         for flat in self._memory.view:
@@ -413,7 +413,7 @@ class TestAccelerator:
 
 
 def _accesses(address: int, size: int) -> list[tuple[int, int]]:
-    """Cut a range of registers into aligned accesses of at most 8 bytes."""
+    """Split a range of registers into aligned accesses of at most 8 bytes."""
     accesses: list[tuple[int, int]] = []
     while size:
         width = next(w for w in (8, 4, 2, 1) if w <= size and address % w == 0)

@@ -15,7 +15,7 @@ class Term:
 
 
 def _package_length(size: int) -> bytes:
-    """PkgLength (20.2.4): counts itself."""
+    """PkgLength (20.2.4), which includes its own length."""
     if size + 1 < 0x40:
         return bytes([size + 1])
     for extra in (1, 2, 3):
@@ -87,7 +87,7 @@ def operation_region(path: str, base: int, size: int) -> Term:
 
 def field(region: str, path: str) -> Term:
     """DefField: one 32-bit field at the region's start."""
-    # A field's width is written like a package's length, but does not count itself.
+    # A field's width is encoded like PkgLength, but does not include itself.
     body = name_string(region) + bytes([DWORD_ACCESS]) + name_string(path) + bytes([32])
     return Term(b"\x5b\x81" + _package_length(len(body)) + body)
 
@@ -149,7 +149,7 @@ def interrupt(gsi: int) -> bytes:
 
 
 def constant(value: int | bytes) -> Term:
-    """A number or a buffer as an expression."""
+    """An integer or a buffer as an expression."""
     return Term(encode(value))
 
 

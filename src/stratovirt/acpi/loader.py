@@ -1,4 +1,4 @@
-"""The table loader (QEMU's bios-linker-loader): how firmware places the ACPI tables.
+"""The table loader script (QEMU's bios-linker-loader), by which firmware places ACPI tables.
 
 Tables are built for address 0 of their file; the script tells firmware which fields are pointers.
 """
@@ -23,19 +23,19 @@ def _command(body: bytes) -> bytes:
 
 
 def allocate(file: str, alignment: int, zone: int) -> bytes:
-    """Put a file into memory."""
+    """Command: allocate memory for a file and load it."""
     return _command(struct.pack("<I56sIB", ALLOCATE, file.encode(), alignment, zone))
 
 
 def add_pointer(file: str, target: str, offset: int, size: int) -> bytes:
-    """Add `target`'s address to a pointer in `file`."""
+    """Command: add `target`'s address to a pointer in `file`."""
     return _command(
         struct.pack("<I56s56sIB", ADD_POINTER, file.encode(), target.encode(), offset, size)
     )
 
 
 def add_checksum(file: str, result: int, start: int, length: int) -> bytes:
-    """Recompute the checksum of a range of `file`."""
+    """Command: compute the checksum of a range of `file`."""
     return _command(struct.pack("<I56sIII", ADD_CHECKSUM, file.encode(), result, start, length))
 
 
@@ -66,7 +66,7 @@ def script(placed: list[tuple[int, bytes]]) -> tuple[bytes, bytes, bytes]:
 
 
 def _pointers(content: bytes) -> list[tuple[int, int]]:
-    """(offset, size) of the addresses in a table."""
+    """(offset, size) of the pointers in a table."""
     signature = content[:4]
     if signature == b"XSDT":
         return [(at, 8) for at in range(tables.HEADER.size, len(content), 8)]

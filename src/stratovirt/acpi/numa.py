@@ -1,4 +1,4 @@
-"""NUMA for the guest: which node CPUs and memory belong to, and how far nodes are apart."""
+"""NUMA tables for the guest: the nodes of CPUs and memory (SRAT), and node distances (SLIT)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def srat(cpus: list[tuple[int, int]], memory: list[tuple[int, int, int]]) -> byt
 
 
 def slit(count: int, given: dict[tuple[int, int], int]) -> bytes:
-    """The SLIT (5.2.17) of `count` nodes; distances that are not given have their defaults.
+    """The SLIT (5.2.17) of `count` nodes; missing distances get their defaults.
 
-    One given in one direction only holds for both.
+    A distance given for one direction holds for both.
     """
     cells = bytearray()
     for source in range(count):

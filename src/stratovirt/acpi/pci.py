@@ -7,13 +7,13 @@ from stratovirt.acpi import aml
 OSC_UUID = "33DB4D5B-1FF7-401C-9657-7441C03DD766"
 NATIVE_HOTPLUG, PME, AER, CAPABILITY = 1 << 0, 1 << 2, 1 << 3, 1 << 4
 GRANTED = NATIVE_HOTPLUG | PME | AER | CAPABILITY
-"""What the operating system may do by itself (table 4-5)."""
+"""_OSC control bits granted to the operating system (table 4-5)."""
 UNKNOWN_UUID, UNKNOWN_REVISION, MASKED = 1 << 2, 1 << 3, 1 << 4
 SLOTS, PINS = 32, 4
 
 
 def _osc() -> aml.Term:
-    """_OSC (section 4.5.1): grant native hotplug and its kin."""
+    """_OSC (section 4.5.1): grants the control bits of GRANTED."""
     status, control = aml.reference("CDW1"), aml.reference("CDW3")
     return aml.method(
         "_OSC",
@@ -40,7 +40,7 @@ def _osc() -> aml.Term:
 
 
 def _prt(first_gsi: int) -> aml.Term:
-    """_PRT (ACPI 6.5, section 6.2.13): four lines, turned by the slot."""
+    """_PRT (ACPI 6.5, section 6.2.13): four GSIs, rotated by slot number."""
     rows = [
         aml.package(slot << 16 | 0xFFFF, pin, 0, first_gsi + (slot + pin) % PINS)
         for slot in range(SLOTS)

@@ -47,7 +47,7 @@ def table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 
 def generic_address(port: int) -> bytes:
-    """Generic Address Structure of an 8-bit I/O port, or of nothing for port 0."""
+    """Generic Address Structure of an 8-bit I/O port; all zeros for port 0."""
     return struct.pack("<BBBBQ", SYSTEM_IO, 8, 0, 1, port) if port else bytes(12)
 
 
@@ -82,7 +82,7 @@ def fixed_fadt(
             "<BBBBQ", SYSTEM_IO, 8 * size, 0, 3 if size == 4 else 2, port
         )
 
-    # Either address of the FACS may be given, not both (table 5.9).
+    # Only one of the FACS's two address fields may be set (table 5.9).
     put("I", FADT_FIRMWARE_CTRL, facs)
     put("I", FADT_DSDT, dsdt)
     put("Q", FADT_X_DSDT, dsdt)
@@ -164,7 +164,7 @@ def madt(
 ) -> bytes:
     """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1.
 
-    The first `enabled` of the `apic_ids` are there, the others may come.
+    The first `enabled` of the `apic_ids` are enabled, the others online capable.
     `level_irqs` are ISA interrupts that are not edge-triggered.
     """
     body = struct.pack("<II", lapic, int(has_pic))

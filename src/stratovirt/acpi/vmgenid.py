@@ -1,7 +1,7 @@
-"""VM Generation ID (Microsoft's paper of that name): a guest learns that it was cloned.
+"""VM Generation ID (Microsoft's specification): tells a guest that it was cloned.
 
-Sixteen random bytes in guest RAM differ between any two machines that ever ran from one snapshot.
-When they change under a running guest, it gets a notification and reseeds its random pool.
+Each machine that starts from a snapshot gets its own 16 random bytes in guest RAM.  A restored
+guest is notified of their change and reseeds its random number generator.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ NOTIFY_CHANGED = 0x80
 
 
 def device(address: int) -> aml.Term:
-    """The device that tells of the identifier at guest physical `address`."""
+    """The AML device that reports the identifier's guest physical `address`."""
     return aml.device(
         NAME,
         aml.name("_HID", "QEMUVGID"),
-        # The paper's name is longer than ACPI allows, so there is a second one.
+        # The specified name is longer than ACPI allows, so a short one is added.
         aml.name("_CID", aml.package("VM_Gen_Counter", "VMGENCTR")),
         aml.name("_DDN", "VM_Gen_Counter"),
         aml.name("ADDR", aml.package(address & 0xFFFF_FFFF, address >> 32)),

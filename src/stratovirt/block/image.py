@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class Image:
     """An open image; `disk` is what engines work on.
 
-    `sectors` is the whole number of 512-byte sectors; `can_discard` says whether the host takes
-    ranges back.  `source` names in errors what asked for the image, and `uses_uring` says whether
-    io_uring may serve it.  Raises ImageError.
+    `sectors` is the whole number of 512-byte sectors; `can_discard` says whether the host supports
+    discard.  `source` is the option that errors name, and `uses_uring` says whether io_uring may
+    serve it.  Raises ImageError.
     """
 
     def __init__(
@@ -47,5 +47,5 @@ class Image:
             raise
 
     def close(self) -> None:
-        """Give back the descriptors, and with them the lock."""
+        """Close the descriptors, which releases the lock."""
         self._files.close()

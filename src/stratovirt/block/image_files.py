@@ -1,4 +1,4 @@
-"""A raw image file or block device: opened, locked, measured; by a machine or for it."""
+"""Opens, locks and measures a raw image, in the machine's process or in its broker."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SECTOR = 512
 
 
 class ImageError(StratovirtError):
-    """An image cannot be used; the text names what asked for it."""
+    """An image cannot be used; the text names the option or command."""
 
 
 class ImageFiles:
-    """An image opened and measured: what `open_image` found, and the descriptors."""
+    """An opened image: its descriptors and the properties that `open_image` has found."""
 
     __slots__ = ("block_size", "buffered_fd", "can_discard", "direct_align", "fd", "size")
 
@@ -38,11 +38,11 @@ class ImageFiles:
 
     @property
     def fds(self) -> list[int]:
-        """One, or with O_DIRECT two descriptors."""
+        """One descriptor, or two with O_DIRECT."""
         return sorted({self.buffered_fd, self.fd}, key=(self.buffered_fd, self.fd).index)
 
     def close(self) -> None:
-        """Give back the descriptors, and with them the lock."""
+        """Close the descriptors, which releases the lock."""
         for fd in self.fds:
             os.close(fd)
 
@@ -50,7 +50,7 @@ class ImageFiles:
 def open_image(
     path: str, source: str, *, readonly: bool, direct: bool, machine: str = "self"
 ) -> ImageFiles:
-    """Open, lock and measure an image; `source` names in errors what asked for it.
+    """Open, lock and measure an image; `source` is the option or command that errors name.
 
     `machine` is the process that it is opened for.  Raises ImageError.
     """
@@ -100,7 +100,7 @@ def _open_direct(path: str, access: int, source: str) -> int:
 
 
 def lock_file(fd: int, readonly: bool, source: str, machine: str = "self") -> None:
-    """Let nobody write what this machine reads or writes; raises ImageError."""
+    """Lock a file, shared for `readonly` or else exclusive; raises ImageError."""
     kind = fcntl.LOCK_SH if readonly else fcntl.LOCK_EX
     try:
         # flock belongs to the open file, so it holds until the last descriptor goes.
@@ -136,7 +136,7 @@ def _can_discard(fd: int) -> bool:
 
 
 def _block_size(fd: int) -> int:
-    """What the host handles as one: a file's system takes any range, a device whole blocks."""
+    """The host's block size in bytes: a device's own; 512 for a file, which takes any range."""
     if not stat.S_ISBLK(os.fstat(fd).st_mode):
         return SECTOR
     return device_block_size(fd)

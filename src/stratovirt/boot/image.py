@@ -1,4 +1,4 @@
-"""What a loaded kernel is, and the errors of files that cannot be one."""
+"""Kernel and initrd files, the loaded kernel, and their errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BootError(StratovirtError):
 
 
 class KernelImage:
-    """A kernel in guest memory: its 64-bit entry, where it ends, and what it said of itself."""
+    """A kernel in guest memory: its 64-bit entry, its end, and limits from its header."""
 
     __slots__ = ("command_line_limit", "end", "entry", "initrd_below", "setup_header")
 
@@ -41,7 +41,7 @@ class KernelImage:
 
 
 class BootFile:
-    """A kernel or initrd, open as long as its machine: it may start anew, and not open files then.
+    """A kernel or initrd; it stays open, since a locked-down machine opens no files at a reset.
 
     Raises BootError naming the option.
     """
@@ -59,26 +59,26 @@ class BootFile:
         self.size = status.st_size
 
     def close(self) -> None:
-        """Give back the descriptor."""
+        """Close the descriptor."""
         os.close(self.fd)
 
     def error(self, problem: str) -> BootError:
-        """An error about this file."""
+        """A BootError naming option and file."""
         return BootError(f"{self.flag} {self.path}: {problem}")
 
 
 class KernelFile(BootFile):
-    """A kernel, read piece by piece."""
+    """A kernel file, read in parts."""
 
     def __init__(self, path: str) -> None:
         super().__init__("-kernel", path)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes at `offset`, none behind the end."""
+        """Up to `size` bytes at `offset`; empty past the end."""
         return os.pread(self.fd, size, offset) if offset < self.size else b""
 
     def load(self, memory: GuestMemory, gpa: int, offset: int, size: int) -> None:
-        """Copy part of the file to guest memory; raises BootError when either is too short."""
+        """Copy part of the file to guest memory; raises BootError if file or RAM is too small."""
         if offset + size > self.size:
             raise BootError(
                 f"-kernel {self.path}: the file is truncated: it has {self.size} bytes "

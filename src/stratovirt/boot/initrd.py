@@ -1,4 +1,4 @@
-"""The initial RAM disk: checked for being whole, placed as high as the kernel allows.
+"""The initial RAM disk: checked for truncation, placed as high as the kernel allows.
 
 Linux takes any number of archives one after the other, each a cpio or a compressed one, with zeros
 between them and with or without a trailer (init/initramfs.c).
@@ -18,16 +18,16 @@ MIB = 1 << 20
 CPIO_MAGICS = (b"070701", b"070702")
 CPIO_HEADER = 110
 CPIO_NUMBERS = re.compile(rb"[0-9a-fA-F]{104}")
-"""The header behind its magic: thirteen numbers of eight digits."""
+"""The header after its magic: thirteen numbers of eight hexadecimal digits."""
 CPIO_LAST = b"TRAILER!!!"
 XZ_MAGIC, XZ_FOOTER = b"\xfd7zXZ\0", b"YZ"
 XZ_FOOTER_BYTES = 12
 COMPRESSED = (
     b"\x1f\x8b", b"\x1f\x9e", b"BZh", b"\x5d\0", b"\xfd7", b"\x89L", b"\x02\x21", b"\x28\xb5",
 )  # fmt: skip
-"""How gzip, bzip2, lzma, xz, lzo, lz4 and zstd start (lib/decompress.c)."""
+"""Magic numbers of gzip, bzip2, lzma, xz, lzo, lz4 and zstd (lib/decompress.c)."""
 BOOTCONFIG = b"#BOOTCONFIG\n"
-"""What ends an initrd that a boot configuration was appended to."""
+"""Magic at the end of an initrd with an appended boot configuration."""
 
 
 def load_initrd(
@@ -48,7 +48,7 @@ def load_initrd(
 
 
 def place_initrd(file: BootFile, size: int, kernel: KernelImage, low_ram_end: int) -> int:
-    """Where so many bytes lie; raises BootError that says what would fit."""
+    """Guest physical address for `size` bytes; raises BootError naming the size that fits."""
     top = min(kernel.initrd_below, low_ram_end)
     gpa = (top - size) & ~(PAGE - 1)
     if gpa >= kernel.end:
@@ -67,7 +67,7 @@ def place_initrd(file: BootFile, size: int, kernel: KernelImage, low_ram_end: in
 
 
 def _truncation(fd: int, size: int) -> str | None:
-    """What says that the file was cut off, or None. Formats that cannot tell pass."""
+    """Text of the error if the file is truncated, else None; only cpio and xz are checked."""
     offset = 0
     while True:
         magic = os.pread(fd, 6, offset)
@@ -76,7 +76,7 @@ def _truncation(fd: int, size: int) -> str | None:
         elif magic == XZ_MAGIC:
             end, problem = _xz_end(fd, offset, size)
         else:
-            # Where another compressed archive ends only its decompressor knows.
+            # The end of another compressed archive is known only to its decompressor.
             return None
         if problem is not None:
             return problem
@@ -86,7 +86,7 @@ def _truncation(fd: int, size: int) -> str | None:
 
 
 def _cpio_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
-    """Where the cpio archive ends, and what is wrong with it."""
+    """End offset of the cpio archive, and the text of an error or None."""
     while True:
         header = os.pread(fd, CPIO_HEADER, offset)
         if not CPIO_NUMBERS.fullmatch(header, 6):
@@ -102,7 +102,7 @@ def _cpio_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
         magic = os.pread(fd, 6, offset)
         if magic in CPIO_MAGICS:
             continue
-        # Without a trailer it ends with its file, with zeros or where another archive starts.
+        # Without a trailer the archive ends at the file's end, at zeros or at another archive.
         if not magic.strip(b"\0") or magic.startswith(COMPRESSED) or _has_bootconfig(fd, size):
             return offset, None
         return offset, "the cpio archive is damaged"
@@ -113,7 +113,7 @@ def _has_bootconfig(fd: int, size: int) -> bool:
 
 
 def _xz_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
-    """Where the xz stream ends: behind the first footer whose checksum is right."""
+    """End offset of the xz stream, after the first footer with a valid checksum, and an error."""
     kept = b""
     at = offset
     while content := os.pread(fd, MIB, at):
@@ -131,7 +131,7 @@ def _xz_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
 
 
 def _next_archive(fd: int, offset: int, size: int) -> int:
-    """Behind the zeros at `offset`, which the kernel skips; the file's size at its end."""
+    """Offset of the next archive after zeros, which the kernel skips; `size` if none follows."""
     while content := os.pread(fd, MIB, offset):
         rest = content.lstrip(b"\0")
         if rest:

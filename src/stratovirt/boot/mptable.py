@@ -21,7 +21,7 @@ def mp_table(
 ) -> bytes:
     """Floating pointer and configuration table, to be placed at `address` (16-byte aligned).
 
-    Only the first `enabled` of the `apic_ids` are there.
+    Only the first `enabled` of the `apic_ids` are enabled.
     """
     entries: list[bytes] = []
     for number, apic_id in enumerate(apic_ids):

@@ -1,4 +1,4 @@
-"""The raw image that ``objcopy -O binary vmlinux`` makes: loaded and entered at 16 MiB."""
+"""Raw image of ``objcopy -O binary vmlinux``: loaded and entered at 16 MiB."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stratovirt.boot.image import KernelFile, KernelImage
 
 LOAD_ADDRESS = 0x0100_0000
 BANNER = b"Linux version "
-"""Every kernel holds its banner (linux_banner), and a raw image has no other mark."""
+"""Start of linux_banner, the only recognizable text in a raw image."""
 
 
 def is_raw_image(file: KernelFile) -> bool:

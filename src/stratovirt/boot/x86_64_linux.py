@@ -1,4 +1,4 @@
-"""Puts a Linux kernel, its command line and its tables where an x86_64 board wants them."""
+"""Loads a Linux kernel, its command line and its tables into the RAM of an x86_64 board."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EBDA = 0x9_FC00
 LOW_RAM_TOP = 0xA_0000
 ACPI_TABLES = 0xE_0000
 GENERATION_ID = 0xF_F000
-"""In reserved memory, as acpi.vmgenid's paper demands; the tables end before it."""
+"""VM generation ID: in reserved memory, as its specification requires, after the tables."""
 RESET_VECTOR = 0xF_FFF0
-"""F000:FFF0, where Linux jumps in real mode when its other ways to reboot are not there."""
+"""F000:FFF0, Linux's real-mode jump target when no other reboot method works."""
 RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")
-"""mov al, 0xfe; out 0x64, al; then halt: what a firmware's entry would come to."""
+"""Code at the reset vector: mov al, 0xfe; out 0x64, al (reset by the i8042); hlt loop."""
 HIGH_RAM = 0x10_0000
 
 
@@ -52,9 +52,9 @@ def load_linux(
     ram: list[tuple[int, int]],
     reserved: Sequence[tuple[int, int]] = (),
 ) -> EntryPoint:
-    """Load everything Linux needs and say where to start.
+    """Load kernel, initrd, command line and boot tables; returns the entry. Raises BootError.
 
-    `ram` is (gpa, size), lowest first; `reserved` is what no device may be given.
+    `ram` is (gpa, size), lowest first; `reserved` becomes reserved ranges of the e820 map.
     """
     image = load_kernel(kernel, memory)
     low_end = ram[0][0] + ram[0][1]

@@ -1,1 +1,1 @@
-"""Host ends of character devices: ``backend`` is the contract, the other modules fulfil it."""
+"""Back ends of character devices: ``backend`` is the contract, the others implement it."""

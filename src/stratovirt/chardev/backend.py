@@ -1,4 +1,4 @@
-"""The chardev contract, and what all back ends share: watching, back pressure, limits."""
+"""The chardev contract and the base of all back ends: watching, back pressure, limits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 OUTPUT_HIGH = 4096
-"""Bytes waiting for a slow peer from which on the device is told to hold back."""
+"""Bytes waiting for a slow peer at which the device is told to stop sending."""
 OUTPUT_LIMIT = 1 << 16
-"""Bytes kept for a device that does not hold back; what comes beyond is dropped and logged."""
+"""Most bytes kept for a device that does not stop; further output is dropped and logged."""
 DRAIN_PATIENCE_MS = 1000
-"""How long the end of the process waits each time for a peer that has not read everything."""
+"""Longest wait, at the end of the process, for each read of a peer with unread output."""
 PIPE_CHUNK = 512
 """Most bytes written to a blocking descriptor at once: poll(2) promises room for this many."""
 
@@ -44,9 +44,9 @@ class Chardev:
 
     chunk = PIPE_CHUNK
     description = ""
-    """What query-chardev shows as its filename."""
+    """The filename in query-chardev."""
     waits = False
-    """Whether the machine starts only when a peer is there."""
+    """Whether the machine starts only after a peer has connected."""
 
     def __init__(self, loop: Loop, label: str) -> None:
         self.loop = loop
@@ -72,7 +72,7 @@ class Chardev:
 
     @property
     def is_connected(self) -> bool:
-        """Whether somebody is at the other end."""
+        """Whether a peer is connected."""
         return self._output_fd >= 0
 
     @property
@@ -92,7 +92,7 @@ class Chardev:
             self._flush()
 
     def drain(self, patience_ms: int = DRAIN_PATIENCE_MS) -> None:
-        """Send what the peer takes while it goes on reading: the process is about to end."""
+        """Send pending output while the peer goes on reading; called at the end of the process."""
         if self._pending and self._output_fd >= 0:
             self._flush(patience_ms)
 
@@ -100,11 +100,11 @@ class Chardev:
         """Start to serve, once a user is attached."""
 
     def disconnect(self) -> None:
-        """Send the peer away; where peers come and go, the next is served."""
+        """Disconnect the peer; a back end with changing peers serves the next."""
         self._hung_up()
 
     def finish(self) -> None:
-        """Send the peer away once it has read everything."""
+        """Disconnect the peer once all output is sent."""
         self._is_finishing = True
         if not self._pending:
             self._hung_up()
@@ -115,7 +115,7 @@ class Chardev:
         self._dropped = True
 
     def answered(self, _command: str, _accepted: bool) -> None:
-        """The user has dealt with a request: for whoever handed on the peer, if somebody did."""
+        """The user has answered a request; a relayed chardev reports it to the peer's relay."""
 
     def resume_input(self) -> None:
         """The device has room again."""
@@ -148,15 +148,15 @@ class Chardev:
             self.on_drained()
 
     def _hung_up(self) -> None:
-        """The peer has gone; what that means is the back end's to say."""
+        """The peer has disconnected; back ends override this."""
         self._detach()
 
     def _output_failed(self, _error: OSError) -> None:
-        """Nobody takes output; where peers come and go, that one has gone."""
+        """Writing has failed, which counts as a disconnect unless a back end overrides this."""
         self._hung_up()
 
     def _drop_output(self) -> None:
-        """Forget what waits, and let a device that held back go on."""
+        """Drop pending output, and call `on_drained` if there was some."""
         was_waiting = bool(self._pending)
         self._pending.clear()
         self._output_watched = False

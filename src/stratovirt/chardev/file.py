@@ -1,4 +1,4 @@
-"""A file that output is written to."""
+"""A chardev that writes output to a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = Log(__name__)
 
 
 class OutputFile(Chardev):
-    """Output only; there is never input."""
+    """An output file; it has no input."""
 
     chunk = 1 << 16
 
@@ -45,7 +45,7 @@ class OutputFile(Chardev):
         self._drop_output()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         super().close()
         outputs.discard(self._file)
         os.close(self._file)

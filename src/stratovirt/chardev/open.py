@@ -1,4 +1,4 @@
-"""From the options of a chardev to its back end; each kind is imported only when it is used."""
+"""Makes the back end for a chardev's options; each kind is imported at its first use."""
 
 from __future__ import annotations
 

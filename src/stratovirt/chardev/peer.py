@@ -1,4 +1,4 @@
-"""What chardevs with a socket at their end share: one peer, and the descriptors it sends along."""
+"""Base of chardevs on a socket: one peer, and the file descriptors it sends (SCM_RIGHTS)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stratovirt.runtime.sockets import LostDescriptorsError, receive_descriptors
 log = Log(__name__)
 
 MOST_DESCRIPTORS = 16
-"""Descriptors taken of one message; a client that sends more loses all of them."""
+"""Most descriptors in one message; of a message with more, all are dropped."""
 
 
 class PeerChardev(Chardev):
-    """A connection that comes and goes."""
+    """A chardev with one connected socket at a time, or none."""
 
     chunk = 1 << 16
     carries_descriptors = False
@@ -28,7 +28,7 @@ class PeerChardev(Chardev):
         self._peer: socket.socket | None = None
 
     def close(self) -> None:
-        """Leave the peer; nobody is told."""
+        """Close the connection without calling `on_disconnected`."""
         super().close()
         if self._peer is not None:
             self._peer.close()
@@ -52,7 +52,7 @@ class PeerChardev(Chardev):
         self._await_next()
 
     def _await_next(self) -> None:
-        """The peer has left; who comes next is the back end's business."""
+        """The peer has disconnected; a back end overrides this to get the next."""
 
     def _read(self, size: int) -> bytes:
         if not self.takes_descriptors or not self.carries_descriptors:
@@ -64,7 +64,7 @@ class PeerChardev(Chardev):
             log.warn(f"chardev {self.label}: {error.strerror}")
             received, descriptors = error.content, []
         if descriptors:
-            # Those of an earlier message that nobody asked for are given back.
+            # Unused descriptors of an earlier message are closed.
             self._forget_descriptors()
             self.descriptors = descriptors
         return received

@@ -13,7 +13,7 @@ from stratovirt.config.chardev import PtyChardev
 from stratovirt.runtime.loop import Loop, Timer
 
 LOOK_AGAIN_NS = 250_000_000
-"""How often a terminal that nobody has open is looked at: what is typed waits no longer."""
+"""Interval of polling an unopened terminal: the longest delay until its input is read."""
 
 
 class Pty(Chardev):
@@ -32,11 +32,11 @@ class Pty(Chardev):
         print(f"char device redirected to {path} (label {options.id})", file=sys.stdout, flush=True)
 
     def open(self) -> None:
-        """Start to serve it."""
+        """Start to serve the terminal."""
         self._look()
 
     def write(self, content: bytes) -> None:
-        """Send to the user; without one it is dropped."""
+        """Send to the user; dropped while the terminal is not open."""
         if self._has_user():
             self._greet()
             super().write(content)
@@ -52,7 +52,7 @@ class Pty(Chardev):
             self.on_connected()
 
     def _look(self) -> None:
-        # The kernel tells nobody that a terminal is opened.
+        # The kernel gives no notification when a terminal is opened.
         self._next_look = None
         if self._has_user():
             self._greet()
@@ -67,7 +67,7 @@ class Pty(Chardev):
             self._look()
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the master."""
         super().close()
         if self._next_look is not None:
             self._next_look.cancel()

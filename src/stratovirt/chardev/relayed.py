@@ -1,4 +1,4 @@
-"""A monitor whose clients somebody else receives, and hands on as connected sockets."""
+"""A monitor's chardev whose clients another process accepts and passes as sockets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class RelayedChardev(PeerChardev):
-    """One client at a time; the next comes when it has left.
+    """One client at a time; a new one replaces the last.
 
-    Whoever receives the clients counts their requests; `on_answered` hears which was answered.
+    The accepting process counts requests; `on_answered` gets each one's number when it is answered.
     """
 
     carries_descriptors = True
@@ -27,14 +27,14 @@ class RelayedChardev(PeerChardev):
         self._requests = 0
 
     def answered(self, command: str, accepted: bool) -> None:
-        """Tell who counts along."""
+        """Report an answered request with its number to `on_answered`."""
         self._requests += 1
         self.on_answered(self._requests, command, accepted)
 
     def receive(self, fd: int, requests: int) -> None:
-        """Here is a client; before it there were so many requests."""
+        """Serve the client on socket `fd`; `requests` is the number of requests before it."""
         if self._peer is not None:
-            # What the last one had to say is lost with it.
+            # Unread input of the last client is dropped.
             self._hung_up()
         self._requests = requests
         self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd))

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 ACCEPT_PAUSE_NS = 1_000_000_000
-"""How long a client waits when this process may open no more descriptors."""
+"""Pause before the next accept when one fails, as at the limit of open descriptors."""
 
 
 class SocketBackend(PeerChardev):
-    """See the module's text."""
+    """A socket chardev: a server with one client at a time, or a client that may reconnect."""
 
     def __init__(self, loop: Loop, options: SocketChardev, access: HostAccess, source: str) -> None:
         super().__init__(loop, options.id)
@@ -78,14 +78,14 @@ class SocketBackend(PeerChardev):
         return f"{kind}:{address}" + (",server=on" if self._options.server else "")
 
     def open(self) -> None:
-        """Start to serve the peer, or to wait for one."""
+        """Serve the connected peer, or wait for one."""
         if self._peer is not None:
             self._use(self._peer)
         else:
             self._await_next()
 
     def close(self) -> None:
-        """Leave the peer and stop listening; nobody is told."""
+        """Close connection and listener without calling `on_disconnected`."""
         self._is_closed = True
         super().close()
         if self._listener is not None:
@@ -100,7 +100,7 @@ class SocketBackend(PeerChardev):
         except BlockingIOError:
             return
         except OSError as error:
-            # It is there still: without a pause the loop would do nothing else.
+            # The client stays queued: without a pause the loop would do nothing else.
             log.warn(f"chardev {self.label}: a client could not be accepted: {error.strerror}")
             self.loop.unwatch(self._listener.fileno())
             self.loop.call_at(time.monotonic_ns() + ACCEPT_PAUSE_NS, self._await_next)

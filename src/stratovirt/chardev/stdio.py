@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ESCAPE = 0x01
-"""Ctrl-A: what is typed after it at a terminal is for us, as QEMU's multiplexed console has it."""
+"""Ctrl-A: at a terminal the next byte is a command to this process, as in QEMU's console."""
 HELP = (
     b"\r\nC-a h    print this help\r\n"
     b"C-a x    end the machine\r\n"
@@ -22,11 +22,11 @@ HELP = (
 NO_MONITOR = b"\r\nthere is no monitor at this terminal; C-a h prints what there is\r\n"
 
 TYPED_LIMIT = 4096
-"""Bytes typed at a terminal that wait for the guest; what is typed beyond them is dropped."""
+"""Most bytes of terminal input kept until the guest reads them; further input is dropped."""
 
 
 class Stdio(Chardev):
-    """This process's own streams."""
+    """The standard input and output of this process."""
 
     description = "stdio"
 
@@ -38,7 +38,7 @@ class Stdio(Chardev):
         self._typed = bytearray()
 
     def open(self) -> None:
-        """Take the streams over."""
+        """Start to serve the streams; a terminal is set to raw mode."""
         self._is_terminal = os.isatty(0)
         if self._is_terminal:
             from stratovirt.runtime.terminal import make_raw
@@ -105,7 +105,7 @@ class Stdio(Chardev):
     def _hung_up(self) -> None:
         # End of input is no end of output: a guest whose stdin is /dev/null still has a console.
         if self._is_terminal:
-            # Its window was closed, and with it goes whoever could end the machine.
+            # The terminal was closed, so no user could end the machine any more.
             self._quit_requested()
 
     def _output_failed(self, _error: OSError) -> None:

@@ -41,7 +41,7 @@ DELIVERY_NMI, DELIVERY_EXTINT = 4, 7
 
 
 class EntryPoint:
-    """Where and how the first vCPU starts: long mode at `rip` with RSI = boot parameters."""
+    """Start of the first vCPU: long mode at `rip` with RSI = address of the boot parameters."""
 
     __slots__ = ("boot_params", "page_tables", "rip", "stack")
 
@@ -84,7 +84,7 @@ def _segment(selector: int, kind: int, *, long_mode: bool) -> dict[str, int]:
 
 
 def set_boot_registers(vcpu: KvmVcpu, entry: EntryPoint) -> None:
-    """Put the first vCPU into 64-bit mode at the kernel's entry."""
+    """Set the first vCPU's registers: 64-bit mode at the kernel's entry."""
     sregs = vcpu.get_sregs()
     sregs["cs"] = _segment(BOOT_CS, 0xB, long_mode=True)
     for name in ("ds", "es", "fs", "gs", "ss"):
@@ -118,13 +118,13 @@ def set_boot_registers(vcpu: KvmVcpu, entry: EntryPoint) -> None:
 
 
 def set_common_state(vcpu: KvmVcpu) -> None:
-    """What every vCPU starts with: FPU, MSRs and the LAPIC's local interrupt pins."""
+    """Set the initial state of every vCPU: FPU, MSRs and the LAPIC's local interrupt pins."""
     vcpu.set_fpu(FPU_CONTROL_DEFAULT, MXCSR_DEFAULT)
     msrs = [(index, 0) for index in CLEARED_MSRS]
     msrs.append((MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING))
     msrs.append((MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK))
     for msr in msrs:
-        # One at a time: the kernel stops at the first it does not know, and each stands alone.
+        # One at a time: KVM_SET_MSRS stops at the first MSR that KVM does not know.
         vcpu.set_msrs([msr])
     lapic = vcpu.get_lapic()
     for register, mode in ((LVT_LINT0, DELIVERY_EXTINT), (LVT_LINT1, DELIVERY_NMI)):

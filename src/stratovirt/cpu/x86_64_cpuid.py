@@ -1,4 +1,4 @@
-"""CPUID of a guest: what KVM supports, with the topology of -smp (Intel SDM 2A, AMD APM 3)."""
+"""CPUID of a guest: KVM's supported entries with the topology of -smp (SDM 2A, APM 3)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ECX_HYPERVISOR = 1 << 31
 ASYNC_PAGE_FAULTS = 1 << 4 | 1 << 10 | 1 << 14
 """KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (the kernel's Documentation/virt/kvm/x86/cpuid.rst).
 
-Not offered.  A task of the guest that waits for a page of the host waits for a notice of this
-host; in a machine restored elsewhere that notice may never come.
+Not offered: a guest task that waits for the page-ready notice of one host would wait forever in
+a machine restored on another.
 """
 
 
@@ -39,7 +39,7 @@ def with_brand(
 ) -> list[Entry]:
     """The entries that KVM supports, with the brand string of the host's CPU.
 
-    KVM lists its leaves and leaves them empty.
+    KVM lists the brand leaves and leaves them empty.
     """
     if host_cpuid(LEAF_AMD_HIGHEST)[0] < LEAVES_BRAND[-1]:
         return supported
@@ -53,7 +53,7 @@ def with_brand(
 def guest_cpuid(
     supported: list[Entry], topology: Topology, index: int, *, tsc_deadline: bool
 ) -> list[Entry]:
-    """The entries for vCPU `index`, from those KVM supports."""
+    """The entries of vCPU `index`, derived from those KVM supports."""
     entries = with_topology(supported, topology, index)
     for entry in entries:
         leaf = entry["function"]
@@ -74,17 +74,17 @@ FEATURES = {
     (0x8000_0001, 0): ("ecx", "edx"),
     (0x8000_0008, 0): ("ebx",),
 }
-"""Registers each of whose bits is a feature, by leaf and subleaf."""
+"""Registers in which each bit is a feature, by leaf and subleaf."""
 ADDED = {
     (LEAF_FEATURES, "ecx"): ECX_X2APIC | ECX_HYPERVISOR | ECX_TSC_DEADLINE,
     (LEAF_FEATURES, "edx"): EDX_HTT,
     (LEAF_AMD_FEATURES, "ecx"): ECX_CMP_LEGACY | ECX_TOPOLOGY_EXTENSIONS,
 }
-"""What `guest_cpuid` adds to what KVM supports."""
+"""Feature bits that `guest_cpuid` may set beyond those KVM reports, by leaf and register."""
 
 
 def lacking_features(entries: list[Entry], supported: list[Entry]) -> str | None:
-    """The first features of a guest's `entries` that this host lacks, in words."""
+    """Description of the first features in a guest's `entries` that this host lacks, or None."""
     here = {(entry["function"], entry["index"]): entry for entry in supported}
     for entry in entries:
         leaf = (entry["function"], entry["index"])

@@ -27,27 +27,27 @@ ECX_TOPOLOGY_EXTENSIONS = 1 << 22
 AMD_VENDORS = tuple(int.from_bytes(name, "little") for name in (b"Auth", b"Hygo"))
 """EBX of leaf 0: AuthenticAMD and HygonGenuine."""
 ZEN = 0x17
-"""The first AMD family whose nodes within a package are numbered as those of today."""
+"""The first AMD family that numbers the nodes of a package as here."""
 SIGNIFICANT_INDEX = 1
 """KVM_CPUID_FLAG_SIGNIFCANT_INDEX: the entry is for one value of ECX."""
 
 LEVEL_SMT, LEVEL_CORE, LEVEL_DIE = 1, 2, 5
 CORE_IDS_MOST = 1 << 6
-"""What leaf 4 has bits for."""
+"""Most core ids per package that leaf 4 can express (EAX bits 31:26)."""
 IDS_IN_PACKAGE_MOST = 255
 LAST_APIC_ID = 254
-"""255 is everybody, in the tables and messages of eight bits that the boards use."""
+"""255 is the broadcast id in 8-bit xAPIC messages and tables."""
 NODES_IN_PACKAGE_MOST = 8
 DATA_CACHE, INSTRUCTION_CACHE, UNIFIED_CACHE = 1, 2, 3
 SELF_INITIALIZING = 1 << 8
 WAYS = {1: 1, 2: 2, 4: 4, 6: 8, 8: 16, 0xA: 32, 0xB: 48, 0xC: 64, 0xD: 96, 0xE: 128}
-"""What 0x8000_0006 means by its code of associativity; others are counted as 16."""
+"""Number of ways by associativity code of leaf 0x8000_0006; 16 for any other code."""
 
 Entry = dict[str, int]
 
 
 def _width(count: int) -> int:
-    """Bits that number `count` things."""
+    """Number of bits that distinguish `count` ids."""
     return (count - 1).bit_length()
 
 
@@ -91,7 +91,7 @@ class ApicIds:
 
 
 def apic_ids(smp: Smp) -> list[int]:
-    """Those of all places for vCPUs, of which the first are taken; raises ConfigError."""
+    """APIC ids of all possible vCPUs, present ones first; raises ConfigError."""
     numbers = ApicIds(smp.topology)
     found = [numbers.of(index) for index in range(smp.maximum)]
     if found[-1] > LAST_APIC_ID:
@@ -126,7 +126,7 @@ def with_topology(supported: list[Entry], topology: Topology, index: int) -> lis
             entry["eax"] |= (core_ids - 1) << 26
     cores = topology.cores * topology.clusters * topology.threads
     threads = (LEVEL_SMT, ids.smt_shift, topology.threads)
-    # Leaf 0xB knows no dies: its core level covers the package.
+    # Leaf 0xB has no die level: its core level covers the package.
     package = (LEVEL_CORE, ids.die_shift, per_package)
     entries += _levels(LEAF_TOPOLOGY, [threads, package], apic_id)
     if topology.dies > 1:
@@ -146,7 +146,7 @@ def _tell_package(entry: Entry, apic_id: int, id_space: int, per_package: int) -
 
 
 def _tell_sharing(entry: Entry, ids: ApicIds) -> None:
-    """How many APIC ids share a cache, in leaf 4 and in AMD's, which agree so far."""
+    """Set the number of APIC ids that share a cache; leaf 4 and AMD's have the same field."""
     sharing = 1 << ids.cache_shift(entry["eax"] >> 5 & 7)
     entry["eax"] = entry["eax"] & 0x3FFF | (sharing - 1) << 14
 
@@ -154,7 +154,7 @@ def _tell_sharing(entry: Entry, ids: ApicIds) -> None:
 def _tell_as_amd(
     entries: list[Entry], first: dict[int, Entry], topology: Topology, ids: ApicIds, apic_id: int
 ) -> None:
-    """AMD's own leaves; threads, dies and clusters need its topology extensions."""
+    """Fill in AMD's leaves; threads, dies and clusters need the topology extensions."""
     per_package = topology.count // topology.sockets
     extended = first.get(LEAF_AMD_FEATURES)
     if extended is None:
@@ -179,7 +179,7 @@ def _tell_as_amd(
         entries.append(place)
     place["eax"] = apic_id
     place["ebx"] = (apic_id >> ids.smt_shift) & 0xFF | (topology.threads - 1) << 8
-    # Earlier families count the cores of a node anew, as no -smp does; for them a package is one.
+    # Earlier families restart core numbers in each node, which -smp does not: one node a package.
     node = apic_id >> (ids.core_shift if nodes > 1 else ids.die_shift)
     place["ecx"] = node & 0xFF | (nodes - 1) << 8
     for entry in entries:
@@ -194,7 +194,7 @@ def _family(first: dict[int, Entry]) -> int:
 
 
 def _caches(first: dict[int, Entry]) -> list[Entry]:
-    """Leaf 0x8000_001D from the leaves of old, 0x8000_0005 and 0x8000_0006."""
+    """Entries of leaf 0x8000_001D, built from the older leaves 0x8000_0005 and 0x8000_0006."""
     nothing = _entry(0)
     own = first.get(LEAF_AMD_FIRST_CACHES, nothing)
     other = first.get(LEAF_AMD_OTHER_CACHES, nothing)
@@ -221,14 +221,14 @@ def _ways(register: int) -> int:
 
 
 def _entry(leaf: int, index: int | None = None) -> Entry:
-    """An entry of zeros; with `index` one of several that ECX chooses."""
+    """An entry of zeros; `index` makes it a subleaf selected by ECX."""
     entry = dict.fromkeys(("eax", "ebx", "ecx", "edx"), 0)
     flags = 0 if index is None else SIGNIFICANT_INDEX
     return {"function": leaf, "index": index or 0, "flags": flags, **entry}
 
 
 def _levels(leaf: int, levels: list[tuple[int, int, int]], apic_id: int) -> list[Entry]:
-    """The subleaves of leaf 0xB or 0x1F, from (type, shift, threads), and the end of them."""
+    """Subleaves of leaf 0xB or 0x1F from (type, shift, threads), and a terminating one."""
     entries = []
     for number, (kind, shift, count) in enumerate([*levels, (0, 0, 0)]):
         entry = _entry(leaf, number)

@@ -25,7 +25,7 @@ class SleepController:
         return 0
 
     def write(self, offset: int, _size: int, value: int) -> None:
-        """Obey SLP_EN with the type of S5."""
+        """Power the machine off on SLP_EN with the type of S5; other writes are ignored."""
         if offset != CONTROL or not value & SLEEP_ENABLE:
             return
         if value >> SLEEP_TYPE_SHIFT & SLEEP_TYPE_MASK == SLEEP_TYPE_S5:

@@ -1,4 +1,4 @@
-"""What a board's devices get from the process around them."""
+"""Services of the process to a board's devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DeviceHost:
-    """The loop, the clock, the options, guest memory, things by id, the host, managers' events."""
+    """Options, loop, clock, guest memory, iothreads and chardevs by id, QMP events, host access."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class DeviceHost:
         self.config, self.loop, self.clock, self.memory = config, loop, clock, memory
         self._iothreads = iothreads
         self.open_chardev = open_chardev
-        """The back end of the -chardev with this id, which the caller uses alone."""
+        """Returns the back end of the -chardev with this id, for the caller's exclusive use."""
         self.send_event = send_event
         self.access = access
 

@@ -22,20 +22,20 @@ KERNEL_SIZE, INITRD_SIZE, KERNEL_DATA, INITRD_DATA = 0x08, 0x0B, 0x11, 0x12
 COMMAND_LINE_SIZE, COMMAND_LINE_DATA, SETUP_SIZE, SETUP_DATA = 0x14, 0x15, 0x17, 0x18
 FILE_DIRECTORY, FIRST_FILE = 0x19, 0x20
 FEATURES = 3
-"""The old interface, and DMA."""
+"""Feature bits: the traditional interface, and DMA."""
 NAME_LONGEST = 55
 
 DMA_ERROR, DMA_READ, DMA_SKIP, DMA_SELECT, DMA_WRITE = 1, 2, 4, 8, 16
 DMA_ACCESS = struct.Struct(">IIQ")
 DMA_SIGNATURE = b"QEMU CFG"
 DMA_STEP = 4 << 20
-"""Bytes moved at once: a request may be for 4 GiB, and the loop is not to wait for all of them."""
+"""Bytes moved at once: a request may be for 4 GiB, which must not block the loop."""
 
 
 class FwCfg:
-    """The device; `add` and `add_file` before the machine runs.
+    """The device; call `add` and `add_file` before the machine runs.
 
-    It calls `let_others_in` in the midst of a long transfer.
+    It calls `let_others_in` between the steps of a long transfer.
     """
 
     def __init__(self, memory: GuestMemory, let_others_in: Callable[[], None]) -> None:
@@ -51,11 +51,11 @@ class FwCfg:
         self._makers[FILE_DIRECTORY] = self._directory
 
     def add(self, key: int, content: Content) -> None:
-        """A blob with a number of its own."""
+        """Add a blob with a fixed selector key."""
         self._makers[key] = lambda: content
 
     def add_file(self, name: str, content: Content | Callable[[], bytes]) -> None:
-        """A blob by name; a function makes it when it is chosen, always of the same size."""
+        """Add a blob by name; a function makes it at each selection, always of the same size."""
         if len(name) > NAME_LONGEST:
             raise ValueError(f"'{name}' is too long for fw_cfg")
         key = self._files[name][0] if name in self._files else FIRST_FILE + len(self._files)
@@ -71,7 +71,7 @@ class FwCfg:
         return struct.pack(">I", len(listed)) + b"".join(listed)
 
     def reset(self) -> None:
-        """Nothing is chosen."""
+        """Select no blob, as after power-on."""
         self._content, self._offset, self._dma_high = b"", 0, 0
 
     def _select(self, key: int) -> None:
@@ -85,7 +85,7 @@ class FwCfg:
         return piece
 
     def read(self, offset: int, size: int) -> int:
-        """Bytes of what is chosen; at the DMA register, its signature."""
+        """The next byte of the selected blob; at the DMA register, its signature."""
         if offset == DATA and size == 1:
             return int.from_bytes(self._take(1), "little")
         if offset in (DMA_HIGH, DMA_LOW) and size == 4:
@@ -94,7 +94,7 @@ class FwCfg:
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Choose a blob, or start a DMA with the lower half of its address, big endian."""
+        """Select a blob, or start a DMA with the lower half of its address, big endian."""
         if offset == SELECTOR and size == 2:
             self._select(value)
         elif offset == DMA_HIGH and size == 4:
@@ -121,7 +121,7 @@ class FwCfg:
         self._memory.write(address, struct.pack(">I", result))
 
     def _dma_read(self, target: int, length: int) -> int:
-        """What there is, then zeros; checked first, so that a huge length costs nothing."""
+        """Copy the blob, then zeros; an invalid target is refused before any copying."""
         if not self._memory.contains(target, length):
             return DMA_ERROR if length else 0
         content, offset = self._content, self._offset

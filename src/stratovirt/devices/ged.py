@@ -1,6 +1,6 @@
 """Generic Event Device (ACPI 6.5, section 5.6.9): events of a hardware-reduced machine.
 
-The guest's \\_EVT method reads which events are pending; reading takes them.
+The guest's \\_EVT method reads the pending events; the read clears them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NEW_GENERATION = 1 << 1
 
 
 class GedState(State):
-    """Events the guest has not taken."""
+    """Events the guest has not read."""
 
     pending: int = opt(U32)
 
@@ -32,7 +32,7 @@ class GenericEventDevice:
         self._pending = 0
 
     def raise_event(self, event: int) -> None:
-        """Make `event` pending and tell the guest."""
+        """Make `event` pending and interrupt the guest."""
         self._pending |= event
         self._set_irq_level(True)
         self._set_irq_level(False)
@@ -42,20 +42,20 @@ class GenericEventDevice:
         self._pending = 0
 
     def save(self) -> GedState:
-        """What is pending."""
+        """The pending events."""
         return GedState(pending=self._pending)
 
     def restore(self, state: GedState) -> None:
-        """The same is pending."""
+        """Raise the saved events again."""
         if state.pending:
             self.raise_event(state.pending)
 
     def read(self, offset: int, size: int) -> int:
-        """The pending events, which are taken by this; only as a whole."""
+        """The pending events, which the read clears; only as a whole register."""
         if offset or size != REGISTERS:
             return 0
         pending, self._pending = self._pending, 0
         return pending
 
     def write(self, _offset: int, _size: int, _value: int) -> None:
-        """There is nothing to store."""
+        """Ignored: the register is read-only."""

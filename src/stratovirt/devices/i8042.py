@@ -1,4 +1,4 @@
-"""The keyboard controller's one job on a machine without keyboard: the reset line."""
+"""The keyboard controller (i8042) of a machine without keyboard: only its reset line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ResetController:
         self._reset = reset
 
     def read(self, offset: int, _size: int) -> int:
-        """The status of a controller without keyboard, or the data that never comes."""
+        """The status of a controller without keyboard; zero at the data port."""
         # A status of zero would have firmware wait for a keyboard, again at each boot.
         return NO_KEYBOARD if offset == COMMAND_PORT else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Pulse the reset line on command 0xFE; there is nothing else to command."""
+        """Pulse the reset line on command 0xFE; other writes are ignored."""
         if offset == COMMAND_PORT and size == 1 and value == PULSE_RESET:
             self._reset()

@@ -1,4 +1,4 @@
-"""The chipset as far as firmware and Linux use it: MCH, and the LPC bridge with its ACPI block.
+"""The chipset parts that firmware and Linux use: MCH, and the LPC bridge with its ACPI block.
 
 Intel 3 Series Express Chipset (the MCH) and I/O Controller Hub 9 (ICH9) data sheets.
 """
@@ -47,16 +47,16 @@ TIMER_HZ, TIMER_MASK = 3_579_545, 0xFF_FFFF
 
 
 class MovableRegion:
-    """A region that goes where a configuration register says, or nowhere."""
+    """A region whose address is set by a configuration register; it may be unmapped."""
 
     def __init__(self, space: AddressSpace, name: str, handler: Handler) -> None:
         self._space, self._name, self._handler = space, name, handler
         self._region: IoRegion | None = None
         self.place: tuple[int, int] | None = None
-        """(base, size) of where it is."""
+        """(base, size) where it is mapped; None while it is not."""
 
     def move(self, place: tuple[int, int] | None) -> None:
-        """Be at (base, size), or nowhere where something else is."""
+        """Map it at (base, size); unmap it for None, or if the range is taken."""
         if place == self.place:
             return
         if self._region is not None:
@@ -74,7 +74,7 @@ class MovableRegion:
 
 
 class Mch(PciFunction):
-    """The host bridge, which says where ECAM is."""
+    """The host bridge (MCH), whose PCIEXBAR register places ECAM."""
 
     def __init__(self, memory: AddressSpace, ecam: Handler) -> None:
         super().__init__(
@@ -97,12 +97,12 @@ class Mch(PciFunction):
         self._place()
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """ECAM follows its register."""
+        """Write configuration space, and move ECAM if PCIEXBAR has changed."""
         super().write_config(offset, size, value)
         self._place()
 
     def reset(self) -> None:
-        """As after power-on: ECAM is off."""
+        """Reset to power-on state: ECAM is off."""
         super().reset()
         self._place()
 
@@ -117,7 +117,7 @@ class Mch(PciFunction):
 class PowerManagement:
     """The ACPI block (ICH9, section 13.8): fixed events, sleep, and the power management timer.
 
-    The timer's overflow is not an event: nobody asks for it who can read the timer.
+    The timer's overflow event is not implemented: systems that read the timer do not enable it.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class PowerManagement:
 
 
 class LpcBridge(PciFunction):
-    """The ISA bridge, which says where the ACPI block is."""
+    """The ISA bridge (LPC), whose PMBASE register places the ACPI block."""
 
     def __init__(self, ports: AddressSpace, power: PowerManagement) -> None:
         super().__init__(
@@ -221,12 +221,12 @@ class LpcBridge(PciFunction):
         self._place()
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """The block follows its register."""
+        """Write configuration space, and move the ACPI block if PMBASE has changed."""
         super().write_config(offset, size, value)
         self._place()
 
     def reset(self) -> None:
-        """As after power-on: the block is off."""
+        """Reset to power-on state: the ACPI block is off."""
         super().reset()
         self._place()
 

@@ -1,7 +1,7 @@
 """A flash chip with the command set of Intel (CFI, JEDEC JESD68.01), eight bits wide.
 
-While the guest only reads, the chip is memory that runs at full speed; commands change it to
-registers until the guest goes back to reading its array.
+While the guest only reads, the chip is mapped as ROM; a command replaces it by registers until
+the guest selects the array again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PflashError(StratovirtError):
 
 
 class Pflash:
-    """One chip over a file; programming and erasing reach the file before they are done."""
+    """One chip backed by a file; program and erase commands write the file before they end."""
 
     def __init__(self, options: PflashOptions) -> None:
         self.source = f"-drive if=pflash,unit={options.unit},file={options.file}"
@@ -79,13 +79,13 @@ class Pflash:
             done += count
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def place(self, space: AddressSpace, base: int) -> None:
-        """Be at `base`."""
+        """Map the chip at `base`."""
         self._space, self._base = space, base
         self._array = RomRegion(f"flash@0x{base:x}", self.size, self._memory, 0, self)
         self._registers = IoRegion(f"flash-registers@0x{base:x}", self.size, self)
@@ -98,7 +98,7 @@ class Pflash:
         self._next: Callable[[int, bytes], None] | None = None
 
     def reset(self) -> None:
-        """As after power-on: the array is there to be read."""
+        """Reset to power-on state: the array is mapped."""
         self._show_array(True)
         self._power_on()
 
@@ -111,7 +111,7 @@ class Pflash:
         self._space.commit()
 
     def read(self, offset: int, size: int) -> int:
-        """What the last command asked for, on each of the byte lanes."""
+        """Array content, or the last command's byte (status, id, query) on each byte lane."""
         if self._command == READ_ARRAY:
             return int.from_bytes(self._bytes[offset : offset + size], "little")
         if self._command == READ_ID:
@@ -133,7 +133,7 @@ class Pflash:
         return table[index] if 0 <= index < len(table) else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """A command, or what the last one waits for."""
+        """A command, or an operand of the last one."""
         if self._next is not None:
             action, self._next = self._next, None
             action(offset, value.to_bytes(size, "little"))
@@ -175,7 +175,7 @@ class Pflash:
         self._store(offset // SECTOR * SECTOR, b"\xff" * SECTOR, ERASE_ERROR)
 
     def _lock(self, _offset: int, _content: bytes) -> None:
-        """Sectors can be locked on paper only: the file's mode is what protects it."""
+        """Accept the lock command without effect: readonly=on protects the file."""
         self._command = READ_STATUS
         self._status |= READY
 
@@ -202,7 +202,7 @@ class Pflash:
         self._next = collect
 
     def _store(self, offset: int, content: bytes, error_bit: int) -> None:
-        """Bytes are replaced, as firmware made for QEMU's chip expects, not only cleared."""
+        """Write file and array; bits may also be set, as firmware made for QEMU's chip expects."""
         self._status |= READY
         if self._readonly or offset + len(content) > self.size:
             self._status |= error_bit

@@ -62,11 +62,11 @@ class Rtc:
         memory[HIGH_MEMORY : HIGH_MEMORY + 3] = high.to_bytes(3, "little")
 
     def set_last_cpu(self, index: int) -> None:
-        """Firmware reads how many vCPUs there are beside the first."""
+        """Set the index of the last vCPU, which firmware reads."""
         self._memory[LAST_CPU] = index
 
     def reset(self) -> None:
-        """Interrupts are off after power-on; time goes on."""
+        """Reset to power-on state: interrupts are off; the time is kept."""
         self._index = 0
         self._b, self._c = B_24_HOURS, 0
         self._frozen = None
@@ -78,7 +78,7 @@ class Rtc:
         return time.gmtime(self._offset_s + self._clock.now_ns() / SECOND_NS)
 
     def read(self, offset: int, size: int) -> int:
-        """The chosen byte."""
+        """The selected register or memory byte."""
         if offset != DATA or size != 1:
             return 0xFF
         if self._index in TIME_REGISTERS:
@@ -96,7 +96,7 @@ class Rtc:
         return self._memory[self._index]
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Choose a byte, or store to it."""
+        """Select a byte, or store to it."""
         if size != 1:
             return
         if offset == INDEX:

@@ -29,7 +29,7 @@ MSR_CTS, MSR_DSR, MSR_DCD = 0x10, 0x20, 0x80
 
 
 class UartState(State):
-    """Registers and what the guest has not read yet."""
+    """Registers and received bytes that the guest has not read yet."""
 
     ier: int = opt(U8)
     lcr: int = opt(U8)
@@ -42,10 +42,10 @@ class UartState(State):
 
 
 class Uart16550:
-    """The guest sees a real UART whose line is as fast as the chardev's peer.
+    """A UART whose line speed is that of the chardev's peer.
 
     Bytes go to the chardev as they are written; while its peer lags, the transmitter is busy.
-    Bytes from the peer wait in the host until the FIFO has room, so nothing typed is lost.
+    Bytes from the peer wait in the host until the FIFO has room, so no input is lost.
     """
 
     def __init__(self, chardev: Chardev, set_irq: Callable[[bool], None]) -> None:
@@ -58,7 +58,7 @@ class Uart16550:
         self.reset()
 
     def reset(self) -> None:
-        """Registers as after power-on."""
+        """Reset the registers to power-on state."""
         self._received: deque[int] = deque()
         self._ier = self._lcr = self._scr = 0
         self._mcr = MCR_OUT2
@@ -76,7 +76,7 @@ class Uart16550:
         )  # fmt: skip
 
     def restore(self, state: UartState) -> None:
-        """Go on with these registers; the peer is the new one."""
+        """Set the saved registers; the chardev's peer is a new one."""
         self._ier, self._lcr, self._mcr, self._scr = state.ier, state.lcr, state.mcr, state.scr
         self._divisor, self._fifo_enabled = state.divisor, state.fifo_enabled
         self._overrun = state.overrun

@@ -1,1 +1,1 @@
-"""What a machine uses of its host: opened by itself, or by its broker once it is locked down."""
+"""Host files, sockets and devices: opened by the machine, or its broker after lockdown."""

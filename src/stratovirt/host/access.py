@@ -1,4 +1,4 @@
-"""The one door through which a machine opens things of its host while it runs."""
+"""The single interface by which a running machine opens host files, sockets and devices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from stratovirt.vfio.host import VfioFiles
 
     class Broker(Protocol):
-        """Who may open what this process may not: see host.line.BrokerLine."""
+        """The process that opens files for a locked-down machine: see host.line.BrokerLine."""
 
         def ask(self, question: str, /, **details: object) -> tuple[dict[str, Any], list[int]]:
-            """The answer and the descriptors that came with it; raises StratovirtError, OSError."""
+            """The answer and its file descriptors; raises StratovirtError and OSError."""
 
     class Draft(Protocol):
         """A snapshot being written: see snapshot.files.Draft."""
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
         @property
         def state_fd(self) -> int:
-            """The file of all else."""
+            """The file of the remaining state."""
 
         def commit(self) -> None:
-            """Put it in its place."""
+            """Move the snapshot to its final place."""
 
         def discard(self) -> None:
-            """Leave nothing."""
+            """Remove the unfinished snapshot."""
 
 
 VHOST_NET = "/dev/vhost-net"
 
 
 class HostAccess:
-    """Opens things itself until `use`, and asks the broker from then on.
+    """Opens files, sockets and devices itself until `use`, by the broker from then on.
 
     Errors are the same in both cases: StratovirtError with a text for the user, or OSError.
     """
@@ -49,11 +49,11 @@ class HostAccess:
         self._broker: Broker | None = None
 
     def use(self, broker: Broker) -> None:
-        """This process may open nothing any more."""
+        """Switch to the broker: from now on this process may open nothing."""
         self._broker = broker
 
     def open_image(self, path: str, source: str, *, readonly: bool, direct: bool) -> ImageFiles:
-        """A disk image, locked and measured."""
+        """Open and lock a disk image and query its size."""
         from stratovirt.block.image_files import ImageFiles, open_image
 
         if self._broker is None:
@@ -64,7 +64,7 @@ class HostAccess:
         return ImageFiles(fds, **found)
 
     def open_tap(self, name: str, queues: int, source: str) -> list[int]:
-        """So many queues of a tap."""
+        """Open `queues` queues of a tap device."""
         from stratovirt.net.tap_queues import open_queues
 
         if self._broker is None:
@@ -72,7 +72,7 @@ class HostAccess:
         return self._broker.ask("tap", name=name, queues=queues, source=source)[1]
 
     def open_vhost_net(self) -> int:
-        """The kernel's vhost-net."""
+        """Open /dev/vhost-net."""
         if self._broker is None:
             return os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)
         return self._broker.ask("vhost-net")[1][0]
@@ -80,7 +80,7 @@ class HostAccess:
     def open_vfio(
         self, host: str, source: str, *, known: list[str], has_container: bool
     ) -> VfioFiles:
-        """The IOMMU group of a PCI function of the host."""
+        """Open the VFIO group of a host PCI function."""
         from stratovirt.vfio.host import VfioFiles, open_vfio
 
         if self._broker is None:
@@ -96,7 +96,7 @@ class HostAccess:
         return files
 
     def connect_unix(self, path: str) -> socket.socket:
-        """A connection to a UNIX socket."""
+        """Connect to a UNIX socket."""
         from stratovirt.runtime.sockets import connect_unix
 
         if self._broker is None:
@@ -104,7 +104,7 @@ class HostAccess:
         return _socket(self._broker.ask("unix", path=path)[1][0])
 
     def connect_tcp(self, host: str, port: int) -> socket.socket:
-        """A connection to a TCP port, waited for: not under the machine's lock."""
+        """Connect to a TCP port; blocks, so call it without the machine's lock."""
         from stratovirt.runtime.sockets import await_first, begin_tcp
 
         if self._broker is None:
@@ -113,7 +113,7 @@ class HostAccess:
         return await_first([_socket(fd) for fd in begun])
 
     def open_draft(self, place: str, memory_bytes: int) -> Draft:
-        """The files of a new snapshot."""
+        """Create the files of a new snapshot."""
         if self._broker is None:
             from stratovirt.snapshot.files import Draft
 
@@ -125,24 +125,24 @@ class HostAccess:
 def _socket(fd: int) -> socket.socket:
     import socket
 
-    # Python would ask the kernel for what is not said here. Which family it is matters to nobody.
+    # All arguments are given, or Python would query the kernel; the family is not used.
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
 
 
 class BrokersDraft:
-    """A snapshot's files that the broker has made and will put in their place."""
+    """The files of a snapshot that the broker has created and will move to their place."""
 
     def __init__(self, broker: Broker, memory_fd: int, state_fd: int) -> None:
         self._broker = broker
         self.memory_fd, self.state_fd = memory_fd, state_fd
 
     def commit(self) -> None:
-        """Put it in its place."""
+        """Move the snapshot to its final place."""
         self._broker.ask("commit")
         self._close()
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Remove the unfinished snapshot."""
         self._broker.ask("discard")
         self._close()
 

@@ -1,7 +1,7 @@
-"""The broker: a small process beside a locked-down machine, with the rights it has given up.
+"""The broker: a helper process that keeps the rights which a locked-down machine gives up.
 
-It receives the monitors' clients, opens for the machine what they name, and clears away sockets,
-pidfile and unfinished snapshots when the machine has ended, however it ended.
+It accepts the monitors' clients, opens the files that they name for the machine, and removes
+sockets, pidfile and unfinished snapshots after any end of the machine.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 NAME = "stratovirt-brk"
 NEVER_KILLED = -1000
-"""The oom_score_adj (proc(5)) of what is not killed for want of memory; it takes privileges."""
+"""The oom_score_adj (proc(5)) that exempts from the OOM killer; setting it takes privileges."""
 AT_START = ("monitors", "serve", "seal")
-"""Questions that are asked before the guest runs, when the machine can be trusted."""
+"""Requests accepted only before the guest runs, while the machine can be trusted."""
 PATIENCE_S = 30.0
-"""How long a machine that has taken its leave may need to end: it gives back all its memory."""
+"""Time for a machine to end after its `leave` request; freeing guest memory takes a while."""
 
 
 def start_broker(config: VmConfig) -> BrokerLine:
-    """Fork it off; before there are threads, guest memory or descriptors it must not have."""
+    """Fork the broker, before there are threads, guest memory or other descriptors to inherit."""
     questions, our_questions = wire.pair()
     news, our_news = wire.pair()
     machine = os.getpid()
@@ -63,9 +63,9 @@ def start_broker(config: VmConfig) -> BrokerLine:
 
 
 def _outlive_machine() -> None:
-    """A host that lacks memory is to kill the machine alone: somebody clears away after it.
+    """Exempt the broker from the OOM killer, so that it can clean up after the machine.
 
-    The machine's memory takes a while to be free, in which the host would go on killing.
+    Freeing the machine's memory takes a while, in which the host would kill more processes.
     """
     with (
         contextlib.suppress(OSError),
@@ -77,7 +77,7 @@ def _outlive_machine() -> None:
 def _be_broker(
     config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
 ) -> None:
-    # It ends when the machine does and not before: at a terminal both get the same signals.
+    # Signals are ignored: a terminal sends them to both, and the broker must end last.
     signals.ignore()
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     _outlive_machine()
@@ -87,7 +87,7 @@ def _be_broker(
         os.closerange(low + 1, high)
     process = os.pidfd_open(machine)
     if os.getppid() != machine:
-        # It ended before the broker began, and its number may be another's by now.
+        # The machine has ended already, and its process id may have been reused.
         return
     with open("/proc/self/comm", "w", encoding="utf-8") as comm:
         comm.write(NAME)
@@ -95,7 +95,7 @@ def _be_broker(
 
 
 class Broker:
-    """Serves one machine, the process of the pidfd `machine`."""
+    """Answers the requests of one machine, the process of the pidfd `machine`."""
 
     def __init__(
         self, config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
@@ -111,10 +111,10 @@ class Broker:
         self._is_sealed = False
 
     def serve(self) -> None:
-        """Until the machine is gone.
+        """Serve until the machine has ended or sent `leave`, then clean up.
 
-        One that only hangs up may run on: what it leaves is not cleared away before it has ended.
-        One that takes its leave waits for that, and then has to end.
+        A machine that only closes its connection may run on, so clean-up waits for its end.  After
+        `leave` the machine waits for the clean-up and is killed unless it ends in PATIENCE_S.
         """
         self._loop.watch(self._questions.fileno(), READABLE, self._asked)
         self._loop.watch(self._machine, READABLE, lambda _events: self._loop.stop())
@@ -152,7 +152,7 @@ class Broker:
         except StratovirtError as error:
             answer, given = {"error": str(error)}, []
         except Exception as error:
-            # Whoever has taken the machine over may say anything.
+            # A compromised machine may send any message.
             answer, given = {"error": f"the broker does not understand: {error}"}, []
         try:
             wire.send(self._questions, answer, given)
@@ -204,7 +204,7 @@ class Broker:
         return {}, []
 
     def _seal(self, removals: list[tuple[str, int, int]], detached: bool) -> Answer:
-        """Before its guest runs the machine says what it leaves behind."""
+        """Take over the files to be removed at exit, and end the time of AT_START requests."""
         self._is_sealed = True
         for path, device, inode in removals:
             cleanup.remove_at_exit(path, (device, inode))
@@ -275,7 +275,7 @@ class Broker:
         from stratovirt.runtime.sockets import begin_tcp
 
         self._require(grants.TCP, host, port)
-        # The machine waits for them; the next question does not.
+        # The machine waits for the connections, so the next request is not delayed.
         return {}, [peer.detach() for peer in begin_tcp(host, port)]
 
     def _open_draft(self, place: str, memory_bytes: int) -> Answer:
@@ -310,9 +310,9 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
 
 
 def _first_grants(config: VmConfig) -> Grants:
-    """Where the chardevs of the command line connect when the other side comes back.
+    """Grants for the chardevs of the command line, which reconnect while the guest runs.
 
-    That of a vhost-user back end may go, and then come again with another card.
+    The chardev of a vhost-user back end may be removed, and its grant ends with it.
     """
     back_ends = {n.chardev for n in config.netdevs.values() if isinstance(n, VhostUser)}
     standing: list[grants.Grant] = []

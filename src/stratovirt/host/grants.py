@@ -1,9 +1,9 @@
-"""What a locked-down machine may have opened: what its monitors' clients have named, and no more.
+"""Grants: the files and addresses that the broker may open for a locked-down machine.
 
-The broker reads the clients' commands before the machine does, by the same code: a command that
-the machine refuses for what it says names nothing.  What a command names is granted as it names
-it, with mode and all, and until the machine has answered it.  A machine that a guest has taken
-over can so ask for nothing that its manager does not ask for at that moment.
+The broker parses the clients' commands before the machine does, with the same code: a command
+with invalid arguments grants nothing.  A command grants the names in its arguments, with their
+mode, until the machine has answered it.  A machine that a guest has taken over can therefore open
+only files that its manager names at that moment.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     Grant = tuple[object, ...]
-    """Kind, and what the broker asks about it: ("tap", "tap0", 2)."""
+    """Kind and the parameters checked by the broker: ("tap", "tap0", 2)."""
 
 IMAGE, TAP, VHOST_NET, VFIO, UNIX, TCP, DRAFT = (
     "image", "tap", "vhost-net", "vfio", "unix", "tcp", "draft",
 )  # fmt: skip
 MOST_WAITING = 4096
-"""Commands of one client that wait for their answers; of more the oldest grant nothing."""
+"""Most unanswered commands of one client with grants; beyond it the oldest grants expire."""
 
 
 class Named:
-    """What one command names: to open `once` for it, and chardevs that come and go with it."""
+    """The grants of one command: to open `once`, and a chardev `added` or `removed` by it."""
 
     __slots__ = ("added", "once", "removed")
 
@@ -42,7 +42,7 @@ class Named:
 
 
 class Grants:
-    """Of the command line: `standing` for as long as the machine lives, `chardevs` by their ids."""
+    """All grants; from the command line `standing` ones for good, and `chardevs` by id."""
 
     def __init__(
         self, standing: Iterable[Grant] = (), chardevs: Mapping[str, Grant] | None = None
@@ -52,22 +52,22 @@ class Grants:
         self.witnesses: list[Witness] = []
 
     def take(self, *grant: object) -> bool:
-        """Whether it may be opened now; what a command named once can be opened once."""
+        """Whether `grant` is held; uses up a grant of a command."""
         if grant in self._standing or grant in self._chardevs.values():
             return True
         return any(witness.take(grant) for witness in self.witnesses)
 
     def settle(self, named: Named) -> None:
-        """The command has done what it was for."""
+        """Apply the chardev changes of a command that has succeeded."""
         if named.added is not None:
-            # A back end comes back whenever it likes, until its chardev is removed.
+            # The back end may reconnect at any time until its chardev is removed.
             self._chardevs[named.added[0]] = named.added[1]
         if named.removed is not None:
             self._chardevs.pop(named.removed, None)
 
 
 class Witness:
-    """Reads along with what the clients of one monitor send; `count` are the requests so far."""
+    """Parses the requests of one monitor's clients for grants; `count` is their number so far."""
 
     def __init__(self, grants: Grants) -> None:
         self._grants = grants
@@ -77,12 +77,12 @@ class Witness:
         grants.witnesses.append(self)
 
     def forget(self) -> None:
-        """The client has gone, and what it asked for with it."""
+        """Drop the grants of a client that has disconnected."""
         self._framer = Framer()
         self._waiting.clear()
 
     def read(self, received: bytes) -> None:
-        """The client has sent this."""
+        """Parse bytes that the client has sent."""
         for frame in self._framer.feed(received):
             self.count += 1
             named = None if isinstance(frame, TooLong) else _named(frame)
@@ -92,7 +92,7 @@ class Witness:
                     del self._waiting[min(self._waiting)]
 
     def answered(self, number: int, *, accepted: bool) -> None:
-        """The machine has answered the request of this number, and all before it."""
+        """End the grants of request `number` and those before it: the machine has answered them."""
         named = self._waiting.get(number)
         if named is not None and accepted:
             self._grants.settle(named)
@@ -100,7 +100,7 @@ class Witness:
             del self._waiting[other]
 
     def take(self, grant: Grant) -> bool:
-        """Whether a command that waits names it, and it was not opened yet."""
+        """Use up a grant of an unanswered command; False if there is none."""
         for named in self._waiting.values():
             if grant in named.once:
                 named.once.remove(grant)
@@ -113,7 +113,7 @@ def _named(frame: bytes) -> Named | None:
         name, arguments = command_of(decode(frame))
         return NAMING[name](arguments) if name in NAMING else None
     except (QmpError, ConfigError):
-        # The machine answers that.
+        # The machine replies with the error.
         return None
 
 

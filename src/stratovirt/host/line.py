@@ -1,4 +1,4 @@
-"""The machine's end of the line to its broker."""
+"""The machine's end of the connection to its broker."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ log = Log(__name__)
 
 
 class BrokerError(StratovirtError):
-    """The broker refuses, or is not there any more; the text is for the user."""
+    """The broker refused a request or has died; the text is for the user."""
 
 
 class BrokerLine:
-    """Questions, answered one at a time, and news of the monitors' clients."""
+    """Requests to the broker, one at a time, and its messages about the monitors' clients."""
 
     def __init__(self, questions: socket.socket, news: socket.socket) -> None:
         self._questions, self._news = questions, news
@@ -39,7 +39,7 @@ class BrokerLine:
         self._loop: Loop | None = None
 
     def ask(self, question: str, /, **details: object) -> tuple[dict[str, Any], list[int]]:
-        """The answer and the descriptors that came with it; from any thread.
+        """Send a request; returns the answer and its file descriptors. From any thread.
 
         Raises BrokerError or OSError.
         """
@@ -60,7 +60,7 @@ class BrokerLine:
         return answer, fds
 
     def open_monitors(self, loop: Loop, monitors: list[MonitorConfig]) -> list[RelayedChardev]:
-        """A chardev for each monitor, whose clients the broker receives; raises BrokerError."""
+        """A chardev for each monitor, whose clients the broker accepts; raises BrokerError."""
         descriptions = self.ask("monitors")[0]["descriptions"]
         for monitor, description in zip(monitors, descriptions, strict=True):
             assert monitor.chardev is not None
@@ -73,7 +73,7 @@ class BrokerLine:
         return self._monitors
 
     def _answered(self, monitor: int, number: int, command: str, accepted: bool) -> None:
-        """What the command named is not to be opened any more."""
+        """Report an answered command to the broker, which ends its grants."""
         if command not in NAMING:
             return
         # A broker that has died opens nothing anyway.
@@ -81,7 +81,7 @@ class BrokerLine:
             self.ask("answered", monitor=monitor, number=number, accepted=accepted)
 
     def serve(self, quit_requested: Callable[[], None]) -> None:
-        """Let clients in."""
+        """Have the broker accept clients; `quit_requested` is called when a user quits."""
         self._quit_requested = quit_requested
         if self._loop is not None:
             self._loop.watch(self._news.fileno(), READABLE, self._heard)
@@ -106,13 +106,13 @@ class BrokerLine:
             self._quit_requested()
 
     def close(self) -> None:
-        """Leave; returns when the broker has cleared everything away."""
+        """Send `leave`; returns when the broker has cleaned up."""
         if self._loop is not None:
             self._loop.unwatch(self._news.fileno())
         self._news.close()
         try:
             self.ask("leave")
-            # It hangs up when it has done so; an answer that nobody waited for may come before.
+            # The broker closes the connection afterwards; an earlier answer may arrive first.
             while True:
                 wire.receive(self._questions)
         except (BrokerError, EOFError, OSError):

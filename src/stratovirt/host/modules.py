@@ -1,4 +1,4 @@
-"""Python modules for a machine that can open no files: compiled here, run there."""
+"""Python modules for a locked-down machine: compiled in the broker, run in the machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stratovirt.errors import StratovirtError
 
 
 def open_module(name: str) -> tuple[bool, int]:
-    """Whether `name` is a package, and a file of its code; nothing of it runs here.
+    """Whether `name` is a package, and a memfd with its code; the broker does not run it.
 
-    Only our own modules and the standard library's are given.  Raises StratovirtError.
+    Only modules of stratovirt and the standard library are given.  Raises StratovirtError.
     """
     spec = _find(name)
     if spec is None or not isinstance(spec.loader, SourceFileLoader):
@@ -27,7 +27,7 @@ def open_module(name: str) -> tuple[bool, int]:
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Its spec, found without importing the packages it is in."""
+    """The module's spec, found without importing its parent packages."""
     top, *rest = name.split(".")
     if top != "stratovirt" and top not in sys.stdlib_module_names:
         return None

@@ -1,4 +1,4 @@
-"""A monitor's clients, received by the broker and handed on to the machine byte by byte."""
+"""Relays a monitor's clients, accepted by the broker, to the machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CHUNK = 1 << 16
 
 
 class Relay:
-    """One monitor: what its client sends is read along, and each client has a stream of its own.
+    """One monitor: each client gets a socket pair to the machine, and its witness sees the input.
 
-    Neither side is read while the other does not take what is there.
+    Neither side is read while the other's output is blocked.
     """
 
     def __init__(self, number: int, chardev: Chardev, witness: Witness, news: socket.socket):
@@ -39,7 +39,7 @@ class Relay:
         self._has_said_all = False
         kinds = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._machine, theirs = socket.socketpair(socket.AF_UNIX, kinds)
-        # From there on the machine counts requests, as the witness does.
+        # The machine continues the witness's request count from here.
         news: dict[str, object] = {"client": self._number, "requests": self.witness.count}
         wire.send(self._news, news, [theirs.fileno()])
         theirs.close()
@@ -64,14 +64,14 @@ class Relay:
         self._loop.watch(self._machine.fileno(), events, self._ready)
 
     def _from_client(self, received: bytes) -> None:
-        # Before the machine can ask for what the command names.
+        # Before the machine can request a file that the command names.
         self.witness.read(received)
         fds, self._chardev.descriptors = self._chardev.descriptors, []
         self._outgoing.append((received, fds))
         self._flush()
 
     def _client_has_said_all(self) -> None:
-        """The machine hears it behind the last command, and hangs up when it has answered."""
+        """Pass on the end of input after the last command; the machine closes after its answer."""
         self._has_said_all = True
         self._flush()
 
@@ -112,7 +112,7 @@ class Relay:
                 self._disconnected()
                 self._chardev.finish()
             else:
-                # The machine sends this client away.
+                # The machine disconnects this client.
                 self._chardev.drain(0)
                 self._chardev.disconnect()
                 self._disconnected()
@@ -122,7 +122,7 @@ class Relay:
         return True
 
     def finish(self) -> None:
-        """The machine has ended: its last words go to the client, as far as it takes them."""
+        """Send the ended machine's remaining output to the client, as far as it reads."""
         while self._machine is not None and self._from_machine():
             self._chardev.drain()
         self._chardev.drain()

@@ -17,7 +17,7 @@ MOST_DESCRIPTORS = 32
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends that keep messages apart."""
+    """A connected pair of sockets that preserve message boundaries."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
@@ -27,9 +27,9 @@ def send(line: socket.socket, message: dict[str, object], fds: Sequence[int] = (
 
 
 def receive(line: socket.socket) -> tuple[dict[str, object], list[int]]:
-    """Wait for one message; raises EOFError when the other side is gone, ValueError for nonsense.
+    """Wait for one message; raises EOFError at the end, ValueError for an invalid message.
 
-    The descriptors of a message that is nonsense are closed.
+    The descriptors of an invalid message are closed.
     """
     try:
         content, fds = receive_descriptors(line, LONGEST, MOST_DESCRIPTORS)

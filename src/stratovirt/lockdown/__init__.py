@@ -1,4 +1,4 @@
-"""Giving up what a machine does not need while its guest runs: the seccomp filter and before it."""
+"""Lockdown before the guest runs: late needs are loaded, then the seccomp filter is installed."""
 
 from stratovirt.lockdown.lockdown import lock_down
 

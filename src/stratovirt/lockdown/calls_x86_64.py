@@ -1,7 +1,7 @@
-"""The system calls of a running machine, by board, with what each is needed for.
+"""The system calls allowed to a running machine, by board, each group with its purpose.
 
-Measured with `make seccomp-trace` and reviewed; what the guidebook allows at most is in chapter 4.
-A call that is not here ends the process.
+Measured with `make seccomp-trace` and reviewed; the guidebook's upper limit is in its chapter 4.
+Any other call ends the process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     Condition = tuple[int, int, int]
-    """Argument, mask and value: the bits under the mask are the value."""
+    """Argument index, mask and value: the argument's bits under the mask equal the value."""
     Alternatives = list[list[Condition]]
 
 WHOLE_INT = 0xFFFF_FFFF
-"""What the kernel takes of an int: a filter sees 64 bits, of which the upper ones are anything."""
+"""Mask of an int argument: the filter sees 64 bits, of which the kernel ignores the upper 32."""
 SIGNAL_BITS = 7
 DESCRIPTOR_BITS = 30
 
@@ -35,7 +35,7 @@ def _no_code(protection: int) -> Alternatives:
 
 
 def _any_but(argument: int, forbidden: Iterable[int], bits: int) -> Alternatives:
-    """An int from 0 to 2**bits - 1 that is none of `forbidden`."""
+    """Conditions for an int from 0 to 2**bits - 1 that is not in `forbidden`."""
     return [
         [(argument, WHOLE_INT & -size, first)]
         for first, size in _blocks(0, 1 << bits, set(forbidden))
@@ -43,7 +43,7 @@ def _any_but(argument: int, forbidden: Iterable[int], bits: int) -> Alternatives
 
 
 def _blocks(first: int, size: int, forbidden: set[int]) -> Iterator[tuple[int, int]]:
-    """What is left of [first, first + size), as few blocks of powers of two as there are."""
+    """[first, first + size) without `forbidden`, as the fewest power-of-two blocks."""
     inside = {number for number in forbidden if first <= number < first + size}
     if not inside:
         yield first, size
@@ -64,7 +64,7 @@ MICROVM: dict[str, Alternatives] = {
     # disks: the page cache, the kernel's workers, flush; discard: see calls_of
     "preadv2": ANY, "pwritev": ANY, "io_uring_enter": ANY,
     "fdatasync": ANY, "fallocate": ANY,
-    # kernel and initrd when the machine starts anew
+    # kernel and initrd at a reset
     "pread64": ANY, "lseek": ANY,
     # a snapshot's memory
     "pwrite64": ANY,
@@ -73,9 +73,9 @@ MICROVM: dict[str, Alternatives] = {
     # waiting
     "epoll_wait": ANY, "epoll_ctl": ANY, "epoll_create1": ANY, "poll": ANY, "eventfd2": ANY,
     "timerfd_create": ANY, "timerfd_settime": ANY, "futex": ANY, "restart_syscall": ANY,
-    # where the clock cannot be read without a call
+    # hosts without a vDSO clock
     "clock_gettime": ANY,
-    # sockets that are there: clients, the broker, descriptors sent along
+    # existing sockets: clients, the broker, passed descriptors
     "accept4": ANY, "getsockname": ANY, "recvmsg": ANY, "sendmsg": ANY,
     "close": ANY,
     # memory: none that could be executed
@@ -86,11 +86,11 @@ MICROVM: dict[str, Alternatives] = {
     "set_robust_list": ANY, "rseq": ANY, "gettid": ANY, "getpid": ANY, "exit": ANY,
     "exit_group": ANY,
     "prctl": [[(0, WHOLE_INT, PR_SET_NAME)]],
-    # signals: to itself, and never the handler of the filter's own
+    # signals: only to this process, and SIGSYS keeps the filter's handler
     "rt_sigaction": _any_but(0, [signal.SIGSYS], SIGNAL_BITS),
     "rt_sigprocmask": ANY, "rt_sigreturn": ANY,
     "tgkill": [[(0, WHOLE_INT, os.getpid())]],
-    # what Python's hashes and a card's address are made of
+    # random numbers: Python's hashes, MAC addresses
     "getrandom": ANY,
 }  # fmt: skip
 
@@ -103,7 +103,7 @@ Q35: dict[str, Alternatives] = MICROVM | {
 BOARDS = {"microvm": MICROVM, "q35": Q35}
 
 TEST_ACCELERATOR: dict[str, Alternatives] = {"recvfrom": ANY, "sendto": ANY}
-"""Its client is the processor, on a socket."""
+"""Further calls of the test accelerator, which talks to its client on a socket."""
 
 PREFERRED = (
     "ioctl",
@@ -115,14 +115,14 @@ PREFERRED = (
     "writev",
     "readv",
 )
-"""Called most: looked for first."""
+"""The most frequent calls, which the filter compares first."""
 
 DECLINED = {"clone3": errno.ENOSYS}
-"""A filter cannot see what clone3 is asked for, and glibc falls back to clone."""
+"""Calls that fail with an errno: a filter cannot read clone3's struct; glibc then uses clone."""
 
 
 def calls_of(board: str, accel: str, outputs: Iterable[int]) -> dict[str, Alternatives]:
-    """The list for this process; `outputs` are its log and its like, which may only grow."""
+    """The calls of this process; `outputs` are log-like descriptors, barred from fallocate."""
     calls = dict(BOARDS[board])
     calls["fallocate"] = _any_but(0, outputs, DESCRIPTOR_BITS)
     if accel == "test":

@@ -1,4 +1,4 @@
-"""Imports of a locked-down process: through its broker, where it has one."""
+"""Imports of a locked-down process, through its broker if it has one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CHUNK = 1 << 20
 
 
 class LateImports:
-    """Finds modules that are not loaded yet, and loads them from what the broker sends.
+    """Importer for modules that are not loaded yet; their code comes from the broker.
 
-    Extension modules cannot be had: they would have to be mapped as code.
+    Extension modules are not available: the filter forbids executable mappings.
     """
 
     def __init__(self, broker: BrokerLine | None) -> None:
@@ -30,7 +30,7 @@ class LateImports:
         self._fds: dict[str, int] = {}
 
     def install(self) -> None:
-        """Be asked before the file system is, and have the last word."""
+        """Insert this importer before the file system's, which is then never reached."""
         sys.meta_path.insert(sys.meta_path.index(PathFinder), self)
 
     def find_spec(
@@ -49,7 +49,7 @@ class LateImports:
         return ModuleSpec(name, self, is_package=bool(found["is_package"]))  # type: ignore[arg-type]
 
     def create_module(self, _spec: ModuleSpec) -> None:
-        """As usual."""
+        """None: use the default module creation."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code."""

@@ -1,4 +1,4 @@
-"""The last step before the guest runs: all that opens files is done, then the filter falls."""
+"""The last step before the guest runs: open and import late needs, install the seccomp filter."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ BLOCK = 2
 """Device id of a disk (virtio 1.2, section 5)."""
 
 ALWAYS = ("stratovirt._native.kvm_state", "stratovirt._native.rate_limit")
-"""What a reset and the log need."""
+"""Modules for a reset and the log."""
 ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
-"""What the clock's registers and a reset need."""
+"""Modules for the RTC and a reset on q35."""
 CODE_OF_MONITORS = (
     "_socket", "array", "hashlib", "math", "fcntl", "stratovirt._native.memory_file",
     "stratovirt._native.rename",
 )  # fmt: skip
-"""Extension modules that commands need: the Python ones come through the broker."""
+"""Extension modules of QMP commands; Python modules come through the broker."""
 CODE_OF_DEVICES = (
     "stratovirt._native.block_engine", "stratovirt._native.net_engine",
     "stratovirt._native.tap", "stratovirt._native.vhost", "stratovirt._native.disk",
 )  # fmt: skip
-"""Those of what may be plugged in."""
+"""Extension modules of devices that may be hotplugged."""
 CODE_OF_ROOT_PORTS = ("stratovirt._native.vfio",)
 
 
 def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) -> None:
-    """Load, open and make what a running machine may need later, and install the filter.
+    """Load modules, open files and create rings for later use, and install the filter.
 
     Raises StratovirtError where the kernel has no seccomp filters.
     """
@@ -54,7 +54,7 @@ def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) 
                 _import(CODE_OF_ROOT_PORTS)
         _open_for_monitors()
     _make_rings(config, board)
-    # The C library reads the host's time zone once.
+    # Makes the C library read the host's time zone file now.
     time.localtime()
     LateImports(broker).install()
     sys.excepthook = sys.unraisablehook = _report
@@ -91,7 +91,7 @@ def _make_rings(config: VmConfig, board: Board | None) -> None:
 
 
 def _report(*what: object) -> None:
-    """An exception that nobody caught, in one line: Python would open source files to show it."""
+    """Log an uncaught exception in one line; a traceback would open source files."""
     error = getattr(what[0], "exc_value", None) or what[min(1, len(what) - 1)]
     log.Log(__name__).error(f"internal error: {type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""What the life of a machine needs of a board, on any architecture, and what all boards have."""
+"""The board interface that a machine uses on any architecture, and the parts common to boards."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LARGE_KERNEL = 1 << 20
 
 
 class Board(ABC):
-    """What the machine's life knows of a board."""
+    """A board: RAM, devices and boot code of a machine; subclasses add the devices."""
 
     console_driver: str
-    """The -device that carries console ports."""
+    """The driver name of -device that console ports are attached to."""
     restarts_on_reset = False
-    """Whether a guest that resets the machine starts anew; otherwise the machine ends."""
+    """Whether a reset by the guest reboots the machine; otherwise it ends the machine."""
 
     def __init__(
         self,
@@ -71,37 +71,37 @@ class Board(ABC):
 
     @abstractmethod
     def load(self) -> object | None:
-        """Load what is booted; where the first vCPU starts, None for its reset vector.
+        """Load kernel or firmware; returns the first vCPU's entry, None for its reset vector.
 
-        Where is as the architecture's accelerator takes it in `set_entry`.
+        The entry has the type that the accelerator's `set_entry` takes.
         """
 
     @abstractmethod
     def reset(self) -> object | None:
-        """All devices as after power-on and what is booted loaded anew; vCPUs must be paused."""
+        """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
 
     @abstractmethod
     def save(self) -> State:
-        """All devices of a machine at rest; raises SnapshotError naming what cannot be saved."""
+        """State of all devices of a paused machine; raises SnapshotError naming the obstacle."""
 
     @abstractmethod
     def restore(self, state: Any) -> None:
-        """Become as the board that was saved, at rest; raises SnapshotError."""
+        """Load the saved state of all devices; the machine is paused. Raises SnapshotError."""
 
     @abstractmethod
     def press_power_button(self) -> None:
-        """Tell the guest that somebody wants it to power off."""
+        """Signal a power-off request to the guest through ACPI."""
 
     @abstractmethod
     def close(self) -> None:
-        """Stop the devices and give back their files; requests in flight are completed."""
+        """Stop the devices and close their files; requests in flight are completed."""
 
     def add_ports(self, name: str, port: int, size: int, handler: Handler) -> None:
-        """Let `handler` answer I/O ports."""
+        """Map `handler` at a range of I/O ports."""
         self.port_space.add(port, IoRegion(name, size, handler))
 
     def add_console_port(self, options: Virtconsole) -> None:
-        """Give the last console device one more port; raises ConfigError."""
+        """Add a port to the last console device; raises ConfigError."""
         consoles = [device for device in self.devices if device.device_id == CONSOLE]
         source = f"{options.flag},chardev={options.chardev}"
         if not consoles:
@@ -115,5 +115,5 @@ class Board(ABC):
 
     @property
     def has_large_kernel(self) -> bool:
-        """Whether a kernel of a distribution may run, and not only a small payload."""
+        """Whether the kernel may be a distribution's (by its size), not a small payload."""
         return self.kernel is not None and self.kernel.size >= LARGE_KERNEL

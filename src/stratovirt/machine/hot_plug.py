@@ -1,7 +1,7 @@
-"""Back ends that QMP makes while a machine runs, and the contract of what they are plugged into.
+"""Back ends that QMP creates while a machine runs, and the interface of hotplug on a board.
 
-Back ends (block nodes, netdevs) are made and removed on their own; while a device has one, it is
-the device's.
+Back ends (block nodes, netdevs) are created and removed separately from devices; while a device
+uses one, the device owns it.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
     T = TypeVar("T", Image, BackEnd)
 
     class PoolOf(Generic[T]):
-        """Typing face of Pool."""
+        """Generic base of Pool for type checkers."""
 else:
 
     class PoolOf:
-        """Subscriptable at run time without typing's cost."""
+        """Generic base of Pool at run time, without the import of typing."""
 
         def __class_getitem__(cls, _item: object) -> type:
             return cls
 
 
 class HotPlugError(StratovirtError):
-    """It cannot be added or removed now; the text names the command."""
+    """A back end or device cannot be added or removed; the text names the command."""
 
 
 class NotThereError(HotPlugError):
-    """Nothing has this name."""
+    """No back end or device has this name."""
 
 
 MOST_REMEMBERED = 1024
-"""Names of back ends that went with their devices; the oldest is forgotten."""
+"""Most names of back ends closed with their devices that a pool keeps; the oldest is dropped."""
 
 
 class Pool(PoolOf["T"]):
-    """Back ends of one kind by name: free, or some device's, or gone with its device."""
+    """Back ends of one kind by name: free, owned by a device, or closed with their device."""
 
     def __init__(self, noun: str) -> None:
         self.free: dict[str, T] = {}
@@ -65,7 +65,7 @@ class Pool(PoolOf["T"]):
         return name in self.free or name in self._users
 
     def take(self, name: str, user: str, command: str) -> T:
-        """Give the back end to a device, or to nobody; raises HotPlugError."""
+        """Take a free back end out, for device `user` unless empty; raises HotPlugError."""
         if name in self._users:
             raise HotPlugError(
                 f"{command}: the {self._noun} {name} is in use by {self._users[name]}"
@@ -77,41 +77,41 @@ class Pool(PoolOf["T"]):
         return self.free.pop(name)
 
     def give_back(self, name: str, back_end: T) -> None:
-        """The device does not use it any more."""
+        """Return a back end of a device to the free ones."""
         self._users.pop(name, None)
         self.free[name] = back_end
 
     def went(self, name: str) -> None:
-        """The back end was closed with its device; to remove it is no mistake."""
+        """Record that a back end was closed with its device, so that removing it is no error."""
         self._users.pop(name, None)
         self._gone[name] = None
         if len(self._gone) > MOST_REMEMBERED:
             del self._gone[next(iter(self._gone))]
 
     def forget(self, name: str) -> bool:
-        """Whether the back end went with its device; that is told once."""
+        """Whether the back end was closed with its device; true once for each name."""
         return name not in self and self._gone.pop(name, self) is None
 
     def close(self) -> None:
-        """Close what no device has."""
+        """Close the free back ends."""
         for back_end in self.free.values():
             back_end.close()
         self.free.clear()
 
 
 class HotPlug(ABC):
-    """What can be added to a running machine and removed from it."""
+    """Adds back ends and devices to a running machine and removes them."""
 
     def __init__(self, host: DeviceHost) -> None:
         self.host = host
         self.images: Pool[Image] = Pool("block node")
         self.netdevs: Pool[BackEnd] = Pool("netdev")
         self._coming: set[str] = set()
-        """Netdevs whose peers are being met."""
+        """Netdevs whose vhost-user peers are being connected."""
         self.plugged: dict[str, Any] = {}
-        """The options of what was added, by device id."""
+        """The options of added devices, by id."""
         self._sockets: dict[str, set[str]] = {}
-        """The chardevs that name a back end's socket, and the netdevs of each."""
+        """The chardevs of vhost-user back ends, with the netdevs of each."""
         for netdev in host.config.netdevs.values():
             if isinstance(netdev, VhostUser):
                 self._sockets.setdefault(netdev.chardev, set()).add(netdev.id)
@@ -122,13 +122,13 @@ class HotPlug(ABC):
 
     @abstractmethod
     def unplug(self, name: str) -> None:
-        """Remove a device that was added, now or as soon as the guest lets go of it.
+        """Remove an added device, now or when the guest has released it.
 
-        DEVICE_DELETED tells when it is gone.  Raises HotPlugError.
+        The event DEVICE_DELETED follows its removal.  Raises HotPlugError.
         """
 
     def close(self) -> None:
-        """Give back what no device has; the devices were closed before."""
+        """Close the free back ends; the devices were closed before."""
         self.images.close()
         self.netdevs.close()
 
@@ -153,20 +153,20 @@ class HotPlug(ABC):
         )
 
     def remove_image(self, name: str) -> None:
-        """Close a block node that no device has; raises HotPlugError."""
+        """Close a block node that no device uses; raises HotPlugError."""
         if not self.images.forget(name):
             self._refuse_used("blockdev-del", "block node", "drive", name)
             self.images.take(name, "", "blockdev-del").close()
 
     def add_chardev(self, chardev: SocketChardev) -> None:
-        """Name a socket for a back end; raises HotPlugError."""
+        """Register the socket of a back end; raises HotPlugError."""
         if chardev.id in self.host.config.chardevs:
             raise HotPlugError(f"chardev-add: another chardev has the id {chardev.id}")
         self.host.config.chardevs[chardev.id] = chardev
         self._sockets[chardev.id] = set()
 
     def remove_chardev(self, name: str) -> None:
-        """Forget a socket that no netdev uses; raises HotPlugError."""
+        """Unregister a socket that no netdev uses; raises HotPlugError."""
         if name not in self._sockets:
             raise NotThereError(f"chardev-remove: there is no chardev {name} for a back end")
         users = self._sockets[name]
@@ -185,7 +185,7 @@ class HotPlug(ABC):
         self.netdevs.free[netdev.id] = TapBackEnd(netdev, self.host.access)
 
     def begin_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
-        """Promise the name to a back end that its peer is still to be met for.
+        """Reserve the netdev's id and create its back end, whose peer is not connected yet.
 
         `end_back_end` follows.  Raises StratovirtError.
         """
@@ -196,7 +196,7 @@ class HotPlug(ABC):
         return back_end
 
     def end_back_end(self, back_end: VhostUserBackEnd, meet: Callable[[], VhostUserPeer]) -> None:
-        """Have the back end, if `meet` gives a peer that can be used; raises StratovirtError."""
+        """Add the back end with the peer that `meet` returns; raises StratovirtError."""
         name = back_end.netdev.id
         self._coming.discard(name)
         try:
@@ -208,10 +208,10 @@ class HotPlug(ABC):
 
     @abstractmethod
     def make_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
-        """One that is not connected yet, where the machine can use it; raises StratovirtError."""
+        """Create a back end that is not connected yet; raises StratovirtError if unsupported."""
 
     def remove_back_end(self, name: str) -> None:
-        """Close what no device has; raises HotPlugError."""
+        """Close a netdev that no device uses; raises HotPlugError."""
         if not self.netdevs.forget(name):
             self._refuse_used("netdev_del", "netdev", "netdev", name)
             self.netdevs.take(name, "", "netdev_del").close()
@@ -219,7 +219,7 @@ class HotPlug(ABC):
             users.discard(name)
 
     def _refuse_used(self, command: str, noun: str, key: str, name: str) -> None:
-        """Raise HotPlugError when a device uses the back end, from the start or by device_add."""
+        """Raise HotPlugError if a device of the command line or of device_add uses the back end."""
         for options in (*self.host.config.devices, *self.plugged.values()):
             if key in options.fields and (getattr(options, key) or options.id) == name:
                 leaving = options.id is not None and self.is_leaving(options.id)
@@ -229,7 +229,7 @@ class HotPlug(ABC):
                 )
 
     def is_leaving(self, _name: str) -> bool:
-        """Whether a device was asked to go and is still there."""
+        """Whether the guest was asked to release a device and has not yet."""
         return False
 
     def check_new(self, name: str) -> None:
@@ -238,7 +238,7 @@ class HotPlug(ABC):
             raise HotPlugError(f"device_add: another device has the id {name}")
 
     def find(self, name: str) -> Any:
-        """The options of a device that was added; raises HotPlugError."""
+        """The options of an added device; raises HotPlugError."""
         if name in self.plugged:
             return self.plugged[name]
         if any(device.id == name for device in self.host.config.devices):
@@ -246,7 +246,7 @@ class HotPlug(ABC):
         raise NotThereError(f"Device '{name}' not found")
 
     def removed(self, name: str) -> None:
-        """Forget a device that is gone, and tell managers."""
+        """Drop the record of a removed device and send DEVICE_DELETED."""
         if self.plugged.pop(name, None) is None and not self._forget_from_the_start(name):
             return
         self.host.send_event(
@@ -254,9 +254,9 @@ class HotPlug(ABC):
         )
 
     def _forget_from_the_start(self, name: str) -> bool:
-        """Forget a device of the command line and its back end, which was closed with it.
+        """Drop a device of the command line and its back end, which was closed with it.
 
-        One without an id, which went with its slot, is nobody's to hear of.
+        False for a device without an id, which causes no event.
         """
         config = self.host.config
         options = next((options for options in config.devices if options.id == name), None)

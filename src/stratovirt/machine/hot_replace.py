@@ -1,8 +1,8 @@
-"""Hot-replace: the disks and cards of a board without hotplug, whose media and cables come and go.
+"""Hot-replace: disks and network cards of a board without hotplug, with replaceable back ends.
 
-The first disks and cards of the command line are such devices; so many more are made, disks without
-a medium and cards without a link, that there are BLOCK_SLOTS and NET_SLOTS in all.  The guest's
-stock driver needs no help to notice what is put in.
+The first disks and cards of the command line are such devices; empty ones, disks without a medium
+and cards without a link, fill up to BLOCK_SLOTS and NET_SLOTS.  The guest's stock driver notices
+an insertion by the configuration change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class HotReplace(HotPlug):
-    """Four disks and two cards; `addr` is the place in `disks` or `cards`."""
+    """BLOCK_SLOTS disks and NET_SLOTS cards; `addr` is the index in `disks` or `cards`."""
 
     def __init__(self, host: DeviceHost) -> None:
         super().__init__(host)
@@ -35,10 +35,10 @@ class HotReplace(HotPlug):
         self.disks: list[Blk] = []
         self.cards: list[Net] = []
         self._first: dict[str, Blk | Net] = {}
-        """Those of the command line that can be taken out, by id."""
+        """Removable devices of the command line, by id."""
 
     def make_device(self, options: Any, host: DeviceHost) -> VirtioDevice:
-        """A device of the command line, in the next slot while there is one for its kind."""
+        """Create a device of the command line, in the next slot of its kind if one is left."""
         device: VirtioDevice
         if isinstance(options, VirtioBlkDevice) and len(self.disks) < BLOCK_SLOTS:
             device = blk.make(options, host, self._idle_thread)
@@ -53,7 +53,7 @@ class HotReplace(HotPlug):
         return device
 
     def fill_up(self) -> Iterator[tuple[int, VirtioDevice]]:
-        """An empty device for each slot that has none, with the slot's number, disks first."""
+        """Create an empty device for each free slot; yields (slot number, device), disks first."""
         for slot in range(len(self.disks), BLOCK_SLOTS):
             disk = Blk(f"block slot {slot}", 1, self.host, self._idle_thread)
             self.disks.append(disk)
@@ -64,21 +64,21 @@ class HotReplace(HotPlug):
             yield BLOCK_SLOTS + slot, card
 
     def _add_card(self, card: Net) -> None:
-        # A cable may turn out to be vhost-net's.
+        # A later back end may be vhost-net.
         card.uses_kernel_interrupts = True
         self.cards.append(card)
 
     def close(self) -> None:
-        """Give back what no device has; the devices were closed before."""
+        """Close the free back ends and the idle thread; the devices were closed before."""
         self._idle_thread.close()
         super().close()
 
     def make_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
-        """There are no cards for one; raises HotPlugError."""
+        """Raises HotPlugError: microvm has no vhost-user cards."""
         raise HotPlugError(f"netdev_add: {netdev.id}: microvm has no vhost-user cards")
 
     def plug(self, options: Any) -> None:
-        """Fill a slot; raises HotPlugError."""
+        """Connect a back end to the device of an empty slot; raises HotPlugError."""
         self.check_new(options.id)
         if isinstance(options, HotBlk):
             self._insert(options, self.disks[options.addr])
@@ -89,7 +89,7 @@ class HotReplace(HotPlug):
         self.plugged[options.id] = options
 
     def unplug(self, name: str) -> None:
-        """Empty a slot once what is in flight is complete, and close its back end.
+        """Complete the requests in flight of a slot's device and close its back end.
 
         Raises HotPlugError.
         """
@@ -107,7 +107,7 @@ class HotReplace(HotPlug):
         self.removed(name)
 
     def _device(self, name: str) -> Blk | Net:
-        """The device that has this id now; raises HotPlugError."""
+        """The device with this id; raises HotPlugError."""
         if name in self._first:
             return self._first.pop(name)
         options = self.find(name)
@@ -132,7 +132,7 @@ class HotReplace(HotPlug):
         disk.insert(image, options.serial, iothread, options.physical_block_size)
 
     def _check_ring(self, options: HotBlk | HotNet, slot: str, device: VirtioDevice) -> None:
-        """The guest knows the rings of a slot already; raises HotPlugError for others."""
+        """Raise HotPlugError for a queue-size other than the slot's, which the guest uses."""
         size = device.queue_sizes[0]
         if options.queue_size not in (None, size):
             raise HotPlugError(

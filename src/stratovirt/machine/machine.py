@@ -1,4 +1,4 @@
-"""What there is of a machine: accelerator, I/O threads, board, vCPUs; and what is asked of them."""
+"""A machine's parts (accelerator, I/O threads, board, vCPUs) and the operations on them."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ if TYPE_CHECKING:
 
         @property
         def has_hot_replace(self) -> bool:
-            """Whether the machine that was saved had the devices of hot-replace."""
+            """Whether the saved machine had the devices of hot-replace."""
 
         def apply(self, board: Board, accelerator: Accelerator) -> None:
-            """Give its state to a machine that was just built; raises SnapshotError."""
+            """Load the saved state into a newly built machine; raises SnapshotError."""
 
     class Owner(Protocol):
-        """Who lets the machine live, and hears what befalls it."""
+        """The process around a machine: gives loop, lock, files; is told of the guest's ends."""
 
         loop: Loop
         lock: RLock
         access: HostAccess
 
         def add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
-            """Make what is opened before the machine starts; raises StratovirtError."""
+            """Create a chardev, to be opened before the machine starts; raises StratovirtError."""
 
         def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
-            """Tell managers."""
+            """Send an event to the clients of all monitors."""
 
         def guest_resets(self) -> None:
-            """The guest pulled a reset line; from any thread."""
+            """The guest requested a reset; called from any thread."""
 
         def guest_powers_off(self) -> None:
-            """The guest switched itself off; from any thread."""
+            """The guest powered itself off; called from any thread."""
 
         def vcpu_exited(self, report: ExitReport) -> None:
-            """A vCPU cannot go on, or has reset itself."""
+            """A vCPU stopped on an error or a triple fault."""
 
         def request_shutdown(self, *, guest: bool, reason: str) -> None:
-            """End the machine soon; from any thread."""
+            """End the machine soon; called from any thread."""
 
 
 log = Log(__name__)
@@ -71,9 +71,9 @@ NET, BLOCK, BALLOON = 1, 2, 5
 
 
 class Machine:
-    """Empty until `build`; a machine of type none stays so and has no board and no accelerator.
+    """Empty until `build`; a machine of type none stays empty: no board and no accelerator.
 
-    Whoever fails in `build` leaves what there is so far to `close`.
+    After an error in `build`, `close` releases the parts that exist.
     """
 
     def __init__(self, config: VmConfig) -> None:
@@ -83,7 +83,7 @@ class Machine:
         self.iothreads: dict[str, IoThread] = {}
 
     def build(self, owner: Owner, template: Template | None) -> None:
-        """Create what the configuration names, or the template has; `owner` hears of it.
+        """Create the parts of the configuration or the template; events go to `owner`.
 
         Raises StratovirtError.
         """
@@ -164,7 +164,7 @@ class Machine:
             return Q35(config, accelerator, host, serial, reset, power_off)
         from stratovirt.machine.microvm_x86_64 import Microvm
 
-        # A guest that was saved with the slots must find them again.
+        # A restored guest must find the hot-replace slots that it was saved with.
         saved = config if template is None else template
         return Microvm(
             config, accelerator, host, serial, reset, power_off, template,
@@ -172,7 +172,7 @@ class Machine:
         )  # fmt: skip
 
     def pause(self) -> None:
-        """Stop vCPUs and drain devices; when this returns nothing of the machine moves."""
+        """Stop the vCPUs and drain the devices; afterwards no guest state changes."""
         if self.accelerator is not None and self.board is not None:
             self.accelerator.pause()
             for device in self.board.devices:
@@ -186,7 +186,7 @@ class Machine:
             self.accelerator.resume()
 
     def reset(self) -> None:
-        """All of the paused machine as after power-on; raises StratovirtError."""
+        """Reset the paused machine to power-on state; raises StratovirtError."""
         assert self.board is not None and self.accelerator is not None
         entry = self.board.reset()
         self.accelerator.reset(self._config.smp)
@@ -194,7 +194,7 @@ class Machine:
             self.accelerator.set_entry(entry)
 
     def close(self) -> None:
-        """End the vCPUs, then the devices, then the threads that served them."""
+        """End the vCPUs, then the devices, then the I/O threads."""
         if self.accelerator is not None:
             self.accelerator.stop()
         if self.board is not None:
@@ -204,7 +204,7 @@ class Machine:
 
     @property
     def target(self) -> str:
-        """The architecture of the board; of the host's guests where there is no board."""
+        """The guest architecture, with or without a board."""
         return "x86_64"
 
     @property
@@ -217,7 +217,7 @@ class Machine:
 
     @property
     def disks(self) -> list[tuple[Blk, Image]]:
-        """The block devices that have a medium, each with it."""
+        """The block devices with a medium, each with its image."""
         disks: list[Blk] = self._devices_of(BLOCK)  # type: ignore[assignment]
         return [(disk, disk.image) for disk in disks if disk.image is not None]
 
@@ -234,16 +234,16 @@ class Machine:
 
     @property
     def hot_plug(self) -> HotPlug | None:
-        """What can be added and removed while the machine runs; None without a board."""
+        """Hotplug of the board; None without a board or if the board has none."""
         return self.board.hot_plug if self.board is not None else None
 
     @property
     def ram_pieces(self) -> list[RamPiece]:
-        """Each piece of RAM, by address."""
+        """The pieces of RAM in the board's order of addresses."""
         return self.board.ram_pieces if self.board is not None else []
 
     def read_memory(self, gpa: int, size: int) -> bytes:
-        """Guest RAM; raises ValueError where there is none."""
+        """Read guest RAM; raises ValueError for an address without RAM."""
         if self.board is None:
             raise ValueError("there is no machine")
         return self.board.guest_memory.read(gpa, size)
@@ -254,11 +254,11 @@ class Machine:
         return self.accelerator is not None and self.accelerator.runs_vcpus
 
     def vcpu_thread_ids(self) -> list[int]:
-        """The host thread of each vCPU, 0 while it has not run."""
+        """The host thread id of each vCPU, 0 before its first run."""
         return self.accelerator.vcpu_thread_ids() if self.accelerator is not None else []
 
     def press_power_button(self) -> None:
-        """Ask the guest to power itself off; raises StratovirtError."""
+        """Request a power-off from the guest; raises StratovirtError."""
         if self.board is None:
             raise StratovirtError("there is no machine that has a power button")
         self.board.press_power_button()

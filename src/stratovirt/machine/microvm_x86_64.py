@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 
 CONSOLE_PORT = "-device virtconsole"
-"""The device that has no slot of its own."""
+"""The device without a virtio-mmio slot: a port of a console device."""
 
 
 class BoardState(State):
-    """The board's own devices and its virtio slots, empty ones of hot-replace last."""
+    """State of the board's own devices and its virtio slots, the empty hot-replace ones last."""
 
     ged: GedState = opt(Struct(GedState))
     uart: UartState | None = opt(Optional(Struct(UartState)))
@@ -50,10 +50,10 @@ class BoardState(State):
 
 
 class Microvm(X8664Board):
-    """The board, built from its configuration; `guest_reset` and `guest_power_off` report up.
+    """The board; it calls `guest_reset` and `guest_power_off` when the guest does either.
 
-    With a `template` RAM is the snapshot's, and `restore` takes the place of `load`.  With
-    `has_hot_replace` there are devices that a manager fills and empties.
+    With a `template` RAM has the snapshot's content, and `restore` replaces `load`.  With
+    `has_hot_replace` there are slots whose back ends QMP clients add and remove.
     """
 
     console_driver = "virtio-serial-device"
@@ -95,7 +95,7 @@ class Microvm(X8664Board):
         return [slot.device for slot in self.slots]
 
     def load(self) -> EntryPoint | None:
-        """Load the kernel and the tables; where the first vCPU starts, None without a kernel."""
+        """Load kernel and tables; returns the first vCPU's entry, None without a kernel."""
         self._write_acpi_tables()
         self._write_mp_table()
         if self.kernel is None:
@@ -109,7 +109,7 @@ class Microvm(X8664Board):
         )
 
     def reset(self) -> EntryPoint | None:
-        """All devices as after power-on and the kernel loaded anew; vCPUs must be paused."""
+        """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
         for slot in self.slots:
             slot.reset()
         self._ged.reset()
@@ -118,7 +118,7 @@ class Microvm(X8664Board):
         return self.load()
 
     def save(self) -> BoardState:
-        """All devices of a machine at rest; raises SnapshotError naming what cannot be saved."""
+        """State of all devices of a paused machine; raises SnapshotError naming the obstacle."""
         if self.hot_plug is not None and self.hot_plug.plugged:
             name = next(iter(self.hot_plug.plugged))
             raise SnapshotError(
@@ -135,9 +135,9 @@ class Microvm(X8664Board):
         )
 
     def restore(self, state: BoardState) -> None:
-        """Become as the board that was saved, at rest; raises SnapshotError.
+        """Load the saved state of all devices; the machine is paused. Raises SnapshotError.
 
-        The interrupt controllers must have their state already: what is pending is raised anew.
+        The interrupt controllers must be restored before: pending interrupts are raised again.
         """
         self._check_devices(state)
         for slot, saved in zip(self.slots, state.slots, strict=True):
@@ -149,7 +149,7 @@ class Microvm(X8664Board):
         self._ged.raise_event(NEW_GENERATION)
 
     def _check_devices(self, state: BoardState) -> None:
-        """Name the first device that is not as in the snapshot."""
+        """Raise SnapshotError for the first device that differs from the snapshot's."""
         if (state.uart is not None) != (self.uart is not None):
             words = {True: "a -serial", False: "no -serial"}
             raise SnapshotError(
@@ -172,11 +172,11 @@ class Microvm(X8664Board):
                 )
 
     def press_power_button(self) -> None:
-        """Tell the guest that somebody wants it to power off."""
+        """Signal a power-off request to the guest through ACPI."""
         self._ged.raise_event(POWER_BUTTON)
 
     def close(self) -> None:
-        """Stop the devices and give back their files; requests in flight are completed."""
+        """Stop the devices and close their files; requests in flight are completed."""
         for slot in self.slots:
             slot.reset()
         for device in self.devices:
@@ -191,7 +191,7 @@ class Microvm(X8664Board):
         self.accelerator.set_irq_level(layout.GED_GSI, level)
 
     def _add_devices(self, with_hot_replace: bool) -> None:
-        """Those of the command line, and the empty ones that a manager can fill behind them.
+        """Add the devices of the command line, then the empty hot-replace ones.
 
         Linux numbers disks and cards in this order, so vda is block slot 0.
         """
@@ -232,9 +232,9 @@ class Microvm(X8664Board):
         )
 
     def _command_line(self) -> bytes:
-        # In front, because what follows a "--" in the user's text is for init, not the kernel.
+        # In front, because words after "--" in the user's text go to init, not to the kernel.
         added = [f"virtio_mmio.device=512@0x{slot.base:x}:{slot.gsi}" for slot in self.slots]
-        # The user's bytes as they were, whether they are UTF-8 or not.
+        # The user's original bytes, even when they are not UTF-8.
         return os.fsencode(" ".join([*added, self.config.append]).strip())
 
     def _dsdt(self) -> bytes:
@@ -324,6 +324,6 @@ class Microvm(X8664Board):
             layout.LAPIC,
             x86_64_linux.EBDA,
         )
-        # More vCPUs than the EBDA has room for are only listed in ACPI.
+        # A table larger than the EBDA is left out: ACPI lists all vCPUs.
         if len(table) <= x86_64_linux.LOW_RAM_TOP - x86_64_linux.EBDA:
             self.guest_memory.write(x86_64_linux.EBDA, table)

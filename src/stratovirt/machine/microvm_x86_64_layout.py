@@ -12,7 +12,7 @@ VIRTIO_SLOT = 0x200
 VIRTIO_FIRST_GSI, VIRTIO_LAST_GSI = 5, 15
 VIRTIO_SLOTS = VIRTIO_LAST_GSI - VIRTIO_FIRST_GSI + 1
 HOT_REPLACE_FIRST_GSI = 17
-"""The slots behind those of -device are for hot-replace, on lines beyond the ISA's."""
+"""GSI of the first hot-replace slot, above the ISA interrupts."""
 
 GED, GED_GSI = 0xF000_0000, 16
 

@@ -1,4 +1,4 @@
-"""Devices on the PCI buses of a board, from their options: there from the start or added later."""
+"""Devices on a board's PCI buses, created from their options at start or by hotplug."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 BUS_ALIASES = {"pci.0": "pcie.0"}
-"""The guidebook's examples use both."""
+"""Second names of buses; the guidebook's examples use both."""
 
 
 class PciDevices:
-    """Makes devices and puts them on buses; raises StratovirtError naming the option."""
+    """Creates devices and attaches them to buses; raises StratovirtError naming the option."""
 
     def __init__(self, pci: PciHost, host: DeviceHost, accelerator: Accelerator) -> None:
         self._pci = pci
@@ -52,7 +52,7 @@ class PciDevices:
         raise ConfigError(f"{options.flag},bus={options.bus}: there is no bus of this name")
 
     def add(self, options: Any) -> PciFunction:
-        """Make the device of `options` and put it where they say."""
+        """Create the device of `options` and attach it at their bus and addr."""
         bus = self.bus(options)
         source = f"{options.flag},bus={options.bus}"
         try:
@@ -64,7 +64,7 @@ class PciDevices:
         return function
 
     def check_slots(self, devices: Iterable[Any]) -> None:
-        """A guest looks at a slot only where function 0 answers; raises ConfigError."""
+        """Raise ConfigError for a device in a slot without function 0: guests skip such slots."""
         for options in devices:
             if "addr" not in options.fields:
                 continue
@@ -78,20 +78,20 @@ class PciDevices:
     def attach(
         self, function: PciFunction, bus: PciBus, place: tuple[int, int], *, multifunction: bool
     ) -> None:
-        """Put a function on a bus; raises PlaceError."""
+        """Attach a function to a bus; raises PlaceError."""
         bus.attach(function, place, multifunction=multifunction)
         if function in self._passed_through:
             self._passed_through[function].attached()
 
     def pass_through(self, address: str, name: str | None, source: str) -> PciFunction:
-        """A function of the host; raises VfioError."""
+        """Open a host PCI function for passthrough (VFIO); raises VfioError."""
         from stratovirt.vfio.container import VfioContainer
         from stratovirt.vfio.function import VfioFunction
         from stratovirt.vfio.host import VfioError
 
         if self._vfio is None:
             self._vfio = VfioContainer(self._pci.memory, self._accelerator, self._host.access)
-            # What the device may reach is pinned: the balloon can give nothing back.
+            # DMA pins guest RAM, so the balloon must not discard pages.
             self._host.memory.is_pinned = True
         device, group = self._vfio.open_device(address, source)
         try:
@@ -108,7 +108,7 @@ class PciDevices:
         return function
 
     def _wanted_back(self, function: PciFunction) -> None:
-        """The host's administrator unbinds the device."""
+        """Ask the guest to release a device that the host's administrator unbinds."""
         log.warn(f"{function.name}: the host wants the device back")
         for port in self._pci.root_ports:
             if port.secondary is function.bus:
@@ -125,7 +125,7 @@ class PciDevices:
         return self.carry(device, bus, options.vectors)
 
     def carry(self, device: VirtioDevice, bus: PciBus, vectors: int | None) -> PciFunction:
-        """Give a virtio device its function, for this bus and with so many vectors."""
+        """Create a virtio device's PCI function for `bus`, with `vectors` MSI-X vectors."""
         transport = PciTransport(
             device,
             self._host,
@@ -151,7 +151,7 @@ class PciDevices:
         return port
 
     def release(self, function: PciFunction) -> VirtioDevice | None:
-        """Take a function off its bus for good; its virtio device, stopped, is the caller's."""
+        """Detach and close a function; its stopped virtio device passes to the caller."""
         transport = self.transports.pop(function, None)
         self._passed_through.pop(function, None)
         function.reset()
@@ -164,7 +164,7 @@ class PciDevices:
         return transport.device
 
     def close(self) -> None:
-        """Take everything off the buses and give back what it holds."""
+        """Detach and close all functions and their devices."""
         for bus in reversed(self._pci.buses()):
             for function in list(bus.functions.values()):
                 device = self.release(function)

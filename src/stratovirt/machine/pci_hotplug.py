@@ -1,4 +1,4 @@
-"""Hotplug behind root ports: native PCI Express, with the guest's consent or without."""
+"""Native PCI Express hotplug behind root ports, with the guest's consent or by fast unplug."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stratovirt.virtio.device import VirtioDevice
 
 PATIENCE_NS = 5_000_000_000
-"""How long a guest has to let go before it may be asked again, as in QEMU."""
+"""Time until the guest may be asked again to release a device, as in QEMU."""
 
 
 class PciHotPlug(HotPlug):
@@ -39,7 +39,7 @@ class PciHotPlug(HotPlug):
             port.released = lambda port=port: self._released(port)  # type: ignore[misc]
 
     def plug(self, options: Any) -> None:
-        """Make a device and put it into an empty slot; raises StratovirtError."""
+        """Create a device and attach it to an empty slot; raises StratovirtError."""
         if not isinstance(options, HotPciBlk | HotPciNet | HotVfio):
             raise HotPlugError(f"{options.flag}: this board has no hot-replace slots")
         self.check_new(options.id)
@@ -72,7 +72,7 @@ class PciHotPlug(HotPlug):
             raise
 
     def make_back_end(self, netdev: VhostUser) -> VhostUserBackEnd:
-        """The back end at a chardev that was added."""
+        """Create the back end for an added chardev; raises NotThereError for another."""
         if netdev.chardev not in self._sockets:
             raise NotThereError(
                 f"netdev_add: there is no chardev {netdev.chardev} for a back end (chardev-add)"
@@ -120,7 +120,7 @@ class PciHotPlug(HotPlug):
         return card
 
     def unplug(self, name: str) -> None:
-        """Ask the guest to let go of a device; raises HotPlugError."""
+        """Ask the guest to release a device; raises HotPlugError."""
         options = self._find(name)
         port = self._port_of(self._devices.bus(options))
         now_ns = self.host.clock.now_ns()
@@ -130,11 +130,11 @@ class PciHotPlug(HotPlug):
         port.request_unplug()
 
     def is_leaving(self, name: str) -> bool:
-        """Whether the guest was asked for a device and has it still."""
+        """Whether the guest was asked to release a device and has not yet."""
         return name in self._asked_ns
 
     def _find(self, name: str) -> Any:
-        """What was added, or was there from the start behind a port."""
+        """The options of an added device or of one from the command line behind a root port."""
         for options in self.host.config.devices:
             if options.id == name and self._is_removable(options):
                 return options
@@ -146,7 +146,7 @@ class PciHotPlug(HotPlug):
         return self._devices.bus(options) is not self._pci.root
 
     def _released(self, port: RootPort) -> None:
-        """The guest has let go, or was not asked; the slot goes with all its functions."""
+        """Remove all functions of a slot: released by the guest, powered off, or reset."""
         functions = list(port.secondary.functions.values())
         if not functions:
             return
@@ -158,7 +158,7 @@ class PciHotPlug(HotPlug):
             self._forget(function.name)
 
     def _take_back(self, device: VirtioDevice) -> None:
-        """Back ends that QMP made stay open, as QEMU's do; others are closed with the device."""
+        """Close the device; a back end created by QMP stays open, as in QEMU."""
         if device.name in self.plugged:
             self._free_back_end(device)
         device.close()

@@ -1,4 +1,4 @@
-"""q35: PCI Express, firmware in flash or a kernel booted directly, and a PC's old devices."""
+"""q35: PCI Express, firmware in flash or direct kernel boot, and a PC's legacy devices."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from stratovirt.virtio.device import VirtioDevice
 
 SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
-"""Where Linux looks for them when there is no firmware; the ACPI tables end before."""
+"""SMBIOS without firmware: in the area that Linux searches; the ACPI tables end before."""
 
 
 class Q35(X8664Board):
-    """The board, built from its configuration; `guest_reset` and `guest_power_off` report up."""
+    """The board; it calls `guest_reset` and `guest_power_off` when the guest does either."""
 
     restarts_on_reset = True
     console_driver = "virtio-serial-pci"
@@ -81,7 +81,7 @@ class Q35(X8664Board):
         self.port_space.commit()
 
     def _add_devices(self) -> None:
-        # Ports first: a device may name a bus that stands behind it on the command line.
+        # Root ports first: a device may name a bus that is defined after it on the command line.
         for options in self.config.devices:
             if options.flag == "-device pcie-root-port":
                 self.pci_devices.add(options)
@@ -110,7 +110,7 @@ class Q35(X8664Board):
         self.accelerator.set_irq_level(layout.RTC_GSI, level)
 
     def load(self) -> EntryPoint | None:
-        """Hand things to the firmware, or be the firmware of the kernel that is given."""
+        """Fill fw_cfg; without firmware load the kernel and do the firmware's set-up."""
         if self._firmware is not None:
             self._firmware.load()
             return None
@@ -133,7 +133,7 @@ class Q35(X8664Board):
         )
 
     def _number_buses(self) -> None:
-        """What firmware would do, so that a kernel finds the hierarchy in order."""
+        """Assign bus numbers to the root ports, in place of firmware."""
         for number, port in enumerate(self.pci.root_ports, start=1):
             port.set_numbers(number)
 
@@ -146,7 +146,7 @@ class Q35(X8664Board):
             self.guest_memory.write(SMBIOS_TABLES, tables)
 
     def reset(self) -> EntryPoint | None:
-        """All devices as after power-on and what is booted loaded anew; vCPUs must be paused."""
+        """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
         self.pci.reset()
         self._config_ports.power_on()
         self.power.reset()
@@ -158,19 +158,19 @@ class Q35(X8664Board):
         return self.load()
 
     def save(self) -> NoReturn:
-        """Raises SnapshotError: it cannot be saved yet."""
+        """Raises SnapshotError: snapshots of q35 are not supported yet."""
         raise SnapshotError("-machine q35: only microvm can be saved yet")
 
     def restore(self, _state: State) -> NoReturn:
-        """Raises SnapshotError: there is none that was saved."""
+        """Raises SnapshotError: snapshots of q35 are not supported yet."""
         raise SnapshotError("-machine q35: only microvm can be restored yet")
 
     def press_power_button(self) -> None:
-        """Tell the guest that somebody wants it to power off."""
+        """Signal a power-off request to the guest through ACPI."""
         self.power.press_power_button()
 
     def close(self) -> None:
-        """Stop the devices and give back their files; requests in flight are completed."""
+        """Stop the devices and close their files; requests in flight are completed."""
         self.pci_devices.close()
         if self.hot_plug is not None:
             self.hot_plug.close()

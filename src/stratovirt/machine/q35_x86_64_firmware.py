@@ -1,4 +1,4 @@
-"""q35's firmware: flash that holds it, and fw_cfg, through which it learns of the machine."""
+"""q35's firmware: the flash chips that hold it, and fw_cfg, which describes the machine to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETUP_SECTS, SECTOR, DEFAULT_SETUP_SECTS = 0x1F1, 512, 4
 
 
 class Firmware:
-    """Two chips below 4 GiB, unit 0 at the top, and what fw_cfg says."""
+    """The flash chips below 4 GiB, unit 0 at the top, and the entries of fw_cfg."""
 
     def __init__(self, board: X8664Board, mch: Mch, pci: PciHost, pci_devices: PciDevices) -> None:
         self._board, self._mch = board, mch
@@ -58,7 +58,7 @@ class Firmware:
             flash.place(self._board.memory_space, end)
 
     def load(self) -> None:
-        """Say what the machine is; what firmware asks for later is made then."""
+        """Add the fw_cfg entries; the ACPI tables are built when firmware reads them."""
         board, device = self._board, self.fw_cfg
         count = board.config.smp.cpus
         device.add(fw_cfg.CPU_COUNT, struct.pack("<H", count))
@@ -71,7 +71,7 @@ class Firmware:
         from stratovirt.acpi import loader
 
         def part(index: int) -> Callable[[], bytes]:
-            # Made when firmware asks: by then it has said where ECAM is.
+            # Built when firmware reads it: by then firmware has placed ECAM.
             return lambda: loader.script(acpi_tables(board, self._mch, 0, TABLES_MOST))[index]
 
         for index, name in enumerate((loader.TABLES_FILE, loader.RSDP_FILE, loader.SCRIPT_FILE)):
@@ -91,7 +91,7 @@ class Firmware:
         self.fw_cfg.add_file("etc/smbios/smbios-anchor", entry_point(tables, 0))
 
     def _add_kernel(self) -> None:
-        """The kernel in two parts, setup code and the rest, as its boot protocol has them."""
+        """Add the kernel (setup code and the rest, by its boot protocol), command line, initrd."""
         config, device = self._board.config, self.fw_cfg
         if self._board.kernel is None:
             return
@@ -117,13 +117,13 @@ class Firmware:
         return blob
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Reset fw_cfg and flash to power-on state."""
         self.fw_cfg.reset()
         for flash in self._flashes:
             flash.reset()
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the flash files and unmap kernel and initrd."""
         for flash in self._flashes:
             flash.close()
         for blob in self._blobs:
@@ -131,7 +131,7 @@ class Firmware:
 
 
 def boot_order(devices: list[Any], pci: PciHost, pci_devices: PciDevices) -> bytes:
-    """Open Firmware paths of the bootable devices, lowest bootindex first, for firmware's menu."""
+    """fw_cfg's bootorder: Open Firmware paths of devices with a bootindex, lowest first."""
     entries: list[tuple[int, str]] = []
     for options in devices:
         index = getattr(options, "bootindex", None)

@@ -8,9 +8,9 @@ LOW_RAM_END = 2 * GIB
 HIGH_RAM_START = 4 * GIB
 
 ECAM, ECAM_BYTES = 0xB000_0000, 256 * MIB
-"""Where configuration space is when there is no firmware that moves it."""
+"""Place of ECAM (PCI configuration space) without firmware, which otherwise sets it."""
 WINDOW_END = 0xFEC0_0000
-"""32-bit PCI memory is between low RAM and here, less ECAM."""
+"""End of the 32-bit PCI window, which starts after low RAM and excludes ECAM."""
 IOAPIC = 0xFEC0_0000
 LAPIC = 0xFEE0_0000
 FLASH_END = 4 * GIB
@@ -22,7 +22,7 @@ KEYBOARD_PORT = 0x60
 RTC_PORT = 0x70
 FW_CFG_PORT = 0x510
 PM_PORTS = 0x600
-"""Where the power management block is when there is no firmware that moves it."""
+"""Port of the power management block without firmware, which otherwise sets it."""
 
 RTC_GSI = 8
 SCI_GSI = 9

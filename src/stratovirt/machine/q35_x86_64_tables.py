@@ -1,4 +1,4 @@
-"""What q35 tells the guest of itself: ACPI and SMBIOS, in memory or through fw_cfg."""
+"""The ACPI and SMBIOS tables of q35, for guest memory or for fw_cfg."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from stratovirt.machine.x86_64_board import X8664Board
 
 FULL_RESET = 0x0E
-"""Reset control: the processor and all else, as after power-on."""
+"""Value of the reset control register (port 0xCF9) for a full reset."""
 HIGH_WINDOW_ALIGNMENT = 1 << 30
 
 
 def _windows(ecam: tuple[int, int], low_ram_end: int) -> list[tuple[int, int]]:
-    """32-bit memory for BARs: all that is neither RAM nor ECAM, below the interrupt controllers."""
+    """32-bit windows for BARs: above low RAM, below the interrupt controllers, without ECAM."""
     base, size = ecam
     if base >= layout.WINDOW_END:
         return [(low_ram_end, layout.WINDOW_END - 1)]

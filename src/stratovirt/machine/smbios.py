@@ -1,4 +1,4 @@
-"""SMBIOS (DMTF DSP0134 3.4): what the machine is, for the guest's inventory tools."""
+"""SMBIOS tables (DMTF DSP0134 3.4), for the guest's inventory tools."""
 
 from __future__ import annotations
 

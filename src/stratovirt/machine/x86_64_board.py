@@ -1,4 +1,4 @@
-"""What the boards of x86_64 share: the serial port, APIC ids, tables of NUMA nodes."""
+"""Parts common to x86_64 boards: serial port, APIC ids, NUMA tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 UART_PORT, UART_GSI = 0x3F8, 4
 NOTIFY_BUTTON_PRESSED = 0x80
-"""ACPI 6.5, table 5.136: the code of a control-method power button."""
+"""Notification code of a control-method power button (ACPI 6.5, table 5.136)."""
 
 
 class X8664Board(Board):
@@ -49,7 +49,7 @@ class X8664Board(Board):
         return min(max(self.apic_ids) + 1, 0xFE)
 
     def uart_aml(self) -> list[aml.Term]:
-        """The serial port's device, where there is one."""
+        """The serial port's AML device; empty without a serial port."""
         if self.serial is None:
             return []
         return [
@@ -66,7 +66,7 @@ class X8664Board(Board):
         ]
 
     def numa_tables(self) -> list[bytes]:
-        """SRAT and SLIT of a machine with nodes."""
+        """SRAT and SLIT; empty for a machine without NUMA nodes."""
         config = self.config
         if not config.numa_nodes:
             return []

@@ -1,1 +1,1 @@
-"""Guest memory: RAM back ends (``ram``) and the map of who answers where (``address_space``)."""
+"""Guest memory: RAM back ends (``ram``) and the address map (``address_space``)."""

@@ -1,7 +1,7 @@
-"""Who answers at which address: regions, flattened, and listeners that follow the map.
+"""The address map: regions with priorities, their flat view, and listeners for its changes.
 
 An AddressSpace holds regions at addresses with priorities.  `commit` flattens them to disjoint
-ranges and tells each listener what went and what came, in one transaction.
+ranges and calls each listener with the removed and the added ranges, in one transaction.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Region:
-    """A named range of `size` bytes that something answers."""
+    """A named range of `size` bytes: RAM or registers."""
 
     def __init__(self, name: str, size: int) -> None:
         if size <= 0:
@@ -59,11 +59,11 @@ class RamRegion(Region):
 
 
 class DeviceRegion(RamRegion):
-    """A host device's memory that the guest reaches without an exit; no RAM for others' DMA."""
+    """A host device's memory mapped into the guest; other devices' DMA must not target it."""
 
 
 class RomRegion(RamRegion):
-    """Memory that the guest reads and executes, and a handler for what it writes."""
+    """Memory that the guest reads and executes; its writes go to a handler."""
 
     readonly = True
 
@@ -91,7 +91,7 @@ class NativeRegion(Region):
 
 
 class FlatRange:
-    """One piece of the flat view: [start, start+size) is `region` from `offset` on."""
+    """One range of the flat view: [start, start+size) maps `region` from `offset` on."""
 
     __slots__ = ("offset", "region", "size", "start")
 
@@ -99,7 +99,7 @@ class FlatRange:
         self.start, self.size, self.region, self.offset = start, size, region, offset
 
     def key(self) -> tuple[int, int, int, int]:
-        """Equal for ranges that mean the same."""
+        """Key that is equal for ranges with the same place, region and offset."""
         return self.start, self.size, id(self.region), self.offset
 
 
@@ -131,16 +131,16 @@ class AddressSpace:
         self._regions = [entry for entry in self._regions if entry[2] is not region]
 
     def listen(self, listener: Listener) -> None:
-        """Tell `listener` of the map as it is and of every change."""
+        """Register `listener`; it is called with the current view now and after every change."""
         self._listeners.append(listener)
         listener.changed([], list(self.view), list(self.view))
 
     def forget(self, listener: Listener) -> None:
-        """Do not tell `listener` any more; what it has mapped is its own affair."""
+        """Unregister `listener`; it has to undo its own mappings."""
         self._listeners.remove(listener)
 
     def commit(self) -> None:
-        """Make the additions and removals since the last commit real."""
+        """Apply the additions and removals since the last commit and notify the listeners."""
         fresh = self._flatten()
         old_keys = {entry.key() for entry in self.view}
         new_keys = {entry.key() for entry in fresh}

@@ -1,4 +1,4 @@
-"""The files behind guest RAM: a memfd, the user's own file, or a nameless one in a folder."""
+"""Files that back guest RAM: a memfd, the user's file, or an unlinked one in a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HUGE_PAGES = "/sys/kernel/mm/hugepages"
 
 
 class RamError(StratovirtError):
-    """The host cannot give the memory asked for; the text names the option."""
+    """Guest RAM cannot be set up on this host; the text names the option."""
 
 
 def open_backing(
@@ -32,7 +32,7 @@ def open_backing(
     memfd: bool,
     hugetlb: bool = False,
 ) -> int:
-    """A file of `size` bytes for memory, -1 for anonymous memory; raises OSError and RamError."""
+    """Open a file of `size` bytes for RAM, -1 for anonymous memory; raises OSError and RamError."""
     if path is None and not memfd:
         return -1
     if path is None:
@@ -51,7 +51,7 @@ def open_backing(
 
 
 def _named_file(config: VmConfig, source: str, path: str, size: int) -> int:
-    """The user's file, which must hold nothing yet or be memory of this size already."""
+    """Open and lock the user's file, which must be new, empty or of this size already."""
     where = source if path in source else f"{source},mem-path={path}"
     fd = open_at_once(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -64,7 +64,7 @@ def _named_file(config: VmConfig, source: str, path: str, size: int) -> int:
                 f"it must be empty, absent or of {size} bytes"
             )
         _check_no_image(config, where, status)
-        # Whoever has it as an image has locked it, and so has a machine whose memory it is.
+        # A process that uses the file as an image or as memory holds its lock.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
@@ -84,7 +84,7 @@ def _check_no_image(config: VmConfig, where: str, memory: os.stat_result) -> Non
         try:
             status = os.stat(file)
         except OSError:
-            # Whoever opens the image says what is wrong with it.
+            # Opening the image reports this error later.
             continue
         if (status.st_dev, status.st_ino) == (memory.st_dev, memory.st_ino):
             raise RamError(f"{where}: {flag} has the same file; it cannot be memory and disk")
@@ -109,7 +109,7 @@ def _check_page(fd: int, source: str, size: int) -> None:
 
 
 def _free_huge_pages(page: int) -> int | None:
-    """How many huge pages of this size are free; None for a size that no huge page has."""
+    """Number of free huge pages of this size; None if `page` is no huge page size."""
     try:
         with open(
             f"{HUGE_PAGES}/hugepages-{page >> 10}kB/free_hugepages", encoding="ascii"
@@ -120,7 +120,7 @@ def _free_huge_pages(page: int) -> int | None:
 
 
 def huge_page_hint(fd: int, size: int) -> str:
-    """How many huge pages are missing; nothing to say of files with ordinary pages."""
+    """Error hint with the needed and free huge pages; empty for ordinary pages."""
     page = os.fstatvfs(fd).f_bsize
     free = _free_huge_pages(page)
     if free is None:

@@ -1,4 +1,4 @@
-"""Keeps the native dispatcher's tables equal to the address spaces."""
+"""Listeners that keep the native dispatcher's tables equal to the address spaces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DispatchListener:
     def changed(
         self, _removed: list[FlatRange], _added: list[FlatRange], view: list[FlatRange]
     ) -> None:
-        """Replace the table."""
+        """Publish a new table for this address space."""
         entries: list[tuple[int, int, int, object]] = []
         for piece in view:
             region = piece.region

@@ -21,7 +21,7 @@ log = Log(__name__)
 
 CHUNK = 128 << 20
 MOST_THREADS = 8
-"""More only wait for the host's memory."""
+"""More threads gain nothing: they wait for the host's memory bandwidth."""
 MEMINFO = "/proc/meminfo"
 NODES = "/sys/devices/system/node"
 PROGRESS_NS = 1_000_000_000
@@ -30,8 +30,8 @@ PROGRESS_NS = 1_000_000_000
 class Allocation:
     """Part [offset, offset+size) of a mapping, to be allocated by CPUs of the host's `nodes`.
 
-    `start` begins, `finish` waits and raises RamError when the host had too little; `cancel` has
-    the threads stop soon.  `on_ended` is called by the last thread.
+    `start` begins, `finish` waits and raises RamError when the host had too little memory; `cancel`
+    makes the threads stop after their current chunk.  The last thread calls `on_ended`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Allocation:
         self.on_ended: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        """Begin, by several threads."""
+        """Start the threads."""
         self._started = time.monotonic()
         chunks = -(-self._size // CHUNK)
         self._running = min(MOST_THREADS, len(self._cpus), chunks)
@@ -65,16 +65,16 @@ class Allocation:
 
     @property
     def is_running(self) -> bool:
-        """Whether there are chunks that are not done."""
+        """Whether a thread still works."""
         return self._running > 0
 
     def cancel(self) -> None:
-        """Begin no more chunks."""
+        """Stop the threads after their current chunks."""
         with self._lock:
             self._next = self._end
 
     def finish(self) -> None:
-        """Return when no thread is left; raises RamError."""
+        """Wait until every thread has ended; raises RamError."""
         for ended in self._threads:
             ended.acquire()
         if self._error is not None:
@@ -87,7 +87,7 @@ class Allocation:
         )
 
     def tell_progress(self) -> None:
-        """Say in the log how far it is."""
+        """Log the progress."""
         log.info(
             f"{self._source}: {size_text(self._done)} of {size_text(self._size)} allocated "
             f"({100 * self._done // self._size} %)"
@@ -105,7 +105,7 @@ class Allocation:
             ended.release()
 
     def _work(self) -> None:
-        # The CPUs next to the memory.
+        # Run on the CPUs of the memory's NUMA nodes.
         os.sched_setaffinity(0, self._cpus)
         while True:
             with self._lock:
@@ -124,7 +124,7 @@ class Allocation:
 
 
 def allocate(allocations: list[Allocation], loop: Loop) -> None:
-    """Allocate one after the other while `loop` serves whoever comes; raises RamError.
+    """Allocate one after the other while `loop` serves clients; raises RamError.
 
     When the loop is stopped this returns early, with no thread left.
     """
@@ -149,7 +149,7 @@ def _tell_later(allocation: Allocation, loop: Loop) -> None:
 
 
 def available_bytes() -> int | None:
-    """What the host could allocate without swapping (proc(5)); None where it does not say."""
+    """MemAvailable of the host (proc(5)), in bytes; None if it is not reported."""
     try:
         with open(MEMINFO, encoding="ascii") as file:
             for line in file:
@@ -161,7 +161,7 @@ def available_bytes() -> int | None:
 
 
 def _cpus_of(nodes: tuple[int, ...]) -> set[int]:
-    """The CPUs of these nodes that this process may use; all it may use if there are none."""
+    """The allowed CPUs of this process in these nodes; all allowed ones if that is none."""
     allowed = os.sched_getaffinity(0)
     found: set[int] = set()
     for node in nodes:

@@ -1,4 +1,4 @@
-"""RAM of a machine: allocated as -m or the NUMA nodes say, placed where the board says."""
+"""RAM of a machine: allocated from -m or the NUMA nodes, placed at the board's addresses."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from stratovirt.memory.prealloc import Allocation
 
     class RamTemplate(Protocol):
-        """What RAM begins with: see snapshot.restore.Template."""
+        """Initial content of RAM: see snapshot.restore.Template."""
 
         memory_fd: int
 
         def load(self, mapping: RamMapping, offset: int, size: int) -> None:
-            """Copy a range into memory that cannot be the file's; raises OSError."""
+            """Copy a range into memory that cannot map the snapshot's file; raises OSError."""
 
 
 NODES_ONLINE = "/sys/devices/system/node/online"
@@ -42,8 +42,8 @@ class RamPiece:
 class Ram:
     """All RAM of a machine: one mapping, whose parts belong to NUMA nodes in order.
 
-    With a `template` it holds what the snapshot's held: pages of ordinary memory come from the
-    file when they are touched, and are the machine's own once they are written to.
+    With a `template` its initial content is the snapshot's: anonymous memory becomes a private
+    mapping of the snapshot's file, copied on write; other memory is loaded from the file.
     """
 
     def __init__(self, config: VmConfig, template: RamTemplate | None = None) -> None:
@@ -51,7 +51,7 @@ class Ram:
         self._template = template
         self._parts: list[tuple[int, int]] = []
         self.allocations: list[Allocation] = []
-        """What is to be allocated before the guest runs."""
+        """Parts to be allocated before the guest runs."""
         if config.numa_nodes:
             self.mapping = self._reserve()
             self._map_nodes()
@@ -61,9 +61,9 @@ class Ram:
     def place(
         self, memory: GuestMemory, space: AddressSpace, room: list[tuple[int, int]]
     ) -> list[RamPiece]:
-        """Fill the board's `room`, (gpa, size) each, from the mapping's start on.
+        """Map RAM at the board's `room`, (gpa, size) each, from the mapping's start on.
 
-        Returns what is where, cut at the borders of nodes too.
+        Returns the pieces, split at NUMA node boundaries too.
         """
         pieces: list[RamPiece] = []
         parts = list(self._parts)
@@ -167,7 +167,7 @@ class Ram:
         is_own: bool,
         nodes: tuple[int, ...] = (),
     ) -> None:
-        """Have a part allocated; one that `is_own` takes ordinary pages of the host."""
+        """Queue a part for allocation; `is_own` means ordinary host pages. Raises RamError."""
         from stratovirt.memory.prealloc import Allocation, available_bytes
 
         available = available_bytes() if is_own else None

@@ -1,1 +1,1 @@
-"""The monitor: QMP over a UNIX socket (``server``), commands by topic, one client at a time."""
+"""The monitor: QMP over a chardev (``session``), commands by topic, one client at a time."""

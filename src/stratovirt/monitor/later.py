@@ -1,4 +1,4 @@
-"""An answer that has to wait for somebody outside, and the thread in which it waits."""
+"""Deferred answers: a command that waits for another process, in a separate thread."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Later:
-    """What a command gives instead of its answer.
+    """A deferred answer, which a command returns in place of its answer.
 
     `wait` runs in a thread of its own, without the machine's lock; `finish` makes the answer, in
-    the loop, and calls its argument for what `wait` returned or raised.
+    the loop; its argument is a function that returns or raises the outcome of `wait`.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Later:
         self._wait, self._finish = wait, finish
 
     def begin(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
-        """Wait; `done` gets, in the loop, what makes the answer."""
+        """Start waiting; `done` is called in the loop with a function that makes the answer."""
         start_thread("qmp-wait", self._run, loop, done)
 
     def _run(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:

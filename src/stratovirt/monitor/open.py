@@ -1,4 +1,4 @@
-"""A monitor with all the commands there are."""
+"""Opens a QMP session with all commands, loaded for the first client."""
 
 from __future__ import annotations
 

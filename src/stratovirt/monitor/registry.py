@@ -1,4 +1,4 @@
-"""The commands: a name, typed arguments, a typed answer and a function each."""
+"""The registry of commands: name, typed arguments, typed answer and function of each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class NoArguments(Options):
-    """Takes none."""
+    """No arguments."""
 
 
 class Command:
-    """One command: its arguments' definition, the type of its answer, and what it does."""
+    """One command: its arguments' definition, the type of its answer, and its function."""
 
     __slots__ = ("answer", "arguments", "function", "name")
 

@@ -1,4 +1,4 @@
-"""What commands answer and events carry, as types that introspection publishes.
+"""Types of command answers and event data, as introspection publishes them.
 
 A type is one of the builtins below, an Enum, a Struct or a ListOf; the names follow QEMU's QAPI.
 """
@@ -21,7 +21,7 @@ BUILTINS = {
 
 
 class Enum:
-    """One of a few words."""
+    """An enumeration: one of the words in `values`."""
 
     def __init__(self, name: str, *values: str) -> None:
         self.name, self.values = name, values
@@ -44,14 +44,14 @@ class ListOf:
 
     @property
     def name(self) -> str:
-        """As QAPI writes it."""
+        """The type's name in QAPI's notation."""
         return f"[{type_name(self.element)}]"
 
 
 Type = str | Enum | Struct | ListOf
 
 EMPTY = Struct("q_empty", {})
-"""What a command answers that has nothing to say."""
+"""The answer of a command without a result."""
 
 RUN_STATE = Enum(
     "RunState",
@@ -77,7 +77,7 @@ EVENTS: dict[str, Struct] = {
     "BALLOON_CHANGED": Struct("BALLOON_CHANGED-arg", {"actual": "int"}),
     "MIGRATION": Struct("MIGRATION-arg", {"status": MIGRATION_STATUS, "error-desc?": "str"}),
 }
-"""Every event this machine sends, with its data."""
+"""Every QMP event, with the type of its data."""
 
 
 def type_name(kind: Type) -> str:

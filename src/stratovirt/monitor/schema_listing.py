@@ -1,4 +1,4 @@
-"""query-qmp-schema: every command, event and type, from the definitions that serve them."""
+"""query-qmp-schema: every command, event and type, listed from their definitions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stratovirt.monitor.schema import (
 
 
 class SchemaListing:
-    """Collects types as they are met; `entities` is the answer."""
+    """Lists commands and events with the types they use; `entities` is the answer."""
 
     def __init__(self) -> None:
         self.entities: list[dict[str, object]] = []
@@ -68,12 +68,12 @@ class SchemaListing:
 
 
 def arguments_struct(arguments: type[Options] | Family, name: str) -> Struct:
-    """The type of a command's arguments; of a family, everything that some variant takes."""
+    """The type of a command's arguments; for a family, the union of its variants' members."""
     if isinstance(arguments, Family):
         members: dict[str, Type] = {arguments.key: Enum(f"{name}-key", *arguments.variants)}
         for variant in arguments.variants.values():
             for key, kind in _members(variant, name).items():
-                # Only what each variant needs is needed whichever is chosen.
+                # A member is required only if every variant requires it.
                 needed = all(
                     key in other.fields and other.fields[key].default is REQUIRED
                     for other in arguments.variants.values()

@@ -29,38 +29,41 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 QEMU_VERSION = {"major": 5, "minor": 0, "micro": 1}
-"""What management tools are told they talk to; they choose their protocol by it."""
+"""The QEMU version reported to management tools, which choose their protocol by it."""
 REPLY_LIMIT = 4 << 20
 """Most bytes kept for a client that does not read; beyond it the client is disconnected."""
 COMMANDS_PER_SECOND = 100
-"""More are not refused: the next is read later, and the client's socket fills up meanwhile."""
+"""Further commands are not refused but read later; the client's socket fills up meanwhile."""
 COMMANDS_A_TURN = 4
-"""Then whoever else the loop serves has a turn: some answers take milliseconds to make."""
+"""Most commands in one loop callback: an answer may take milliseconds and delay other events."""
 NS_PER_SECOND = 1_000_000_000
 RECEIVE = 65536
 KVM_DEVICE = "/dev/kvm"
 MOST_NAMED_DESCRIPTORS = 64
+MOST_EARLY_EVENTS = 64
+"""Most events kept for a client that has not sent a command yet; older ones are dropped."""
+NEGOTIATION = "qmp_capabilities"
 
 
 def version() -> dict[str, object]:
-    """The version as greeting and query-version report it."""
+    """The version in the greeting and in query-version."""
     return {"qemu": QEMU_VERSION, "package": f"StratoVirt-{__version__}"}
 
 
 class _Request:
-    """What is known of a request by the time it is answered."""
+    """Name, id and client of a request, for its reply."""
 
     def __init__(self) -> None:
         self.name = ""
         self.id: dict[str, object] = {}
         self.client: int | None = None
-        """Who waits for the answer; None while it is being served."""
+        """Number of the client that waits for a deferred answer; None until it is deferred."""
 
 
 class Session:
     """Serves one client after the other on `chardev`.
 
-    `load_commands` gives all commands by name; it is called when the first client is there.
+    `load_commands` returns all commands by name; it is first called when a client connects.
     """
 
     def __init__(
@@ -79,15 +82,17 @@ class Session:
         self._waiting: list[bytes | TooLong] = []
         self._is_held = False
         self._is_awaiting = False
-        """Whether a command in progress waits for somebody outside."""
+        """Whether a deferred answer (Later) is pending."""
         self._client = 0
-        """Which client it is: an answer is for the one that asked."""
+        """Number of the current client: a deferred answer goes only to the client that asked."""
         self._has_said_all = False
         self._framer = Framer()
+        self._early_events: list[dict[str, object]] | None = None
+        """Events since the greeting, while the client has not sent a command."""
         self._gathered: list[bytes] | None = None
-        """What a command in progress has to say; it goes out in one write with its reply."""
+        """Events during a command, sent in one write with its reply; None between commands."""
         self._named: dict[str, int] = {}
-        # Now, since a machine that runs cannot look.
+        # Checked now, since a locked-down machine cannot.
         self.host_has_kvm = os.access(KVM_DEVICE, os.R_OK | os.W_OK)
         chardev.on_input = self._received
         chardev.room = lambda: 0 if self._waiting or self._is_awaiting else RECEIVE
@@ -99,7 +104,7 @@ class Session:
         chardev.on_input_ended = self._client_has_said_all
 
     def send_event(self, name: str, content: dict[str, object] | None = None) -> None:
-        """Tell the client of an event; without a client it is gone."""
+        """Send an event to the client; without a client it is dropped."""
         now = time.time_ns() // 1000
         event: dict[str, object] = {
             "event": name,
@@ -107,7 +112,16 @@ class Session:
         }
         if content is not None:
             event["data"] = content
-        self._send(event)
+        if self._early_events is None:
+            self._send(event)
+        else:
+            # A client takes the first message after the greeting for the answer to its first.
+            self._early_events = [*self._early_events[1 - MOST_EARLY_EVENTS :], event]
+
+    def _send_early_events(self) -> None:
+        events, self._early_events = self._early_events, None
+        for event in events or []:
+            self._send(event)
 
     def name_descriptor(self, name: str) -> None:
         """Keep the file descriptor that came with this request as `name`; raises QmpError."""
@@ -129,7 +143,7 @@ class Session:
         self._named[name] = fd
 
     def take_descriptors(self, names: Sequence[str]) -> list[int]:
-        """Those called `names`, the caller's from now on, all of them or none; raises QmpError."""
+        """Hand the named descriptors to the caller, all or none; raises QmpError."""
         for name in names:
             if name not in self._named:
                 raise QmpError(f"no file descriptor is called '{name}'; getfd names one")
@@ -138,13 +152,13 @@ class Session:
         return [self._named.pop(name) for name in names]
 
     def close_descriptors(self) -> None:
-        """Close what the client named and nobody took."""
+        """Close the named descriptors that no command has taken."""
         for fd in self._named.values():
             os.close(fd)
         self._named.clear()
 
     def close(self) -> None:
-        """Send what the client still takes."""
+        """Send the remaining output, as far as the client reads, and close its descriptors."""
         self.chardev.drain()
         self.close_descriptors()
 
@@ -153,6 +167,7 @@ class Session:
         self._framer = Framer()
         self._client += 1
         self._has_said_all = False
+        self._early_events = []
         self._send({"QMP": {"version": version(), "capabilities": []}})
 
     def _client_does_not_read(self) -> None:
@@ -178,7 +193,7 @@ class Session:
         self._serve_waiting()
 
     def _serve_waiting(self) -> None:
-        """Serve what was received, as fast as the limit lets; until then nothing more is read."""
+        """Serve received requests at the limited rate; more input is read when all are served."""
         served = 0
         while self._waiting and not self._is_awaiting:
             now_ns = time.monotonic_ns()
@@ -198,13 +213,13 @@ class Session:
         if self._is_awaiting:
             return
         if self._has_said_all:
-            # Later: what the last command is about to cause is an event that it hears, too.
+            # Deferred, so that the client still gets events caused by its last command.
             self.vm.loop.call_soon(self._finish)
         else:
             self.chardev.resume_input()
 
     def _client_has_said_all(self) -> None:
-        """It has shut its side of the connection, and waits for what it asked for."""
+        """Handle the client's shutdown of its sending side; it still waits for replies."""
         self._has_said_all = True
         self._serve_waiting()
 
@@ -226,8 +241,8 @@ class Session:
         self._answer(request, lambda: self._obey(line, request))
 
     def _answer(self, request: _Request, action: Callable[[], object]) -> None:
-        """Do what was asked and say what came of it, now or when it has waited for somebody."""
-        # A client that reads once sees the reply and the events before it.
+        """Run `action` and send its reply, now or when a deferred answer is complete."""
+        # Gathered, so that one read returns the reply and the events before it.
         self._gathered = []
         try:
             reply = self._reply(action)
@@ -236,12 +251,13 @@ class Session:
             elif request.client in (None, self._client):
                 self.chardev.answered(request.name, "return" in reply)
                 self._send(reply | request.id)
+                self._send_early_events()
         finally:
             said, self._gathered = self._gathered, None
             self.chardev.write(b"".join(said))
 
     def _await(self, request: _Request, later: Later) -> None:
-        """The client's next commands wait as well, and nobody else does."""
+        """Wait for a deferred answer; only this client's next commands wait with it."""
         self._is_awaiting = True
         request.client = self._client
 
@@ -258,7 +274,7 @@ class Session:
         except QmpError as error:
             return _error(str(error), error.error_class)
         except Exception as error:
-            # Whatever a command ran into is its client's to hear, and the machine goes on.
+            # Any error of a command becomes its reply, and the machine goes on.
             why = reason(error)
             if not isinstance(error, StratovirtError | OSError):
                 log.error(why)
@@ -270,6 +286,8 @@ class Session:
         if "id" in content:
             request.id = {"id": content["id"]}
         request.name, arguments = command_of(content)
+        if request.name != NEGOTIATION:
+            self._send_early_events()
         return self._execute(request.name, arguments)
 
     def _execute(self, name: str, arguments: dict[str, object]) -> object:

@@ -1,1 +1,1 @@
-"""The host side of network cards: taps."""
+"""Network back ends: taps and vhost-user."""

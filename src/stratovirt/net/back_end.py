@@ -1,4 +1,4 @@
-"""What a network card is plugged into: the contract, and the tap with or without vhost-net."""
+"""Network back ends: the contract, and the tap with or without vhost-net."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
         @property
         def is_gone(self) -> bool:
-            """Whether the back end was taken away under it."""
+            """Whether the host deleted the tap."""
 
         def start(self) -> None:
-            """Serve; raises OSError."""
+            """Start serving; raises OSError."""
 
         def stop(self) -> None:
-            """Stop; when this returns nothing moves."""
+            """Stop serving; when this returns no request is in flight."""
 
 
 TAP_OFFLOADS = {
@@ -57,11 +57,11 @@ TAP_OFFLOADS = {
     F_GUEST_ECN: tun.OFFLOAD_ECN,
     F_GUEST_UFO: tun.OFFLOAD_UFO,
 }
-"""What the tap may leave unfinished, by what the guest agreed to take so."""
+"""TUN offload flag for each negotiated guest-offload feature."""
 
 
 class PairSetup:
-    """What a back end has to know to serve queue pair `index`."""
+    """Parameters with which a back end serves queue pair `index`."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class PairSetup:
 
 
 class BackEnd(ABC):
-    """The contract: what any back end offers a card.
+    """The contract between a network card and its back end.
 
-    `link_changed` hears, in the loop, when what is behind comes or goes.
+    `link_changed` is called in the loop when the back end's peer connects or is lost.
     """
 
     uses_kernel_interrupts = False
-    """Whether somebody outside this process raises the queues' interrupts."""
+    """Whether the kernel or another process raises the queues' interrupts."""
     obstacle: str | None = None
     """Why a machine with it cannot be saved; None when it can."""
 
@@ -100,17 +100,17 @@ class BackEnd(ABC):
 
     @property
     def is_up(self) -> bool:
-        """Whether there is anybody behind it."""
+        """Whether a peer is connected, so that the card's link is up."""
         return True
 
     @property
     @abstractmethod
     def pairs(self) -> int:
-        """Queue pairs it can serve."""
+        """Number of queue pairs it can serve."""
 
     @abstractmethod
     def features(self, card: int) -> int:
-        """The card's features with what this back end adds and lacks."""
+        """The feature bits `card`, with those this back end adds and without those it lacks."""
 
     @property
     def ring_features(self) -> int:
@@ -119,15 +119,15 @@ class BackEnd(ABC):
 
     @abstractmethod
     def prepare(self, agreed: int, pairs: int) -> None:
-        """The driver agreed to these features and uses so many pairs."""
+        """Set the negotiated features and the number of pairs; raises OSError."""
 
     @abstractmethod
     def make_pair(self, setup: PairSetup) -> Pair:
-        """What will serve a pair; raises OSError."""
+        """The object that serves a queue pair once started; raises OSError."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what it holds of the host."""
+        """Close its host resources."""
 
 
 class EnginePair:
@@ -140,17 +140,17 @@ class EnginePair:
         self._thread: EngineThread | None = None
 
     def start(self) -> None:
-        """Serve; raises OSError."""
+        """Start serving; raises OSError."""
         self._thread = EngineThread(self._engine, self._iothread, self._name)
 
     def stop(self) -> None:
-        """Stop; when this returns nothing moves."""
+        """Stop serving; when this returns no request is in flight."""
         if self._thread is not None:
             self._thread.stop()
 
     @property
     def is_gone(self) -> bool:
-        """Whether somebody deleted the tap."""
+        """Whether the tap was deleted."""
         return self._engine.tap_is_gone
 
 
@@ -170,7 +170,7 @@ class VhostPair:
             self._vhost.set_net_backend(index, self._tap)
 
     def stop(self) -> None:
-        """Take the rings back, with how far the kernel came."""
+        """Take the rings back, with the kernel's ring positions."""
         for index, queue in enumerate(self._queues):
             self._vhost.set_net_backend(index, -1)
             self._vhost.take_back(index, queue.ring)
@@ -192,7 +192,7 @@ class TapBackEnd(BackEnd):
         given = netdev.vhostfds or netdev.vhostfd or vhostfds
         wanted = [("vhostfd", name) for name in given]
         wanted += [("fd", name) for name in netdev.fds or netdev.fd]
-        # All are taken before anything is checked: then they are closed whatever is wrong.
+        # All descriptors are taken before any check, so each error path closes them.
         try:
             fds = take_descriptors(wanted)
         except DescriptorError as error:
@@ -214,12 +214,12 @@ class TapBackEnd(BackEnd):
 
     @property
     def uses_kernel_interrupts(self) -> bool:  # type: ignore[override]
-        """vhost-net raises them itself."""
+        """Whether vhost-net serves the queues."""
         return bool(self.vhosts)
 
     @property
     def obstacle(self) -> str | None:  # type: ignore[override]
-        """What vhost-net has in flight is the kernel's."""
+        """With vhost-net: its requests in flight are in the kernel and cannot be saved."""
         return "vhost=on: the kernel's vhost-net cannot be saved" if self.vhosts else None
 
     @property
@@ -228,7 +228,7 @@ class TapBackEnd(BackEnd):
         return len(self.tap.fds)
 
     def features(self, card: int) -> int:
-        """UFO where the tap has it; filters where our own engine serves."""
+        """Add UFO if the tap has it, filters for our engine; drop MRG_RXBUF if vhost lacks it."""
         if self.tap.has_ufo:
             card |= F_GUEST_UFO | F_HOST_UFO
         if not self.vhosts:
@@ -239,20 +239,20 @@ class TapBackEnd(BackEnd):
 
     @property
     def ring_features(self) -> int:
-        """As far as the kernel knows them when it serves the rings."""
+        """All, or with vhost-net those that the kernel offers."""
         if not self.vhosts:
             return TRANSPORT_FEATURES
         return TRANSPORT_FEATURES & self.vhosts[0].get_features()
 
     def prepare(self, agreed: int, pairs: int) -> None:
-        """Tell the tap what it may leave unfinished, and over how many queues to spread."""
+        """Set the tap's offloads and the number of queues it uses; raises OSError."""
         self.tap.set_offload(
             sum(flag for feature, flag in TAP_OFFLOADS.items() if agreed & feature)
         )
         self.tap.enable(pairs)
 
     def make_pair(self, setup: PairSetup) -> Pair:
-        """Our engine, or the kernel's."""
+        """A pair served by vhost-net if there is one, else by our engine."""
         receive, transmit = setup.receive, setup.transmit
         tap = self.tap.fds[setup.index]
         if self.vhosts:
@@ -276,7 +276,7 @@ class TapBackEnd(BackEnd):
         return EnginePair(engine, setup.iothread, setup.card)
 
     def close(self) -> None:
-        """Give tap and vhost devices back."""
+        """Close the tap and the vhost devices."""
         self._close_vhosts()
         self.tap.close()
 

@@ -1,4 +1,4 @@
-"""A tap as a network card's host end: opened by name or taken by descriptor, once a queue pair."""
+"""A tap interface: opened by name or by given descriptors, one for each queue pair."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ BASE_OFFLOADS = native.OFFLOAD_CSUM | native.OFFLOAD_TSO4 | native.OFFLOAD_TSO6 
 class Tap:
     """The open queues of one tap; `fds` has one for each queue pair.
 
-    `given` are those that the options name, which are the tap's whatever comes of it.  `has_ufo`
-    says whether this kernel's taps take UDP fragments unfinished.
+    `given` are the descriptors that the options name; the tap owns them, and closes them also when
+    it raises TapError.  `has_ufo` is True if the kernel supports UDP fragmentation offload.
     """
 
     def __init__(self, options: config.Tap, host: HostAccess, given: list[int]) -> None:
         self._source = f"{options.flag},id={options.id}"
         self.fds = given
         try:
-            # The guidebook: where both are given, the name wins.
+            # The guidebook: a name takes precedence over descriptors.
             if options.ifname is not None:
                 self.close()
                 self.fds = host.open_tap(options.ifname, options.queues or 1, self._source)
@@ -41,18 +41,18 @@ class Tap:
         self._enabled = len(self.fds)
 
     def close(self) -> None:
-        """Give the queues back; a persistent tap stays."""
+        """Close the queues; a persistent tap stays on the host."""
         for fd in self.fds:
             os.close(fd)
         self.fds.clear()
 
     def set_offload(self, flags: int) -> None:
-        """What the guest takes unfinished: OFFLOAD_* bits of the native module."""
+        """Set the guest's receive offloads: OFFLOAD_* bits of the native module; raises OSError."""
         for fd in self.fds:
             native.set_offload(fd, flags)
 
     def enable(self, pairs: int) -> None:
-        """Let the kernel spread packets over the first `pairs` queues."""
+        """Enable the first `pairs` queues for the kernel's packet steering; disable the others."""
         if len(self.fds) == 1:
             return
         for index in range(pairs, self._enabled):

@@ -1,4 +1,4 @@
-"""The queues of a tap, opened by name; by a machine or for it."""
+"""Opens the queues of a tap by its name, in the machine's process or in its broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stratovirt.errors import StratovirtError
 TUN_DEVICE = "/dev/net/tun"
 INTERFACES = "/sys/class/net"
 IS_TAP = 2
-"""IFF_TAP, among the flags that the kernel shows of a tun or tap."""
+"""IFF_TAP, a bit of tun_flags in sysfs."""
 
 
 class TapError(StratovirtError):
@@ -19,7 +19,7 @@ class TapError(StratovirtError):
 
 
 def open_queues(name: str, queues: int, source: str) -> list[int]:
-    """So many queues of the tap `name`, as descriptors; raises TapError."""
+    """Open `queues` queues of the tap `name`; returns their descriptors. Raises TapError."""
     fds: list[int] = []
     try:
         for _ in range(queues):
@@ -55,7 +55,7 @@ def _reason(error: OSError, name: str, queues: int) -> str:
 
 
 def _wrong_kind(name: str, queues: int) -> str:
-    """Why an interface that is there cannot be attached to."""
+    """The reason why an existing interface cannot be attached, for the error text."""
     try:
         with open(f"{INTERFACES}/{name}/tun_flags", encoding="ascii") as file:
             flags = int(file.read(), 16)

@@ -1,4 +1,4 @@
-"""A network back end in another process, which reads and writes guest RAM itself (vhost-user)."""
+"""The vhost-user network back end: another process serves the rings in shared guest RAM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 LONGEST_PAUSE_S = 60
-"""A peer that cannot be used is tried ever more rarely, but not more rarely than this."""
+"""Longest pause in seconds between attempts to reconnect; it doubles after each failure."""
 
 
 class VhostUserPair:
@@ -52,15 +52,15 @@ class VhostUserPair:
         self._back_end.hand_over(self._queues)
 
     def stop(self) -> None:
-        """Take the rings back, from a peer that is there or is not."""
+        """Take the rings back, also when the peer is lost."""
         self._back_end.take_back(self._queues)
 
 
 class VhostUserBackEnd(BackEnd):
-    """A connection to a peer, made anew when it is lost and `reconnect` says so.
+    """A connection to a vhost-user peer, made again after a loss if `reconnect` is set.
 
-    While there is no peer the card's link is down.  What a lost peer had in flight is found again
-    by the next: in the file that the first one kept, else from what it had given back.
+    While there is no peer the card's link is down.  The next peer recovers the requests in flight
+    of a lost one from the inflight file, or without one resumes at the used index.
     """
 
     uses_kernel_interrupts = True
@@ -84,13 +84,13 @@ class VhostUserBackEnd(BackEnd):
         self._agreed = 0
         self._inflight: Inflight | None = None
         self._talk: Conversation | None = None
-        """With the peer, while there is one."""
+        """The message queue to the peer; None while there is no peer."""
         self._offered = 0
 
     def meet(self) -> VhostUser:
-        """The first peer; raises StratovirtError.
+        """Connect to the first peer; raises StratovirtError.
 
-        It may take all of its time to answer: while a machine runs, not under the lock.
+        The peer may be slow to answer: while a machine runs, do not call this under the lock.
         """
         try:
             return self._connect()
@@ -100,7 +100,7 @@ class VhostUserBackEnd(BackEnd):
             ) from error
 
     def begin(self, peer: VhostUser) -> None:
-        """Be served by the first peer, unless it cannot; raises StratovirtError."""
+        """Start with the first peer; raises StratovirtError if it lacks features or queues."""
         self._offered = peer.features
         if not self._offered & VERSION_1:
             peer.close()
@@ -126,7 +126,7 @@ class VhostUserBackEnd(BackEnd):
         self._loop.watch(peer.fd, READABLE, self._heard)
 
     def _say(self, part: Callable[[VhostUser], None]) -> None:
-        """Talk to the peer, which may take its time: `_lost` hears of what fails."""
+        """Queue messages to the peer, sent by another thread; a failure goes to `_lost`."""
         if self._talk is None:
             return
         peer = self._talk.peer
@@ -135,7 +135,7 @@ class VhostUserBackEnd(BackEnd):
             peer.begin(UNHURRIED_S)
             part(peer)
 
-        # What comes now is an answer, and the conversation's to take.
+        # Input is now an answer, which the conversation's thread reads.
         self._loop.unwatch(peer.fd)
         self._talk.say(say)
 
@@ -149,26 +149,26 @@ class VhostUserBackEnd(BackEnd):
 
     @property
     def is_up(self) -> bool:
-        """Whether there is a peer."""
+        """Whether a peer is connected."""
         return self._talk is not None
 
     @property
     def pairs(self) -> int:
-        """As many as the -netdev asks for."""
+        """The -netdev's `queues`."""
         queues: int = self.netdev.queues
         return queues
 
     def features(self, card: int) -> int:
-        """What the card does by itself, and of the rest what the peer can."""
+        """Features that the card implements itself, and of the others those the peer offers."""
         return card & (OF_THE_CARD | self._offered)
 
     @property
     def ring_features(self) -> int:
-        """As far as the peer knows them."""
+        """Ring features that the peer offers."""
         return TRANSPORT_FEATURES & self._offered
 
     def prepare(self, agreed: int, _pairs: int) -> None:
-        """Tell the peer what the driver agreed to and where memory is."""
+        """Send the negotiated features and the memory table to the peer."""
         self._agreed = agreed
 
         def tell(peer: VhostUser) -> None:
@@ -178,11 +178,11 @@ class VhostUserBackEnd(BackEnd):
         self._say(tell)
 
     def make_pair(self, setup: PairSetup) -> Pair:
-        """The peer serves it."""
+        """A pair that the peer serves."""
         return VhostUserPair(self, setup)
 
     def hand_over(self, queues: dict[int, ActiveQueue]) -> None:
-        """Let the peer serve these rings, as soon as it can."""
+        """Queue the messages that hand these rings to the peer; returns at once."""
 
         def give(peer: VhostUser) -> None:
             self._share_inflight(peer, max(queue.ring.size for queue in queues.values()))
@@ -190,7 +190,7 @@ class VhostUserBackEnd(BackEnd):
                 peer.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
             for index in queues:
                 peer.enable_ring(index, True)
-            # Only one that serves is one to come back to at once.
+            # The pause starts over only after a peer that got as far as serving.
             self._pause_s = self._reconnect_s
 
         self._say(give)
@@ -203,9 +203,9 @@ class VhostUserBackEnd(BackEnd):
             peer.set_inflight(self._inflight, count, ring_size)
 
     def take_back(self, queues: dict[int, ActiveQueue]) -> None:
-        """Have the peer stop; of one that is gone, the used ring says how far it came.
+        """Stop the rings and set their positions; for a lost peer, the position is the used index.
 
-        Nothing of the driver's may be touched once this has returned, so it is waited for.
+        Waits for the peer: it must not access guest memory of the rings after this has returned.
         """
         if self._talk is not None:
             self._talk.settle()
@@ -224,14 +224,14 @@ class VhostUserBackEnd(BackEnd):
                     self._lost(str(error.strerror))
             queue.ring.position = (position, used)
         if self._talk is not None and self._inflight is not None:
-            # All was given back: the next start begins with a clean file.
+            # No request is in flight: the next start gets a new file.
             self._inflight.close()
             self._inflight = None
 
     def _heard(self, events: int) -> None:
-        """The peer says nothing by itself, so it has hung up."""
+        """The socket has an event; a peer sends no requests, so it has hung up or is faulty."""
         if self._talk is None or self._talk.peer.is_silent():
-            # What woke the loop was an answer, which the vCPU that asked has taken meanwhile.
+            # The event was an answer, which the asking vCPU has read meanwhile.
             return
         self._lost("it hung up" if events & HANGUP else "it spoke out of turn or hung up")
 
@@ -242,7 +242,7 @@ class VhostUserBackEnd(BackEnd):
         self._loop.unwatch(self._talk.peer.fd)
         self._talk.peer.close()
         self._talk = None
-        # Not at once: whoever noticed is in the middle of something.
+        # Not at once: the caller may be in the middle of an operation on the peer.
         self._loop.call_soon(self.link_changed)
         self._reconnect_later()
 
@@ -284,7 +284,7 @@ class VhostUserBackEnd(BackEnd):
         self.link_changed()
 
     def close(self) -> None:
-        """Leave the peer."""
+        """Close the connection and stop reconnecting."""
         self._is_closed = True
         if self._talk is not None:
             self._loop.unwatch(self._talk.peer.fd)
@@ -296,7 +296,7 @@ class VhostUserBackEnd(BackEnd):
 
 
 def _shared_regions(memory: GuestMemory, source: str) -> list[MemoryRegion]:
-    """All guest RAM as files; raises StratovirtError when some of it is not shared."""
+    """All guest RAM as regions of files; raises StratovirtError when some is not shared."""
     regions = []
     for gpa, size, hva, fd, file_offset, is_shared in memory.files():
         if not is_shared or fd < 0:

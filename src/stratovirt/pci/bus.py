@@ -1,4 +1,4 @@
-"""A PCI bus: which function answers at which slot, and what its interrupt pins reach."""
+"""A PCI bus: its functions by slot, and the routing of their interrupt pins."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PINS = 4
 
 
 class PlaceError(StratovirtError):
-    """A function cannot be at the place that was asked for."""
+    """A function cannot be attached at the requested slot and function number."""
 
 
 def devfn_of(place: tuple[int, int]) -> int:
-    """Slot and function as the number that configuration cycles carry."""
+    """Slot and function as the devfn number of a configuration cycle."""
     return place[0] << 3 | place[1]
 
 
@@ -35,7 +35,7 @@ class PciBus:
 
     @property
     def number(self) -> int:
-        """What configuration cycles for this bus carry; the root's is 0."""
+        """The bus number in configuration cycles; the root bus has 0."""
         return 0
 
     def check_place(self, place: tuple[int, int], *, multifunction: bool) -> None:
@@ -60,7 +60,7 @@ class PciBus:
     def attach(
         self, function: PciFunction, place: tuple[int, int], *, multifunction: bool = False
     ) -> None:
-        """Put a function on the bus; raises PlaceError."""
+        """Attach a function to the bus; raises PlaceError."""
         self.check_place(place, multifunction=multifunction)
         if multifunction:
             function.config.change(regs.HEADER_TYPE, 1, 0, regs.MULTIFUNCTION)
@@ -69,7 +69,7 @@ class PciBus:
         self.functions[function.devfn] = function
 
     def detach(self, devfn: int) -> None:
-        """Take a function off the bus."""
+        """Detach a function from the bus and unmap its BARs."""
         function = self.functions.pop(devfn)
         function.remove_bars()
         function.bus = None
@@ -79,6 +79,6 @@ class PciBus:
         return self.host.first_gsi + ((devfn >> 3) + pin - 1) % PINS
 
     def reset(self) -> None:
-        """All functions as after power-on."""
+        """Reset all functions to power-on state."""
         for function in self.functions.values():
             function.reset()

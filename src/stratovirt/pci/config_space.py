@@ -1,4 +1,4 @@
-"""Configuration space (PCI Express Base 4.0, section 7.5): its bytes, and who may write them."""
+"""Configuration space (PCI Express Base 4.0, section 7.5): bytes and their write masks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FIRST_CAPABILITY = 0x40
 class ConfigSpace:
     """4096 bytes, of which the guest writes the bits that `writable` has.
 
-    Bits of `clearing` are cleared by writing ones to them.  `reset` goes back to what was there
-    at the last `keep`.
+    Bits of `clearing` are cleared by writing ones to them.  `reset` restores the content of the
+    last `keep`.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class ConfigSpace:
         return int.from_bytes(self._bytes[offset : offset + size], "little")
 
     def set(self, offset: int, size: int, value: int) -> None:
-        """Change a register as its owner."""
+        """Set a register from the device's side, regardless of the guest's write mask."""
         self._bytes[offset : offset + size] = value.to_bytes(size, "little")
 
     def change(self, offset: int, size: int, clear: int, set_: int) -> None:
-        """Clear bits, then set bits, as its owner."""
+        """Clear bits, then set bits, from the device's side."""
         self.set(offset, size, self.get(offset, size) & ~clear | set_)
 
     def allow(self, offset: int, size: int, bits: int) -> None:
@@ -57,20 +57,20 @@ class ConfigSpace:
         self._clearing[offset : offset + size] = bits.to_bytes(size, "little")
 
     def write(self, offset: int, content: bytes) -> None:
-        """The guest's write, as far as it may."""
+        """A guest's write; only bits that it may write or clear change."""
         for at, byte in enumerate(content, start=offset):
             mask = self._writable[at]
             kept = self._bytes[at] & ~mask | byte & mask
             self._bytes[at] = kept & ~(byte & self._clearing[at])
 
     def read(self, offset: int, size: int) -> int:
-        """What the guest sees."""
+        """A guest's read."""
         return self.get(offset, size)
 
     def add_capability(self, kind: int, body: bytes) -> int:
         """Append a capability (section 7.5.3.1) of `body` after its two-byte head; its offset.
 
-        Raises ValueError when the 192 bytes there are do not suffice.
+        Raises ValueError when the 192 bytes for capabilities are used up.
         """
         offset = self._next_capability
         size = 2 + len(body)
@@ -84,9 +84,9 @@ class ConfigSpace:
         return offset
 
     def keep(self) -> None:
-        """What is there now is the state after power-on."""
+        """Make the present content the power-on state."""
         self._kept = bytes(self._bytes)
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Restore the power-on state."""
         self._bytes[:] = self._kept

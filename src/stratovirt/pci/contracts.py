@@ -1,4 +1,4 @@
-"""What a PCI function needs of its bus, and a bus of the host bridge; for type checkers only."""
+"""Interfaces of bus, host bridge and MSI-X table to a PCI function; for type checkers only."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from stratovirt.memory.address_space import AddressSpace, IoRegion
 
 
 class Occupant(Protocol):
-    """A function that has a place."""
+    """A function with a bus and a devfn."""
 
     bus: Bus | None
     devfn: int
 
 
 class Bus(Protocol):
-    """Where a function is."""
+    """The bus of a function."""
 
     host: Host
 
     @property
     def number(self) -> int:
-        """What configuration cycles for this bus carry."""
+        """The bus number in configuration cycles."""
 
     def gsi(self, devfn: int, pin: int) -> int:
         """The GSI that interrupt pin `pin` (1 is INTA) of a function reaches."""
 
     def detach(self, devfn: int) -> None:
-        """Take a function off the bus."""
+        """Detach a function from the bus."""
 
 
 class Host(Protocol):
@@ -38,7 +38,7 @@ class Host(Protocol):
     first_gsi: int
 
     def next_priority(self) -> int:
-        """A priority that no other region has: what was placed first answers first."""
+        """A new lowest priority: of overlapping regions the one placed first answers."""
 
     def set_intx(self, function: Occupant, pin: int, level: bool) -> None:
         """Drive an interrupt pin of a function."""
@@ -49,7 +49,7 @@ class MessageTable(Protocol):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the function speaks through MSI-X and not through its pin."""
+        """Whether the function interrupts by MSI-X and not by its pin."""
 
     def table_region(self) -> IoRegion:
         """The registers of the table."""
@@ -58,7 +58,7 @@ class MessageTable(Protocol):
         """The guest may have changed the control register."""
 
     def detach(self, fd: int) -> None:
-        """Let the eventfd speak through no vector."""
+        """Detach the eventfd from its vector."""
 
     def reset(self) -> None:
         """All vectors masked and without a message, as after power-on."""

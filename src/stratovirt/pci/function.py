@@ -1,4 +1,4 @@
-"""A PCI function: its BARs are in the map where the guest has put them."""
+"""A PCI function: configuration space, and BARs mapped at the addresses the guest sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROM_ENABLE = 1
 ROM_INDEX = 6
 """The expansion ROM's number in the table of BARs."""
 BAR_PRIORITY = -1000
-"""RAM and the board's own registers answer before any BAR, wherever the guest has put it."""
+"""Below RAM and the board's own registers, which answer where a BAR overlaps them."""
 
 
 class Bar:
@@ -40,7 +40,7 @@ class Bar:
         self.index, self.size, self.flags, self.regions = index, size, flags, regions
         self.moved = moved
         self.base: int | None = None
-        """Where it is in the map now; None while it is not."""
+        """The address where it is mapped now; None while it is not mapped."""
 
 
 class PciFunction:
@@ -65,7 +65,7 @@ class PciFunction:
         self.bus: Bus | None = None
         self.devfn = 0
         self.failed: Callable[[Exception], None] = report_bug
-        """Hears of the exception of an access to the function."""
+        """Called with an exception raised by an access to the function."""
         config = self.config
         config.set(regs.VENDOR_ID, 2, vendor)
         config.set(regs.DEVICE_ID, 2, device)
@@ -95,7 +95,7 @@ class PciFunction:
     ) -> Bar:
         """A BAR (section 7.5.1.2.1); a 64-bit one takes the next register as well.
 
-        `moved` hears where the BAR is after each change, None while it is nowhere.
+        `moved` is called after each change with the BAR's address, None when it is unmapped.
         """
         if size & size - 1 or size < 4:
             raise ValueError("the size of a BAR is a power of two")
@@ -127,7 +127,7 @@ class PciFunction:
             self.msix.config_written()
 
     def place_bars(self) -> None:
-        """Let the map follow the BARs and the command register."""
+        """Map and unmap regions as the BARs and the command register now say."""
         changed = [bar for bar in self.bars.values() if self._wanted(bar) != bar.base]
         if not changed or self.bus is None:
             return
@@ -141,7 +141,7 @@ class PciFunction:
             bar.moved(bar.base)
 
     def remove_bars(self) -> None:
-        """Take all BARs out of the map: the function goes."""
+        """Unmap all BARs, before the function is detached."""
         for bar in self.bars.values():
             if bar.base is not None:
                 self._take_out(bar)
@@ -161,15 +161,15 @@ class PciFunction:
         if bar.index == ROM_INDEX and not value & ROM_ENABLE:
             return None
         base = value & -bar.size
-        # A BAR of zero is one that nobody has placed; one beyond the bus is one being sized.
+        # A BAR of zero has no address yet; one beyond the bus is being sized.
         if base == 0 or base + bar.size > (1 << 16 if is_port else self.bus_limit(bar)):
             return None
         return base
 
     def bus_limit(self, bar: Bar) -> int:
-        """The first address a memory BAR cannot reach."""
+        """The first address that a memory BAR cannot cover."""
         if not bar.flags & BAR_64:
-            # The top of it all is where an all-ones probe of the size would lie.
+            # The top address is excluded: an all-ones probe of the size would map there.
             return (1 << 32) - 1
         assert self.bus is not None
         return self.bus.host.memory.limit
@@ -192,15 +192,15 @@ class PciFunction:
 
     @property
     def is_bus_master(self) -> bool:
-        """Whether the function may reach memory and send messages."""
+        """Whether the guest allows the function DMA and MSI messages."""
         return bool(self.config.get(regs.COMMAND, 2) & regs.COMMAND_MASTER)
 
     def reset(self) -> None:
-        """As after power-on: BARs are nowhere, nothing is enabled."""
+        """Reset to power-on state: BARs are unmapped, nothing is enabled."""
         self.config.reset()
         self.place_bars()
         if self.msix is not None:
             self.msix.reset()
 
     def close(self) -> None:
-        """Give back what the function holds of the host."""
+        """Release the function's host resources."""

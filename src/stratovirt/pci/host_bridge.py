@@ -1,4 +1,4 @@
-"""The way to configuration space: ports 0xCF8 and 0xCFC, and ECAM, to buses and functions."""
+"""The PCI host bridge: access to configuration space by ports 0xCF8 and 0xCFC and by ECAM."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InterruptLine:
         self._holders: set[object] = set()
 
     def set(self, holder: object, level: bool) -> None:
-        """`holder` raises or lowers it."""
+        """Raise or lower the line on behalf of `holder`."""
         before = bool(self._holders)
         if level:
             self._holders.add(holder)
@@ -42,7 +42,7 @@ class InterruptLine:
 
 
 class PciHost:
-    """The root of the hierarchy; `first_gsi` is where the four lines of INTx begin."""
+    """The root of the PCI hierarchy; `first_gsi` is the first of the four GSIs of INTx."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class PciHost:
         self._priority = BAR_PRIORITY
 
     def next_priority(self) -> int:
-        """A priority that no other region has: what was placed first answers first."""
+        """A new lowest priority: of overlapping regions the one placed first answers."""
         self._priority -= 1
         return self._priority
 
@@ -73,11 +73,11 @@ class PciHost:
         self._lines[gsi - self.first_gsi].set(function, level)
 
     def buses(self) -> list[PciBus]:
-        """The root and what is behind its ports."""
+        """The root bus and the buses behind its root ports."""
         return [self.root, *(port.secondary for port in self.root_ports)]
 
     def find(self, bus_number: int, devfn: int) -> PciFunction | None:
-        """Who answers a configuration cycle."""
+        """The function that answers a configuration cycle, or None."""
         if bus_number == 0:
             return self.root.functions.get(devfn)
         for port in self.root_ports:
@@ -86,7 +86,7 @@ class PciHost:
         return None
 
     def read_config(self, bus_number: int, devfn: int, offset: int, size: int) -> int:
-        """A configuration read; all ones where nobody is."""
+        """A configuration read; all ones where no function is."""
         function = self.find(bus_number, devfn)
         if function is None or offset % 4 + size > 4:
             return (1 << 8 * size) - 1
@@ -97,7 +97,7 @@ class PciHost:
             return (1 << 8 * size) - 1
 
     def write_config(self, bus_number: int, devfn: int, offset: int, size: int, value: int) -> None:
-        """A configuration write; lost where nobody is."""
+        """A configuration write; ignored where no function is."""
         function = self.find(bus_number, devfn)
         if function is not None and offset % 4 + size <= 4:
             try:
@@ -106,7 +106,7 @@ class PciHost:
                 function.failed(error)
 
     def reset(self) -> None:
-        """All functions of all buses as after power-on."""
+        """Reset all functions of all buses to power-on state."""
         for bus in reversed(self.buses()):
             bus.reset()
 
@@ -121,7 +121,7 @@ class ConfigPorts:
         self._reset_control = 0
 
     def power_on(self) -> None:
-        """As after power-on."""
+        """Set the registers to power-on state."""
         self._address = self._reset_control = 0
 
     def read(self, offset: int, size: int) -> int:
@@ -135,7 +135,7 @@ class ConfigPorts:
         return self._host.read_config(*self._target(offset), size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Choose a register, write to it, or reset the machine."""
+        """Select a register, write to it, or reset the machine."""
         if offset == RESET_CONTROL and size == 1:
             self._reset_control = value & RESET_FULL
             if value & RESET_CPU:

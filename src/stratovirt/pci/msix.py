@@ -1,8 +1,8 @@
 """MSI-X (PCI Express Base 4.0, section 7.7.2): a table of messages that eventfds send.
 
-An eventfd belongs to whoever has something to say, a queue for instance, and is attached to a
-vector.  While the vector may speak the eventfd is KVM's irqfd and no message costs an exit; while
-it is masked the eventfd itself keeps the message, and is the vector's pending bit.
+Every interrupt source (queue, configuration change, host device) owns an eventfd, which is attached
+to a vector.  While the vector is unmasked the eventfd is KVM's irqfd and a message costs no exit;
+while it is masked the signalled eventfd is the vector's pending bit.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ BAR_BYTES = 0x1000
 
 
 class Vector:
-    """One entry of the table, and the eventfds that speak through it."""
+    """One entry of the table, and the eventfds that trigger it."""
 
     __slots__ = ("address", "control", "data", "fds", "gsi")
 
     def __init__(self) -> None:
         self.fds: set[int] = set()
         self.gsi: int | None = None
-        """Set while the vector may speak."""
+        """GSI of its MSI route while the vector is enabled, unmasked and attached; else None."""
         self.reset()
 
     def reset(self) -> None:
@@ -53,7 +53,7 @@ class Vector:
 
 
 class Msix:
-    """The table and its pending bits, by the control register of the capability at `capability`."""
+    """The table and its pending bits; `capability` is the offset of the MSI-X capability."""
 
     def __init__(
         self, function: PciFunction, accelerator: Accelerator, count: int, capability: int
@@ -80,7 +80,7 @@ class Msix:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the function speaks through MSI-X and not through its pin."""
+        """Whether the function interrupts by MSI-X and not by its pin."""
         return bool(self._control & ENABLE)
 
     @property
@@ -92,7 +92,7 @@ class Msix:
         self._function.failed(error)
 
     def attach(self, fd: int, vector: int) -> None:
-        """Let eventfd `fd` speak through `vector` only; through none if that does not exist."""
+        """Attach eventfd `fd` to `vector` only, or to none if the vector does not exist."""
         if self._vector_of.get(fd) == vector:
             return
         self.detach(fd)
@@ -106,7 +106,7 @@ class Msix:
                 self._update(self.vectors[vector])
 
     def detach(self, fd: int) -> None:
-        """Let eventfd `fd` be silent."""
+        """Detach eventfd `fd` from its vector."""
         number = self._vector_of.pop(fd, None)
         if number is None:
             return
@@ -152,7 +152,7 @@ class Msix:
             vector.gsi = None
 
     def reset(self) -> None:
-        """As after power-on; what is attached stays so and is silent."""
+        """Reset to power-on state; eventfds stay attached and are cleared."""
         for vector in self.vectors:
             vector.reset()
         self.config_written()
@@ -160,7 +160,7 @@ class Msix:
             forget_signal(fd)
 
     def is_pending(self, number: int) -> bool:
-        """Whether a vector has something to say and may not."""
+        """Whether a vector's message waits because it is masked or disabled."""
         vector = self.vectors[number]
         if vector.gsi is not None or not vector.fds:
             return False
@@ -192,7 +192,7 @@ class Msix:
 
 
 class NoMsix:
-    """In the place of a table that a function does without: it speaks through its pin."""
+    """Stands for the table of a function without MSI-X, which interrupts by its pin."""
 
     is_enabled = False
 
@@ -201,10 +201,10 @@ class NoMsix:
         self.switched: Callable[[], None] = lambda: None
 
     def attach(self, _fd: int, _vector: int) -> None:
-        """There is no vector."""
+        """Does nothing: there is no vector."""
 
     def detach(self, _fd: int) -> None:
-        """Nothing was attached."""
+        """Does nothing: no eventfd was attached."""
 
 
 def add_msix(

@@ -50,7 +50,7 @@ STATUS_EVENTS = 0x11F
 
 
 class SecondaryBus(PciBus):
-    """The bus behind a port; the guest numbers it."""
+    """The bus behind a root port; the guest assigns its number."""
 
     def __init__(self, name: str, host: Host, port: RootPort) -> None:
         super().__init__(name, host, slots=1)
@@ -58,21 +58,21 @@ class SecondaryBus(PciBus):
 
     @property
     def number(self) -> int:
-        """What configuration cycles for this bus carry; 0 while it has no number."""
+        """The bus number in configuration cycles; 0 while none is assigned."""
         return self._port.config.get(SECONDARY, 1)
 
     def gsi(self, devfn: int, pin: int) -> int:
-        """Pins pass through the port, turned by the slot (PCI-to-PCI bridge, section 9.1)."""
+        """The GSI of a pin, swizzled by slot through the port (PCI-to-PCI bridge, section 9.1)."""
         assert self._port.bus is not None
         turned = ((devfn >> 3) + pin - 1) % 4 + 1
         return self._port.bus.gsi(self._port.devfn, turned)
 
 
 class RootPort(PciFunction):
-    """The port; `released` hears when the guest has let go of what is to be unplugged.
+    """The root port; `released` is called when the guest has released a device to be unplugged.
 
-    With `fast_unplug` the slot says that its card is gone while the card still answers, so that
-    the guest lets go at once instead of blinking for five seconds.
+    With `fast_unplug` the slot reports its card absent while the card still answers, so that
+    the guest releases it at once instead of blinking for five seconds.
     """
 
     bars_count = 2
@@ -91,7 +91,7 @@ class RootPort(PciFunction):
         self.fast_unplug = fast_unplug
         self.released: Callable[[], None] = lambda: None
         self.is_unplugging = False
-        """Whether the guest was asked to let go and has not yet."""
+        """Whether an unplug was requested and the guest has not released the device yet."""
         self._event_fd = new_eventfd()
         self._set_up_bridge()
         self._express = express.add_express(self, express.ROOT_PORT, port=port)
@@ -132,17 +132,17 @@ class RootPort(PciFunction):
         self._show_slot()
 
     def set_numbers(self, bus_number: int) -> None:
-        """Number the bus behind the port as firmware would; more than one is not there."""
+        """Number the single bus behind the port as firmware would."""
         self.config.set(SECONDARY, 1, bus_number)
         self.config.set(SUBORDINATE, 1, bus_number)
 
     @property
     def is_present(self) -> bool:
-        """Whether something is in the slot."""
+        """Whether the slot holds a device."""
         return bool(self.secondary.functions)
 
     def _show_slot(self) -> None:
-        """Presence, link, power and indicators as the slot is now."""
+        """Set presence, link, power and indicator registers to the slot's present state."""
         config, at = self.config, self._express
         is_present = self.is_present
         config.change(at + express.SLOT_STATUS, 2, PRESENT, PRESENT if is_present else 0)
@@ -156,18 +156,18 @@ class RootPort(PciFunction):
         config.set(at + express.SLOT_CONTROL, 2, ATTENTION_INDICATOR_OFF | power)
 
     def plugged(self) -> None:
-        """Tell the guest that the slot is not empty any more."""
+        """Signal the guest that a device was plugged in."""
         config, at = self.config, self._express
         if not config.get(at + express.SLOT_CONTROL, 2) & INTERRUPT_ENABLE:
-            # Nobody drives the slot, so nobody would give it power: the guest has not started, or
-            # is firmware, and finds the card as one that was there at power-on.
+            # No hotplug driver would switch the slot's power on: the guest has not started, or is
+            # firmware, and finds the card as if present at power-on.
             self._show_slot()
         config.change(at + express.SLOT_STATUS, 2, 0, PRESENT)
         config.change(at + express.LINK_STATUS, 2, 0, express.LINK_ACTIVE)
         self._raise(BUTTON_PRESSED | PRESENCE_CHANGED | LINK_CHANGED)
 
     def request_unplug(self) -> None:
-        """Have the slot emptied: `released` is called now, or when the guest has let go."""
+        """Request an unplug; `released` is called now, or when the guest releases the device."""
         if self._is_off:
             self.released()
             return
@@ -184,13 +184,13 @@ class RootPort(PciFunction):
         self._raise(PRESENCE_CHANGED | LINK_CHANGED)
 
     def unplugged(self) -> None:
-        """Tell the guest that the slot is empty."""
+        """Signal the guest that the slot is empty."""
         self.is_unplugging = False
         self._show_empty()
 
     @property
     def _obstacles(self) -> tuple[bool, bool]:
-        """What keeps a device in the slot from running: its bus is in reset, it has no power."""
+        """(in reset, powered off): states of bus and slot that keep the device from running."""
         control = self.config.get(self._express + express.SLOT_CONTROL, 2)
         in_reset = bool(self.config.get(BRIDGE_CONTROL, 2) & BUS_RESET)
         return in_reset, bool(control & POWER_OFF)
@@ -218,7 +218,7 @@ class RootPort(PciFunction):
 
     @property
     def _wanted_events(self) -> int:
-        """Events that are there and that the guest wants to be interrupted for."""
+        """Slot status events that are set and for which the guest has enabled the interrupt."""
         control = self.config.get(self._express + express.SLOT_CONTROL, 2)
         if not control & INTERRUPT_ENABLE:
             return 0
@@ -232,28 +232,28 @@ class RootPort(PciFunction):
             os.eventfd_write(self._event_fd, 1)
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """Registers of the bridge, and of the slot: power off is how the guest lets go."""
+        """Write bridge and slot registers; by power off the guest releases the device."""
         was_off, before = self._is_off, self._wanted_events
         obstacles, was_blinking = self._obstacles, self._is_blinking
         super().write_config(offset, size, value)
         if any(now and not before for now, before in zip(self._obstacles, obstacles, strict=True)):
             self.secondary.reset()
         if was_blinking and self._is_on:
-            # The guest thought better of it, and may be asked again.
+            # The guest has cancelled the unplug, which may be requested again.
             self.is_unplugging = False
         if self._is_off and not was_off and self.is_present and self.is_unplugging:
             self.released()
         self._interrupt(before)
 
     def reset(self) -> None:
-        """As after power-on; an unplug that the guest has not answered is done now."""
+        """Reset to power-on state; an unplug that the guest has not answered is completed now."""
         if self.is_unplugging:
             self.released()
         super().reset()
         self._show_slot()
 
     def close(self) -> None:
-        """Give back the eventfd."""
+        """Detach and close the eventfd."""
         if self.msix is not None:
             self.msix.detach(self._event_fd)
         os.close(self._event_fd)

@@ -1,1 +1,1 @@
-"""QMP on the wire: ``framing`` cuts requests out of a stream, ``request`` reads one, ``errors``."""
+"""QMP's wire format: ``framing`` splits a stream into requests, ``request`` parses one."""

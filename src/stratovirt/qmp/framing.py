@@ -1,8 +1,8 @@
-"""Cuts a client's byte stream into requests.
+"""Splits a client's byte stream into requests.
 
 A request ends with its newline, or without one where its object closes: QEMU's own client sends
-no newline.  What is no object, an array for one, ends with its newline only.  The scanner looks
-only at quotes, brackets and newlines; what is inside a request is the JSON parser's business.
+no newline.  Input that is no object, an array for example, ends with its newline only.  The
+scanner looks only at quotes, brackets and newlines; the JSON parser checks the content.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 
 REQUEST_LIMIT = 1 << 20
-"""Longest request, in bytes; of a longer one the rest of the line is thrown away."""
+"""Longest request, in bytes; a longer one is discarded up to the end of its line."""
 
 _OUTSIDE = re.compile(rb'["{}\[\]\n]')
 _INSIDE = re.compile(rb'["\\\n]')
 
 
 class TooLong:
-    """Stands for a request that went over the limit."""
+    """Marks a request longer than REQUEST_LIMIT."""
 
 
 class Framer:
-    """Feed it bytes; it gives whole requests back."""
+    """Splitter of one client's stream; `feed` returns the complete requests."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -34,7 +34,7 @@ class Framer:
         self._in_string = False
 
     def feed(self, received: bytes) -> list[bytes | TooLong]:
-        """The requests that `received` completes, the same ones however the stream is cut."""
+        """The requests completed by `received`, independent of how the stream is split."""
         if self._skipping:
             _, newline, received = received.partition(b"\n")
             self._skipping = not newline
@@ -62,7 +62,7 @@ class Framer:
         self._restart()
 
     def _scan(self) -> int | None:
-        """Where the first request ends, or None when it is not whole yet."""
+        """End offset of the first request, or None while it is incomplete."""
         while True:
             pattern = _INSIDE if self._in_string else _OUTSIDE
             found = pattern.search(self._pending, self._position)
@@ -71,7 +71,7 @@ class Framer:
                 return None
             mark = found[0]
             if mark == b"\\":
-                # The escaped byte is skipped; it may not have come yet.
+                # The escaped byte is skipped; it may not have been received yet.
                 if found.end() == len(self._pending):
                     self._position = found.start()
                     return None

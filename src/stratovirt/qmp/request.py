@@ -1,7 +1,7 @@
-"""A request's bytes read: one and the same for the machine that serves it and for its broker.
+"""Parses requests, in the machine that serves them and, identically, in its broker.
 
-What a request may be is bounded by values as well as by bytes: each takes many times its bytes
-once it is read.
+A request's number of values is limited as well as its bytes: a parsed value takes many times its
+bytes in the request.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from stratovirt.qmp.errors import QmpError
 MOST_NESTED = 500
 """Most arrays and objects in a request: the parser recurses, and this bounds its stack."""
 MOST_VALUES = 10_000
-"""Most values in a request: that many do not fit into what any command takes."""
+"""Most values in a request, more than any command takes."""
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def decode(line: bytes) -> dict[str, object]:
-    """The request's members; raises QmpError."""
+    """Parse a request into its members; raises QmpError."""
     bare = _STRING.sub(b"", line)
     nested = bare.count(b"[") + bare.count(b"{")
     if nested > MOST_NESTED:
@@ -28,9 +28,9 @@ def decode(line: bytes) -> dict[str, object]:
     if nested + bare.count(b",") > MOST_VALUES:
         raise QmpError(f"a request has more than {MOST_VALUES} values")
     try:
-        # Bytes could be UTF-16 to the parser, and to nobody else.
+        # Decoded as UTF-8: given bytes, the parser would also accept UTF-16.
         request = json.loads(line.decode(), parse_float=_finite, parse_constant=_finite)
-        # A lone surrogate is JSON and no text: nothing that takes a name could use it.
+        # A lone surrogate is valid JSON but cannot be encoded as UTF-8, so no name can have it.
         json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise QmpError(f"JSON parse error: {error}") from None
@@ -40,7 +40,7 @@ def decode(line: bytes) -> dict[str, object]:
 
 
 def command_of(request: dict[str, object]) -> tuple[str, dict[str, object]]:
-    """The command's name and its arguments, not yet looked at; raises QmpError."""
+    """The command's name and its unchecked arguments; raises QmpError."""
     name = request.get("execute")
     arguments = request.get("arguments", {})
     unknown = set(request) - {"execute", "arguments", "id"}

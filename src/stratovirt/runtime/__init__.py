@@ -1,1 +1,1 @@
-"""What surrounds the machine in its process: event loop, clock, log, terminal, clean-up."""
+"""The machine's process: event loop, clock, log, terminal, clean-up."""

@@ -1,6 +1,6 @@
-"""What must not outlive the process: sockets, pidfiles, the terminal's raw mode.
+"""Clean-up at exit: sockets, pidfiles, the terminal's raw mode.
 
-It is undone in reverse order, once, on every way out that lets code run.
+Actions run in reverse order, once, at every exit that can run code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def at_exit(action: Callable[[], None]) -> None:
 def remove_at_exit(path: str, identity: Identity | None = None) -> None:
     """Unlink the file that is at `path` now, or the one of `identity`, when the process ends.
 
-    A file that somebody else has put there since stays.
+    A file that another process has put there since is kept.
     """
     _register()
     path = os.path.abspath(path)
@@ -46,20 +46,20 @@ def _identity(path: str) -> Identity:
 
 
 def take_removals() -> list[tuple[str, Identity]]:
-    """The files that somebody else will remove, as this process cannot any more."""
+    """Hand over the registered files to a process that can still remove them (the broker)."""
     taken = list(_removals)
     _removals.clear()
     return taken
 
 
 def forget() -> None:
-    """What is registered is another process's business."""
+    """Drop all registrations, which belong to the parent process after a fork."""
     _actions.clear()
     _removals.clear()
 
 
 def run_all() -> None:
-    """Do what is registered now instead of at exit."""
+    """Run all registered actions and removals now instead of at exit."""
     while _actions:
         _actions.pop()()
     while _removals:

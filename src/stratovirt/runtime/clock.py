@@ -1,4 +1,4 @@
-"""The clock that devices read and set timers on: real, or moved by hand in board tests."""
+"""The clock that devices read and set timers on: the host's, or a virtual one for board tests."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class MonotonicClock:
-    """Real time, in ns."""
+    """The host's monotonic clock, in ns."""
 
     native: BoardTime | None = None
-    """The same clock for native engines; None stands for the host's."""
+    """The same clock for native engines; None means the host's monotonic clock."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -31,12 +31,12 @@ class MonotonicClock:
     def call_at(
         self, deadline_ns: int, callback: Callable[[], None], failed: Failed = report_bug
     ) -> Timer:
-        """Run `callback` at `deadline_ns`; `failed` hears of its exception."""
+        """Run `callback` at `deadline_ns`; `failed` is called with its exception."""
         return self._loop.call_at(deadline_ns, callback, failed)
 
 
 class VirtualClock:
-    """Starts at 0 and moves only when told to."""
+    """A clock that starts at 0 and advances only by `move_to`."""
 
     def __init__(self) -> None:
         from stratovirt._native.board_time import BoardTime
@@ -46,7 +46,7 @@ class VirtualClock:
         self._timers: list[Timer] = []
 
     def now_ns(self) -> int:
-        """Nanoseconds it has been moved."""
+        """Nanoseconds since the start, the sum of all advances."""
         return self._now_ns
 
     def call_at(
@@ -58,7 +58,7 @@ class VirtualClock:
         return timer
 
     def next_deadline_ns(self) -> int | None:
-        """When the next timer is due, or None."""
+        """Deadline of the next timer, or None."""
         return min((t.deadline_ns for t in self._timers if t.callback is not None), default=None)
 
     def move_to(self, now_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""-daemonize: the caller's shell goes on when the machine runs, or hears why it does not."""
+"""-daemonize: detaches the process; the caller returns when the machine runs or has failed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import signal
 from stratovirt.runtime.signals import SignalledError, held
 
 NUMBER_BYTES = 4
-"""What the daemon says first is its process id."""
+"""Length of the daemon's first message, its process id."""
 RUNS = b"\0"
-"""What the daemon says when the machine runs; anything else is the text of an error."""
+"""The daemon's message when the machine runs; any other is the text of an error."""
 ERROR_LONGEST = 65536
 
 
@@ -19,21 +19,21 @@ class Daemon:
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
-        # Now, since a machine that runs opens nothing.
+        # Opened now, since a locked-down machine opens no files.
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
     def leave_streams(self) -> None:
-        """Leave the caller's streams."""
+        """Replace the caller's standard streams by /dev/null."""
         for stream in (0, 1, 2):
             os.dup2(self._null, stream)
         os.close(self._null)
 
     def report_running(self) -> None:
-        """The machine runs: let the caller go."""
+        """Report that the machine runs, on which the caller exits."""
         self._report(RUNS)
 
     def report_error(self, text: str) -> None:
-        """The machine could not be started."""
+        """Report that the machine could not be started."""
         self._report(text.encode(errors="replace")[:ERROR_LONGEST])
 
     def _report(self, content: bytes) -> None:
@@ -69,7 +69,7 @@ def _await_report(pipe: int) -> str | None:
             daemon = int.from_bytes(os.read(pipe, NUMBER_BYTES), "little")
         report = _read_all(pipe)
     except SignalledError:
-        # Whoever ends the caller means the machine that it waits for, and is told when it is gone.
+        # A signal to the caller ends the machine too; the caller waits for its end.
         if daemon:
             os.kill(daemon, signal.SIGTERM)
         report = _read_all(pipe)

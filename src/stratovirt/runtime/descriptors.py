@@ -1,4 +1,4 @@
-"""File descriptors that the process was started with: the streams, and those given by number."""
+"""Inherited file descriptors: the standard streams, and those named by number in options."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 STREAMS = ("stdin", "stdout", "stderr")
 
 outputs = {0, 1, 2}
-"""What is written for the user to read later, in which a machine must not punch holes."""
+"""Descriptors of logs and streams, barred from fallocate so that a guest cannot erase them."""
 
 
 def open_at_once(path: str, flags: int, mode: int = 0o600) -> int:
-    """Open a file of the user's, which no child inherits, and wait for nobody; raises OSError.
+    """Open a file with close-on-exec and without blocking in open(2); raises OSError.
 
-    To open a FIFO or a device takes as long as its other end likes; the caller looks at what it
-    has opened and refuses what it cannot use.
+    Opening a FIFO or a device may otherwise block; the caller checks the file's type and refuses
+    an unsuitable one.
     """
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     os.set_blocking(fd, True)
@@ -27,13 +27,13 @@ def open_at_once(path: str, flags: int, mode: int = 0o600) -> int:
 
 
 class DescriptorError(ValueError):
-    """It is not an open file descriptor of this process."""
+    """A number is not an open file descriptor of this process."""
 
 
 def take_descriptors(wanted: Sequence[tuple[str, str]]) -> list[int]:
-    """The descriptors of pairs of an option and a number, all of them ours from now on.
+    """Take the descriptors of (option, number) pairs; this process owns them from now on.
 
-    Raises DescriptorError that names the option, and then those that can be are closed.
+    Raises DescriptorError naming the option, after closing the valid descriptors.
     """
     taken: dict[int, str] = {}
     wrong = ""
@@ -54,7 +54,7 @@ def take_descriptors(wanted: Sequence[tuple[str, str]]) -> list[int]:
 
 
 def take_descriptor(name: str) -> int:
-    """The descriptor written as a number, ours from now on; raises DescriptorError."""
+    """Take the descriptor with this number, owned from now on; raises DescriptorError."""
     if not (name.isascii() and name.isdigit() and len(name) < 10) or int(name) < 3:
         raise DescriptorError("must be the number of an open file descriptor from 3 on")
     fd = int(name)
@@ -63,10 +63,10 @@ def take_descriptor(name: str) -> int:
 
 
 def close_on_exec(fd: int) -> None:
-    """No child inherits it; raises DescriptorError when it is none, or one of O_PATH.
+    """Set close-on-exec; raises DescriptorError if `fd` is not open or an O_PATH descriptor.
 
-    os.set_inheritable does this to O_PATH ones as well, by a call that a locked-down process has
-    no use for: nothing can be done with them.
+    os.set_inheritable accepts O_PATH ones, which are useless here, by a system call that the
+    seccomp filter forbids.
     """
     import fcntl
 
@@ -81,7 +81,7 @@ def close_on_exec(fd: int) -> None:
 
 
 def fill_standard_streams() -> None:
-    """Put /dev/null where descriptor 0, 1 or 2 is closed, before anything else is opened there."""
+    """Open /dev/null for each closed descriptor 0, 1 or 2, before other files get its number."""
     for number, name in enumerate(STREAMS):
         try:
             os.fstat(number)

@@ -6,12 +6,12 @@ import os
 
 
 def new_eventfd() -> int:
-    """An eventfd that blocks nobody and no child inherits."""
+    """Create an eventfd, non-blocking and close-on-exec."""
     return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
 
 def new_eventfds(count: int) -> list[int]:
-    """So many of them, or none: raises OSError."""
+    """Create `count` eventfds, or none: raises OSError."""
     fds: list[int] = []
     try:
         while len(fds) < count:
@@ -24,9 +24,9 @@ def new_eventfds(count: int) -> list[int]:
 
 
 def take_signal(fd: int) -> bool:
-    """Take what was signalled; whether anything was.
+    """Reset the eventfd's counter; whether it was signalled.
 
-    Nothing is no error anywhere: between the poll and the read somebody else may have taken it.
+    An unsignalled eventfd is no error: another thread may have read it since the poll.
     """
     try:
         os.eventfd_read(fd)
@@ -36,5 +36,5 @@ def take_signal(fd: int) -> bool:
 
 
 def forget_signal(fd: int) -> None:
-    """Take what was signalled, if anything was."""
+    """Reset the eventfd's counter, signalled or not."""
     take_signal(fd)

@@ -1,4 +1,4 @@
-"""What becomes of an exception that nobody expected: one log line that says where it was raised."""
+"""Reports of unexpected exceptions: one log line with the place that raised them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = Log(__name__)
 def describe(error: BaseException) -> str:
     """The error, and the place that raised it, in one line.
 
-    Without the traceback module: it opens the source files, which a running machine cannot.
+    The traceback module is not used: it opens source files, which a locked-down machine cannot.
     """
     places = []
     frame = error.__traceback__
@@ -25,7 +25,7 @@ def describe(error: BaseException) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What to tell the user of an error: the host's words, ours, or that it is a fault of ours."""
+    """Text of an error for the user: from the host, from StratovirtError, or a bug report."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, StratovirtError):
@@ -34,10 +34,10 @@ def reason(error: Exception) -> str:
 
 
 def access_failed(handler: object, error: Exception) -> None:
-    """An access of the guest's failed: `handler` says what becomes of it, if it has a say."""
+    """Handle an exception in a guest access: by `handler.failed` if there is one, else as a bug."""
     getattr(handler, "failed", report_bug)(error)
 
 
 def report_bug(error: Exception) -> None:
-    """Say that this program has a fault, and go on."""
+    """Log an exception as a bug of this program; the caller goes on."""
     log.error(f"internal error, please report it: {describe(error)}")

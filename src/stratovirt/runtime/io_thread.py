@@ -1,4 +1,4 @@
-"""A thread that drives engines: one device's own, or an iothread that several share."""
+"""A thread that runs native engines, for one device or as an iothread for several."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from stratovirt.runtime.threads import start_thread
 
 
 class IoThread:
-    """Runs its loop from now on, until `close`. It never needs the GIL in between.
+    """A thread that runs a native loop until `close`, without the GIL.
 
-    `name` is what ps and /proc show.
+    `name` is its name in ps and /proc.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,13 +25,13 @@ class IoThread:
 
     @property
     def thread_id(self) -> int:
-        """The host's thread."""
+        """The host thread id."""
         self._born.acquire()
         self._born.release()
         return self._id
 
     def close(self) -> None:
-        """End the thread; the engines it drove must have been detached."""
+        """End the thread; its engines must have been detached."""
         self.loop.request_stop()
         self._ended.acquire()
         self._ended.release()

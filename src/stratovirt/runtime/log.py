@@ -1,6 +1,6 @@
 """The log: one line an event, with time, level and module.
 
-The standard library's logging costs more start-up time than this whole process has to spend.
+The standard library's logging would exceed the process's budget of start-up time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LEVELS = ("trace", "debug", "info", "warn", "error")
 DEFAULT_LEVEL = "error"
 LINES_AT_ONCE = 100
-"""Most lines of one module in a row, and then one a second: a guest can cause most of them."""
+"""Burst of lines from one module, then one a second: a guest can cause most log lines."""
 NS_PER_SECOND = 1_000_000_000
 STDERR, NOWHERE = 2, -1
 
@@ -48,7 +48,7 @@ def configure(path: str | None, *, to_stderr: bool) -> None:
 
 
 def traces_all() -> bool:
-    """Whether the level asks for every trace event."""
+    """Whether the level is trace, which switches on every trace event."""
     return _Sink.level == 0
 
 
@@ -63,12 +63,12 @@ def descriptor() -> int:
 
 
 def descriptors() -> set[int]:
-    """What a process that goes on logging has to keep open."""
+    """The descriptors that a process must keep open to go on logging."""
     return {_Sink.fd} - {NOWHERE}
 
 
 def notice(text: str) -> None:
-    """What a user has to see at the start, with a log or without: one line on stderr."""
+    """Print one line for the user on stderr, independent of the log."""
     print(f"stratovirt: {one_line(text)}", file=sys.stderr)
 
 
@@ -97,7 +97,7 @@ class Log:
             os.write(_Sink.fd, line.encode(errors="replace"))
 
     def _limited(self, text: str) -> str:
-        """What to write instead of `text`: nothing when there were too many lines of late."""
+        """`text` with a note about suppressed lines; empty when the rate limit suppresses it."""
         if self._limit is None:
             from stratovirt._native.rate_limit import RateLimit
 
@@ -114,18 +114,18 @@ class Log:
         return text
 
     def debug(self, text: str) -> None:
-        """What each device does."""
+        """Log an action of a device."""
         self._emit(1, text)
 
     def info(self, text: str) -> None:
-        """A machine's life, in about a dozen lines."""
+        """Log a step in the machine's life; about a dozen lines in all."""
         self._emit(2, text)
 
     def warn(self, text: str) -> None:
-        """What went wrong and was dealt with, a misbehaving guest for instance."""
+        """Log a handled problem, for example a misbehaving guest."""
         self._emit(3, text)
 
     def error(self, text: str) -> None:
-        """What the user must know."""
+        """Log an error that the user must know; `last_error` returns it."""
         _Sink.last_error = text
         self._emit(4, text)

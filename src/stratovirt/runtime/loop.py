@@ -24,7 +24,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 
 
 class Timer:
-    """One pending call; `cancel` forgets it."""
+    """One pending call; `cancel` drops it."""
 
     __slots__ = ("callback", "deadline_ns", "failed")
 
@@ -34,16 +34,16 @@ class Timer:
         self.failed = failed
 
     def cancel(self) -> None:
-        """Never run it."""
+        """Drop the call."""
         self.callback = None
 
 
 class Watch:
     """One registration of a descriptor.
 
-    An event is for the registration that was polled: the loop polls without the lock, so a
-    callback that another thread or an earlier callback of the same turn replaced would otherwise
-    hear of something that it did not ask for, or that is over.
+    An event belongs to the registration that was polled: the loop polls without the lock, so
+    another thread or an earlier callback of the same turn may have replaced it, and the new
+    callback must not get a stale event.
     """
 
     __slots__ = ("callback", "events", "failed", "since")
@@ -57,8 +57,8 @@ class Loop:
     that holds `lock`, and `call_soon` from any thread at all.
 
     `lock` is held around every callback: Python device code runs under it, whichever thread it
-    is in.  An exception of a callback goes to the `failed` that was given with it, its owner's.
-    Without an owner it is a bug in this program, which is said in the log; the loop goes on.
+    is in.  An exception of a callback is passed to the `failed` that was registered with it; the
+    default `failed` logs it as a bug of this program.  The loop goes on in both cases.
     """
 
     def __init__(self, lock: object) -> None:
@@ -69,7 +69,7 @@ class Loop:
         self._calls: list[tuple[Callback, Failed]] = []
         self._stopped = False
         self._turn = 0
-        """Counts the polls; a registration younger than the poll heard nothing of it."""
+        """Number of polls; a registration made since the poll gets none of its events."""
         self._sleeps_until_ns: int | None = None
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wakeup, READABLE, self._woken)
@@ -79,10 +79,10 @@ class Loop:
     def watch(
         self, fd: int, events: int, callback: ReadyCallback, failed: Failed = report_bug
     ) -> None:
-        """Call `callback(events)` whenever one of `events` (or a hang-up) is there.
+        """Call `callback(events)` whenever one of `events` (or a hang-up) is pending.
 
-        Raises PermissionError for what cannot be polled (a regular file), OSError when the host
-        has no more room.
+        Raises PermissionError for a file that cannot be polled (a regular file), OSError when the
+        host is out of epoll watches or memory.
         """
         known = self._ready.get(fd)
         if known is None:
@@ -108,7 +108,7 @@ class Loop:
         self._timers.sort(key=lambda entry: entry.deadline_ns)
         sleeps_until = self._sleeps_until_ns
         if sleeps_until is None or deadline_ns < sleeps_until:
-            # Set by a vCPU's thread while the loop sleeps longer than that.
+            # Set by another thread while the loop sleeps past the deadline: recompute the timeout.
             self._wake()
         return timer
 
@@ -132,7 +132,7 @@ class Loop:
         return self._stopped
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Serve callbacks until `stop`, or until `until` says True."""
+        """Serve callbacks until `stop` is called or `until` returns True."""
         while not self._stopped and not until():
             with self._lock:  # type: ignore[attr-defined]
                 timeout_s = self._fall_asleep()
@@ -146,7 +146,7 @@ class Loop:
                         self._call(fd, watch, mask)
 
     def close(self) -> None:
-        """Give back the loop's own descriptors."""
+        """Close the loop's own descriptors."""
         if self._signal_pipe is not None:
             signal.set_wakeup_fd(-1)
             for fd in self._signal_pipe:
@@ -156,7 +156,7 @@ class Loop:
         self._epoll.close()
 
     def _fall_asleep(self) -> float | None:
-        """How long the loop may sleep; from now on a timer that is due before wakes it."""
+        """Poll timeout in seconds; from now on an earlier timer wakes the loop."""
         self._turn += 1
         while self._timers and self._timers[0].callback is None:
             self._timers.pop(0)
@@ -170,7 +170,7 @@ class Loop:
         try:
             watch.callback(mask)
         except Exception as error:
-            # Whatever it could not deal with is there still, and would come again at once.
+            # The unhandled event is still pending, and would recur at once.
             if self._ready.get(fd) is watch:
                 self.unwatch(fd)
             _tell(watch.failed, error)
@@ -188,7 +188,7 @@ class Loop:
 
     def _woken(self, _events: int) -> None:
         forget_signal(self._wakeup)
-        # Those that come meanwhile have woken the loop again.
+        # Calls added meanwhile have signalled the eventfd again.
         for _ in range(len(self._calls)):
             run_guarded(*self._calls.pop(0))
 
@@ -205,7 +205,7 @@ class Loop:
 
 
 def run_guarded(callback: Callback, failed: Failed) -> None:
-    """Call `callback`; an exception of it goes to `failed`."""
+    """Call `callback`; its exception is passed to `failed`."""
     try:
         callback()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The pidfile: never half written, locked by the living, removed on exit."""
+"""The pidfile: written atomically, locked while the process runs, removed on exit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stratovirt.runtime.signals import held
 def write_pidfile(path: str) -> None:
     """Write this process's id to `path`; raises StratovirtError when another instance holds it.
 
-    The lock, not the content, says whether the writer lives; the kernel ends it with the process.
+    The lock, not the content, shows that the writer runs; the kernel ends it with the process.
     """
     try:
-        # The folder's lock makes looking and writing one step against another instance.
+        # The folder's lock makes check and write atomic against another instance.
         folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -35,7 +35,7 @@ def write_pidfile(path: str) -> None:
 
 
 def _is_something_else(path: str) -> bool:
-    """Whether a device, a folder, a link... is there, which a pidfile must not replace."""
+    """Whether `path` is a device, folder, link etc., which a pidfile must not replace."""
     try:
         return not stat.S_ISREG(os.lstat(path).st_mode)
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def _is_held(path: str) -> bool:
 def _put(path: str) -> tuple[int, int]:
     """Write beside `path` and rename over it; (device, inode) of the file, which stays locked.
 
-    What holds the lock can only read: nobody who takes this process over can name another.
+    The locked descriptor is read-only: a compromised process cannot write another process id.
     """
     draft = f"{path}.{os.getpid()}"
     writing = open_at_once(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

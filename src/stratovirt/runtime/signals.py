@@ -1,4 +1,4 @@
-"""Signals that end a machine: before its loop hears them they interrupt whatever the start does."""
+"""Signals that end a machine: before the event loop handles them, they interrupt the start."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _came = False
 
 
 class SignalledError(BaseException):
-    """A signal came before the machine ran; nothing but the end of the process catches it."""
+    """A signal arrived before the machine ran; only the end of the process catches it."""
 
 
 def interrupt_start() -> None:
-    """From now on one of these signals raises SignalledError, once, wherever the process is."""
+    """From now on one of ENDING raises SignalledError, once, in the main thread."""
     sys.unraisablehook = _dropped
     for number in ENDING:
         signal.signal(number, _interrupt)
 
 
 def _dropped(what: sys.UnraisableHookArgs) -> None:
-    # `was_lost` makes up for it.
+    # `was_lost` reports the dropped SignalledError.
     if not isinstance(what.exc_value, SignalledError):
         sys.__unraisablehook__(what)
 
 
 def was_lost() -> bool:
-    """Whether a signal came and its exception got lost: Python drops those of its own callbacks.
+    """Whether a signal arrived: its exception may be lost in a callback of Python's own.
 
-    For instance one that frees the lock of a module that was imported.
+    For example in the callback that frees the lock of an imported module.
     """
     return _came
 
@@ -43,20 +43,20 @@ def was_lost() -> bool:
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     global _came
     _came = True
-    # What the end still has to do is not interrupted again.
+    # Further signals must not interrupt the clean-up.
     ignore()
     raise SignalledError(signal.Signals(number).name)
 
 
 def ignore() -> None:
-    """Heed none of them."""
+    """Ignore the signals of ENDING."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let signals wait while something is made, and while it is noted that it must be removed."""
+    """Block the signals while a resource is created and its removal is registered."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Sockets: UNIX ones private to the user and gone when the process is, and TCP ones."""
+"""Sockets: UNIX ones, private to the user and removed at exit, and TCP ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stratovirt.runtime.cleanup import remove_at_exit
 from stratovirt.runtime.signals import held
 
 _UNIX_KIND = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-"""A server whose queue is full makes a connect that may block wait for as long as it likes."""
+"""Non-blocking: a blocking connect would wait without limit for a server with a full queue."""
 
 
 def listen_unix(path: str) -> socket.socket:
     """Listen at `path` with mode 0600; raises OSError.
 
-    A socket file that nobody listens on, left by a killed process, is replaced.
+    A socket file without a listener, left by a killed process, is replaced.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -52,7 +52,7 @@ def _is_stale(path: str) -> bool:
         except ConnectionRefusedError:
             return True
         except BlockingIOError:
-            # Somebody lives there, and clients are queueing.
+            # A server listens, and its queue is full.
             return False
     return False
 
@@ -69,7 +69,7 @@ def connect_unix(path: str) -> socket.socket:
 
 
 class LostDescriptorsError(OSError):
-    """Descriptors were sent along that this process has no room for; all of them are lost."""
+    """A message had more descriptors than this process could receive; all of them are lost."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(errno.EMFILE, "file descriptors that were sent along are lost: too many")
@@ -77,9 +77,9 @@ class LostDescriptorsError(OSError):
 
 
 def receive_descriptors(peer: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """Up to `size` bytes and `most` descriptors sent along, which no child inherits.
+    """Receive up to `size` bytes and `most` descriptors, close-on-exec.
 
-    socket.recv_fds would be this, if it passed its flags on.  Raises LostDescriptorsError, with
+    socket.recv_fds does not pass its flags on.  Raises LostDescriptorsError, with
     the content in `content`, when more than `most` came or this process may open no more.
     """
     space = socket.CMSG_LEN(most * array.array("i").itemsize)
@@ -96,9 +96,9 @@ def receive_descriptors(peer: socket.socket, size: int, most: int) -> tuple[byte
 
 
 CONNECT_TIMEOUT_S = 5.0
-"""A host that does not answer holds up the caller no longer."""
+"""Longest wait for a host that does not answer."""
 MOST_ADDRESSES = 8
-"""Of a host that has more, the first are tried."""
+"""Most addresses of a host that are tried."""
 
 
 def listen_tcp(host: str | None, port: int) -> socket.socket:
@@ -119,7 +119,7 @@ def listen_tcp(host: str | None, port: int) -> socket.socket:
 
 
 def begin_tcp(host: str, port: int) -> list[socket.socket]:
-    """Sockets on their way to a TCP port, one for each address of the host; raises OSError."""
+    """Begin connecting to a TCP port, one socket for each address; raises OSError."""
     begun: list[socket.socket] = []
     failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -141,7 +141,7 @@ def begin_tcp(host: str, port: int) -> list[socket.socket]:
 
 
 def await_first(begun: list[socket.socket]) -> socket.socket:
-    """The first of these that is connected; the others are closed. Raises OSError."""
+    """Wait for the first connected socket and close the others; raises OSError."""
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     poller = select.poll()
     left = {peer.fileno(): peer for peer in begun}
@@ -164,7 +164,7 @@ def await_first(begun: list[socket.socket]) -> socket.socket:
 
 
 def _connect_error(peer: socket.socket) -> OSError | None:
-    """What became of a connection that is not under way any more; a locked process may ask so."""
+    """Error of a finished connect, None if connected; by recvmsg, which the filter allows."""
     try:
         peer.recvmsg(1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

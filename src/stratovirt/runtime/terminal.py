@@ -1,4 +1,4 @@
-"""The user's terminal in raw mode, and back again however the process ends."""
+"""Raw mode of the user's terminal, undone at every exit of the process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stratovirt.runtime.cleanup import at_exit
 
 
 def make_raw(fd: int) -> None:
-    """Put the terminal `fd` into raw mode until the process ends; other files stay as they are."""
+    """Put the terminal `fd` into raw mode until the process ends; ignores other files."""
     if not os.isatty(fd):
         return
     saved = termios.tcgetattr(fd)
 
     def restore() -> None:
-        # What was typed and the guest did not take is no command for the user's shell.  Not
-        # TCSAFLUSH, which waits for a terminal that may show nothing any more.
+        # Discards input that the guest did not read, which the shell would run as commands.
+        # Not TCSAFLUSH, which waits for output that a stopped terminal never shows.
         try:
             termios.tcflush(fd, termios.TCIFLUSH)
             termios.tcsetattr(fd, termios.TCSANOW, saved)

@@ -1,4 +1,4 @@
-"""How a thread starts: with a name, as ps and /proc show it."""
+"""Starts threads with a name that ps and /proc show."""
 
 from __future__ import annotations
 

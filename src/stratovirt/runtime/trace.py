@@ -34,9 +34,9 @@ def listing() -> str:
 
 
 def set_state(pattern: str, *, enable: bool) -> bool:
-    """Switch the events that match; False when there is none.
+    """Switch the matching events on or off; False when none matches.
 
-    Raises StratovirtError when nothing takes their lines.
+    Raises StratovirtError when there is no log or trace marker to write to.
     """
     found = matching(pattern)
     if enable and found:
@@ -52,7 +52,7 @@ def set_state(pattern: str, *, enable: bool) -> bool:
 
 
 def enable_from(path: str) -> None:
-    """Switch on what the file at `path` lists, one name or pattern a line; # starts a comment.
+    """Switch on the events listed in a file, one name or pattern a line; # starts a comment.
 
     Raises StratovirtError for a file that cannot be read and for a name that matches nothing.
     """
@@ -78,7 +78,7 @@ def enable_from(path: str) -> None:
 
 
 def open_sinks() -> None:
-    """Open what trace events are written to."""
+    """Open the outputs of trace events: the log and tracefs's trace_marker."""
     if _Sinks.are_open:
         return
     _Sinks.are_open = True

@@ -1,4 +1,4 @@
-"""Every trace event there is; -trace and trace-set-state switch them on by name."""
+"""All trace events; -trace and trace-set-state switch them on by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole state of a machine at rest."""
+"""Captures the whole state of a paused machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def capture(config: VmConfig, board: Board, accelerator: Accelerator) -> MachineState:
-    """What a snapshot holds besides memory; raises SnapshotError naming what cannot be saved."""
+    """The state of a snapshot, without memory; raises SnapshotError naming an unsavable device."""
     saved = board.save()
     return MachineState(
         options=guest_visible(config),

@@ -1,4 +1,4 @@
-"""The folder of a snapshot: ``state`` and ``memory``, there as a whole or not at all.
+"""The folder of a snapshot with the files ``state`` and ``memory``, replaced atomically.
 
 It is written under another name beside its place, made durable, and renamed.
 """
@@ -27,9 +27,9 @@ FORMAT = 1
 HEADER = struct.Struct("<8sIxxxxQ32s")
 """Magic, format version, bytes of the body, their SHA-256; the body is JSON in UTF-8."""
 MOST_BYTES = 64 << 20
-"""Longest body read: 254 vCPUs take 9 MiB."""
+"""Largest ``state`` file that is read: 254 vCPUs take 9 MiB."""
 MOST_VALUES = 1 << 19
-"""Most values in it: a vCPU has about 700."""
+"""Most JSON values in the body: a vCPU has about 700."""
 
 
 def encode(body: Mapping[str, object]) -> bytes:
@@ -39,7 +39,7 @@ def encode(body: Mapping[str, object]) -> bytes:
 
 
 def decode(content: bytes) -> dict[str, object]:
-    """What a ``state`` file holds; raises SnapshotError unless it is whole and undamaged."""
+    """The body of a ``state`` file; raises SnapshotError if it is truncated or damaged."""
     if len(content) < HEADER.size or not content.startswith(MAGIC):
         raise SnapshotError("state is not the state of a machine")
     _, version, size, digest = HEADER.unpack_from(content)
@@ -50,7 +50,7 @@ def decode(content: bytes) -> dict[str, object]:
         raise SnapshotError(f"state has {len(text)} bytes where it announces {size}")
     if hashlib.sha256(text).digest() != digest:
         raise SnapshotError("state is damaged: its checksum does not fit")
-    # Each takes many times its bytes once it is read.
+    # A parsed value takes many times its bytes in the file.
     if sum(map(text.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise SnapshotError(f"state has more than {MOST_VALUES} values")
     try:
@@ -63,12 +63,12 @@ def decode(content: bytes) -> dict[str, object]:
 
 
 def open_folder(place: str) -> int:
-    """The folder at `place`, links followed for the last time; raises OSError."""
+    """Open the folder at `place`, following links a last time; raises OSError."""
     return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def open_inside(folder_fd: int, name: str) -> int:
-    """A file of a snapshot, for reading: no link, nothing to wait for.
+    """Open a file of a snapshot for reading, without following links or blocking.
 
     Raises SnapshotError or OSError.
     """
@@ -81,7 +81,7 @@ def open_inside(folder_fd: int, name: str) -> int:
 
 
 def read_state(folder_fd: int) -> dict[str, object]:
-    """What the folder's ``state`` holds; raises SnapshotError or OSError."""
+    """The body of the folder's ``state`` file; raises SnapshotError or OSError."""
     with open(open_inside(folder_fd, STATE), "rb") as file:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
             raise SnapshotError(f"state is longer than {MOST_BYTES >> 20} MiB")
@@ -89,14 +89,14 @@ def read_state(folder_fd: int) -> dict[str, object]:
 
 
 class Draft:
-    """A snapshot being written: `commit` puts it in its place, `discard` leaves nothing.
+    """A snapshot being written: `commit` moves it to its place, `discard` removes it.
 
-    `memory_fd` and `state_fd` are its files, a hole of the size of RAM and empty at first.  Links
-    in the place's path are followed once, here; from then on everything goes by the descriptor of
-    the folder it lies in, and no link that somebody puts there is followed.
+    `memory_fd` and `state_fd` are its files, at first a hole of the size of RAM and an empty file.
+    Links in the place's path are resolved once, here; all later access is relative to the parent
+    folder's descriptor and follows no links.
 
-    Raises SnapshotError when the place is no folder or holds other things than a snapshot, or
-    when somebody else writes to it; OSError when the host does not let us.
+    Raises SnapshotError when the place is no folder, has other files than a snapshot's, or is
+    being written by another process; OSError for errors of the host.
     """
 
     def __init__(self, place: str, memory_bytes: int) -> None:
@@ -106,7 +106,7 @@ class Draft:
         self._parent_fd = open_folder(parent)
         try:
             self._check_place()
-            # Left from a process that died in the middle, perhaps.
+            # It may exist already, left by a process that was killed.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._partial, 0o700, dir_fd=self._parent_fd)
             self._lock = self._open_partial()
@@ -164,9 +164,9 @@ class Draft:
         return os.open(name, flags, 0o600, dir_fd=self._lock)
 
     def commit(self) -> None:
-        """Put it in its place, instead of an earlier one; raises OSError or SnapshotError.
+        """Move the snapshot to its place, over an earlier one; raises OSError or SnapshotError.
 
-        Whoever wrote the files has made them durable.
+        The caller has synced both files.
         """
         os.fsync(self._lock)
         try:
@@ -197,7 +197,7 @@ class Draft:
         os.rmdir(self._partial, dir_fd=self._parent_fd)
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Remove the unfinished snapshot."""
         try:
             _empty(self._lock)
             with contextlib.suppress(FileNotFoundError):

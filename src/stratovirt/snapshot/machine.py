@@ -1,4 +1,4 @@
-"""What a snapshot holds, and whether a command line fits it."""
+"""The content of a snapshot's ``state`` file, and the check of a command line against it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stratovirt.snapshot.state import U64, Optional, SnapshotError, State, Texts
 
 
 class MachineState(State):
-    """The whole ``state`` file; `board` and `kvm` are read by those who know them."""
+    """The whole ``state`` file; `board` and `kvm` are parsed by board and accelerator."""
 
     options: dict[str, str] = opt(Texts(), help="what a clone's command line must say as well")
     memory_bytes: int = opt(U64, help="size of the memory file")
@@ -20,7 +20,7 @@ class MachineState(State):
 
 
 def guest_visible(config: VmConfig) -> dict[str, str]:
-    """What of the command line the guest knows and could not bear to change, by option."""
+    """Guest-visible settings of the command line, which must not change at a restore, by option."""
     topology = config.smp.topology
     options = {
         "-machine": config.machine.type,
@@ -41,7 +41,7 @@ def guest_visible(config: VmConfig) -> dict[str, str]:
 
 
 def check_fits(theirs: dict[str, str], config: VmConfig) -> None:
-    """Raise SnapshotError with the first option that differs from a snapshot's."""
+    """Raise SnapshotError naming the first option that differs from the snapshot's."""
     ours = guest_visible(config)
     for flag in (*theirs, *ours):
         if theirs.get(flag) != ours.get(flag):

@@ -1,4 +1,4 @@
-"""A snapshot that machines start from: read, checked, its memory at hand."""
+"""The snapshot that a machine starts from (-incoming): reads, checks and applies it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Template:
-    """The folder of -incoming, open; any number of machines may use it at a time.
+    """The snapshot in the folder of -incoming; any number of machines may use one at a time.
 
-    Raises SnapshotError when it is damaged or was made by a machine unlike `config`'s.
+    Raises SnapshotError when it is damaged or its options differ from `config`'s.
     """
 
     def __init__(self, config: VmConfig) -> None:
@@ -47,7 +47,7 @@ class Template:
 
     @property
     def has_hot_replace(self) -> bool:
-        """Whether the machine that was saved had the devices of hot-replace."""
+        """Whether the saved machine had the devices of hot-replace."""
         return self.board.has_hot_replace
 
     def _read_board(self) -> BoardState:
@@ -64,10 +64,10 @@ class Template:
         return fd
 
     def apply(self, board: Board, accelerator: Accelerator) -> None:
-        """Give its state to a machine that was just built, and close it; raises SnapshotError."""
+        """Load its state into a newly built machine, and close it; raises SnapshotError."""
         try:
             accelerator.restore(self._machine.kvm)
-            # After the interrupt controllers: what is pending is raised anew.
+            # After the interrupt controllers: pending interrupts are raised again.
             board.restore(self.board)
         except (ConfigError, SnapshotError) as error:
             raise SnapshotError(f"{self.source}: {error}") from error
@@ -75,11 +75,11 @@ class Template:
             self.close()
 
     def load(self, mapping: RamMapping, offset: int, size: int) -> None:
-        """Copy a range of RAM into memory that cannot be the file's; raises OSError."""
+        """Copy a range of RAM into memory that cannot map the file; raises OSError."""
         MemoryFile(mapping, self.memory_fd).load(offset, size)
 
     def close(self) -> None:
-        """Give the file back; what is mapped stays so."""
+        """Close the memory file; its mappings stay."""
         if self.memory_fd >= 0:
             os.close(self.memory_fd)
             self.memory_fd = -1

@@ -1,4 +1,4 @@
-"""A snapshot being taken: the state at once, the memory by a thread of its own."""
+"""Takes a snapshot: the state at once, the memory by a separate thread."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ log = Log(__name__)
 
 
 class Snapshot:
-    """One `migrate` and its outcome; `status` is a MigrationStatus of QMP.
+    """One snapshot (QMP's migrate) and its outcome; `status` is QMP's MigrationStatus.
 
     Raises SnapshotError or OSError when the folder cannot be written.  `ended` is called in the
-    thread when the folder is in its place, or nothing of it is left.
+    snapshot's thread when the folder is in its place, or is removed after an error.
     """
 
     def __init__(
@@ -52,25 +52,25 @@ class Snapshot:
 
     @property
     def is_active(self) -> bool:
-        """Whether RAM must not change."""
+        """Whether memory is being written, so that RAM must not change."""
         return self.status == "active"
 
     @property
     def transferred(self) -> int:
-        """Bytes written."""
+        """Bytes of RAM written to the file."""
         return self._memory.written
 
     @property
     def remaining(self) -> int:
-        """Bytes of RAM not yet looked at."""
+        """Bytes of RAM not yet scanned."""
         return self.total - self._memory.done
 
     def cancel(self) -> None:
-        """Stop soon and leave nothing; a snapshot that is in its place stays."""
+        """Stop soon and remove the unfinished folder; a completed snapshot stays."""
         self._memory.cancel()
 
     def wait(self) -> None:
-        """Return when it has ended."""
+        """Wait for the end of the thread."""
         self._done.acquire()
         self._done.release()
 

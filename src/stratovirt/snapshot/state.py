@@ -1,4 +1,4 @@
-"""What of a machine survives a snapshot, as typed structs that are written as JSON.
+"""Typed structs of the state in a snapshot, written as JSON.
 
 A struct is declared beside the device whose state it is::
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 MOST_ENTRIES = 4096
-"""Entries of one list or table."""
+"""Most entries of one list or object."""
 
 
 class SnapshotError(StratovirtError):
@@ -31,18 +31,18 @@ class SnapshotError(StratovirtError):
 
 
 class State(Options):
-    """Base of the structs; reading one checks every value."""
+    """Base of the structs; `from_json` checks every value."""
 
     version = 1
 
     def to_json(self) -> dict[str, object]:
-        """The struct as JSON has it."""
+        """The struct as a JSON object."""
         fields = {key: _to_json(getattr(self, field.name)) for key, field in self.fields.items()}
         return {"version": self.version} | fields
 
     @classmethod
     def from_json(cls, arguments: Mapping[str, object], source: str) -> Self:
-        """Read what `to_json` gave, of this version or an older one; raises ConfigError."""
+        """Parse the output of `to_json`, of this or an older version; raises ConfigError."""
         rest = dict(arguments)
         version = rest.pop("version", None)
         if type(version) is not int or not 1 <= version <= cls.version:
@@ -54,7 +54,7 @@ class State(Options):
 
 
 class NoState(State):
-    """Nothing survives."""
+    """State of a device without any."""
 
 
 class Struct(Kind["Any"]):
@@ -73,7 +73,7 @@ class Struct(Kind["Any"]):
 
 
 class Unread(Kind["dict[str, object]"]):
-    """A struct whose definition its owner knows, as JSON has it."""
+    """An unparsed JSON object, which its owner parses."""
 
     allowed = "an object"
 

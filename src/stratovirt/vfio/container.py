@@ -18,7 +18,7 @@ log = Log(__name__)
 
 
 class DmaListener:
-    """Keeps the IOMMU's maps equal to the RAM in the map."""
+    """Keeps the IOMMU's DMA maps equal to the RAM of the address space."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -26,7 +26,7 @@ class DmaListener:
     def changed(
         self, removed: list[FlatRange], added: list[FlatRange], _view: list[FlatRange]
     ) -> None:
-        """Unmap what went before mapping what came."""
+        """Unmap removed RAM ranges, then map added ones."""
         for piece in removed:
             if _is_ram(piece):
                 self._container.unmap_dma(piece.start, piece.size)
@@ -48,7 +48,7 @@ def _is_ram(piece: FlatRange) -> bool:
 
 
 class VfioContainer:
-    """All groups of a machine; opened with the first device."""
+    """The VFIO container of a machine and its groups; opened with the first device."""
 
     def __init__(self, memory: AddressSpace, accelerator: Accelerator, access: HostAccess) -> None:
         self._memory = memory
@@ -114,7 +114,7 @@ class VfioContainer:
         self._accelerator.set_vfio_group(group.fd, added=True)
 
     def leave(self, number: str) -> None:
-        """A device of this group is closed; the last one gives the group back."""
+        """A device of the group was closed; the last one closes the group."""
         group, users = self._groups[number]
         if users > 1:
             self._groups[number] = group, users - 1

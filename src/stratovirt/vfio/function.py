@@ -37,7 +37,7 @@ BAR_FLAGS = 0xF
 CAPABILITY_LIMIT = 48
 EXTENDED = 0x100
 HIDDEN_EXTENDED = (0x0E, 0x10, 0x15)
-"""ARI, SR-IOV and resizable BARs: what they change, the host would have to follow."""
+"""ARI, SR-IOV and resizable BARs: the host would have to follow the guest's changes."""
 
 
 class DeviceRegisters:
@@ -47,7 +47,7 @@ class DeviceRegisters:
         self._fd, self._offset, self._name = fd, offset, name
 
     def read(self, offset: int, size: int) -> int:
-        """All ones when the device is not there any more."""
+        """Read from the device; all ones when it is gone."""
         try:
             content = os.pread(self._fd, size, self._offset + offset)
         except OSError as error:
@@ -56,7 +56,7 @@ class DeviceRegisters:
         return int.from_bytes(content.ljust(size, b"\xff"), "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Lost when the device is not there any more."""
+        """Write to the device; ignored when it is gone."""
         try:
             os.pwrite(self._fd, value.to_bytes(size, "little"), self._offset + offset)
         except OSError as error:
@@ -64,22 +64,22 @@ class DeviceRegisters:
 
 
 class Offset:
-    """Registers seen from further in: `handler` from `start` on."""
+    """A view of `handler` that begins at its offset `start`."""
 
     def __init__(self, handler: DeviceRegisters, start: int) -> None:
         self._handler, self._start = handler, start
 
     def read(self, offset: int, size: int) -> int:
-        """As at `start` and `offset`."""
+        """Read `handler` at `start` and `offset`."""
         return self._handler.read(self._start + offset, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """As at `start` and `offset`."""
+        """Write `handler` at `start` and `offset`."""
         self._handler.write(self._start + offset, size, value)
 
 
 class VfioFunction(PciFunction):
-    """The function; `gone` hears, in the loop, that the host wants the device back."""
+    """A passed-through function; `gone` is called in the loop when the host requests release."""
 
     def __init__(
         self, name: str, device: Device, group: str, container: VfioContainer,
@@ -102,7 +102,7 @@ class VfioFunction(PciFunction):
             class_code=int.from_bytes(content[regs.CLASS_CODE : regs.CLASS_CODE + 3], "little"),
         )
         self._emulated = bytearray(regs.BYTES)
-        """Which bytes of configuration space are ours; the others are the device's own."""
+        """1 for each emulated byte of configuration space; the others are the device's own."""
         self._msix_events: MsixEvents | None = None
         self._msi: MsiEvents | None = None
         self._memories: list[DeviceMemory] = []
@@ -115,7 +115,7 @@ class VfioFunction(PciFunction):
         self._watch_requests()
 
     def _adopt(self, content: bytes) -> None:
-        """Take over what we emulate: header, BARs, interrupt registers, MSI and MSI-X."""
+        """Set up the emulated registers: header, BARs, interrupt registers, MSI and MSI-X."""
         config = self.config
         for start, end in (
             (regs.HEADER_TYPE, regs.HEADER_TYPE + 1), (regs.BAR0, 0x28), (regs.ROM, 0x34),
@@ -147,7 +147,7 @@ class VfioFunction(PciFunction):
 
     def _adopt_msi(self, content: bytes, offset: int) -> None:
         control = int.from_bytes(content[offset + 2 : offset + 4], "little")
-        # Masks of single vectors are not offered: the device's own would not be ours.
+        # Per-vector masking is not offered: the device's mask bits are not emulated.
         control &= MSI_64_BIT | 0x000E
         self.config.set(offset + MSI_CONTROL, 2, control)
         self.config.allow(offset + MSI_CONTROL, 2, 0x0071)
@@ -182,7 +182,7 @@ class VfioFunction(PciFunction):
             special.append((self._table[1], self.msix.table_region()))
         regions = list(special)
         cursor = 0
-        # Pages of the table are ours as a whole; of all else what the kernel lets us map is.
+        # Pages of the MSI-X table are emulated as a whole; of the rest, mmappable areas are mapped.
         for start, length in [*self._mappable(areas, special), (size, 0)]:
             regions += _between(cursor, start, special, registers, name)
             if length:
@@ -195,7 +195,7 @@ class VfioFunction(PciFunction):
     def _mappable(
         self, areas: list[tuple[int, int]], special: list[tuple[int, Region]]
     ) -> list[tuple[int, int]]:
-        """Whole pages of `areas` without those that hold something of ours."""
+        """Whole pages of `areas` without those that hold an emulated region (`special`)."""
         taken = [
             (at // PAGE * PAGE, -(-(at + region.size) // PAGE) * PAGE) for at, region in special
         ]
@@ -211,7 +211,7 @@ class VfioFunction(PciFunction):
         return [(start, end - start) for start, end in whole if start < end]
 
     def _hide_extended(self, content: bytes) -> None:
-        """Take capabilities that cannot work out of the chain (section 7.6.3)."""
+        """Remove HIDDEN_EXTENDED capabilities from the extended chain (section 7.6.3)."""
         offset, before = EXTENDED, 0
         for _ in range(CAPABILITY_LIMIT):
             head = int.from_bytes(content[offset : offset + 4], "little")
@@ -244,7 +244,7 @@ class VfioFunction(PciFunction):
         self.gone()
 
     def read_config(self, offset: int, size: int) -> int:
-        """Our bytes from here, the others from the device."""
+        """Read emulated bytes from `config`, the others from the device."""
         ours = self._emulated[offset : offset + size]
         if all(ours):
             return super().read_config(offset, size)
@@ -256,7 +256,7 @@ class VfioFunction(PciFunction):
         return int.from_bytes(merged, "little")
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """Bytes that are not ours go to the device, and the command register to both."""
+        """Write `config`, and to the device all bytes that are not emulated."""
         ours = self._emulated[offset : offset + size]
         if not any(ours):
             self._physical.write(offset, size, value)
@@ -268,7 +268,7 @@ class VfioFunction(PciFunction):
         self._update_interrupts()
 
     def _update_interrupts(self) -> None:
-        """Follow what the guest has chosen; the device has one kind of interrupt at a time."""
+        """Switch to the one interrupt kind that the guest has enabled: MSI-X, MSI or pin."""
         messages = (self.msix is not None and self.msix.is_enabled) or (
             self._msi is not None and self._msi.is_enabled
         )
@@ -282,12 +282,12 @@ class VfioFunction(PciFunction):
             self._pin.update(is_wanted=True)
 
     def attached(self) -> None:
-        """The function is on its bus: interrupts have somewhere to go."""
+        """The function was attached to its bus: reset the device and set up interrupts."""
         self._reset_device()
         self._update_interrupts()
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Reset the function and the device to power-on state."""
         self._silence()
         super().reset()
         self._physical.write(regs.COMMAND, 2, 0)
@@ -311,7 +311,7 @@ class VfioFunction(PciFunction):
         self._pin.close()
 
     def close(self) -> None:
-        """Give the device back to the host, reset."""
+        """Disable interrupts and close the device, which the kernel resets for the host."""
         self._silence()
         self._loop.unwatch(self._request_fd)
         self.bars.clear()
@@ -338,7 +338,7 @@ def _between(
     registers: DeviceRegisters,
     name: str,
 ) -> list[tuple[int, Region]]:
-    """Registers for [start, end) without what `special` answers."""
+    """Regions for [start, end): those of `special`, and device registers between them."""
     regions: list[tuple[int, Region]] = []
     for at, region in sorted(special, key=lambda entry: entry[0]):
         if start <= at < end:

@@ -1,4 +1,4 @@
-"""Finding a PCI function of the host, and opening what VFIO has for its IOMMU group."""
+"""Finds the IOMMU group of a host's PCI function and opens its VFIO files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class VfioError(StratovirtError):
 
 
 class VfioFiles:
-    """A function's IOMMU group, and new descriptors of it and of a container; -1 for none."""
+    """IOMMU group number of a function; new descriptors of group and container, or -1."""
 
     __slots__ = ("container_fd", "group_fd", "number")
 

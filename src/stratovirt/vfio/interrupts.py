@@ -25,14 +25,14 @@ MSI_CAPABLE_SHIFT, MSI_ENABLED_SHIFT = 1, 4
 
 
 class MsixEvents:
-    """A device's MSI-X vectors, each with an eventfd that speaks through the emulated table."""
+    """A device's MSI-X vectors, each with an eventfd attached to the emulated table."""
 
     def __init__(self, device: Device, msix: Msix) -> None:
         self._device, self._msix = device, msix
         self._fds: list[int] = []
 
     def update(self) -> None:
-        """The guest may have switched MSI-X on or off."""
+        """Enable or disable the device's MSI-X as the guest has it."""
         if self._msix.is_enabled and not self._fds:
             self._fds = [new_eventfd() for _ in self._msix.vectors]
             for number, fd in enumerate(self._fds):
@@ -42,7 +42,7 @@ class MsixEvents:
             self.close()
 
     def close(self) -> None:
-        """Switch them off."""
+        """Disable the vectors and close their eventfds."""
         if self._fds:
             _set_irqs(self._device, vfio.MSIX, [])
         for fd in self._fds:
@@ -65,11 +65,11 @@ class MsiEvents:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the guest has chosen MSI."""
+        """Whether the guest has enabled MSI."""
         return bool(self._function.config.get(self._capability + MSI_CONTROL, 2) & MSI_ENABLE)
 
     def _wanted(self) -> tuple[int, int, int] | None:
-        """(address, data, count) of what the guest has set up."""
+        """(address, data, count) of the guest's MSI setup; None while MSI is disabled."""
         if not self.is_enabled:
             return None
         config, at = self._function.config, self._capability
@@ -81,7 +81,7 @@ class MsiEvents:
         return address, data, 1 << min(control >> MSI_ENABLED_SHIFT & 7, most)
 
     def update(self) -> None:
-        """The capability may have changed."""
+        """Set up the MSI routes again if the capability has changed."""
         wanted = self._wanted()
         if wanted == self._message:
             return
@@ -101,7 +101,7 @@ class MsiEvents:
         _set_irqs(self._device, vfio.MSI, [fd for fd, _ in self._routes])
 
     def close(self) -> None:
-        """Switch them off."""
+        """Disable the vectors and close their eventfds."""
         if self._routes:
             _set_irqs(self._device, vfio.MSI, [])
         for fd, gsi in self._routes:
@@ -113,14 +113,14 @@ class MsiEvents:
 
 
 class PinEvents:
-    """A device's interrupt pin: KVM raises and lowers the line, the device is unmasked by it."""
+    """A device's interrupt pin: KVM drives the line, a resample eventfd unmasks the device."""
 
     def __init__(self, device: Device, function: PciFunction, accelerator: Accelerator) -> None:
         self._device, self._function, self._accelerator = device, function, accelerator
         self._attached: tuple[int, int, int] | None = None
 
     def update(self, *, is_wanted: bool) -> None:
-        """The pin speaks while nothing better does and the guest lets it."""
+        """Connect the pin if it `is_wanted` and INTx is not disabled; else disconnect it."""
         config, bus = self._function.config, self._function.bus
         pin = config.get(regs.INTERRUPT_PIN, 1)
         disabled = config.get(regs.COMMAND, 2) & regs.COMMAND_INTX_DISABLE
@@ -142,7 +142,7 @@ class PinEvents:
             log.warn(f"{self._function.name}: {error.strerror}")
 
     def close(self) -> None:
-        """Switch it off."""
+        """Disable the pin's interrupt."""
         if self._attached is None:
             return
         fd, gsi, resample_fd = self._attached

@@ -1,4 +1,4 @@
-"""What is said to a vhost-user peer, by a thread that waits for the answers."""
+"""A queue of messages to a vhost-user peer, sent by a thread that waits for the answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """What is said to `peer`, part by part; once one has failed the rest is left unsaid.
+    """Runs parts, functions that exchange messages with `peer`, in order, until one fails.
 
-    `ended` is called in the loop whenever all has been said; `failure` is what failed, if so.
+    `ended` is called in the loop whenever no part is left; `failure` is the text of the error.
     """
 
     def __init__(self, peer: VhostUser, loop: Loop, ended: Callable[[], None]) -> None:
@@ -26,16 +26,16 @@ class Conversation:
         self._lock = _thread.allocate_lock()
         self._parts: list[Callable[[], None]] = []
         self._going: _thread.LockType | None = None
-        """Held while a thread talks."""
+        """Held by the sending thread while it runs; None when there is none."""
         self.failure: str | None = None
 
     @property
     def is_going(self) -> bool:
-        """Whether something is being said."""
+        """Whether the sending thread runs."""
         return self._going is not None
 
     def say(self, part: Callable[[], None]) -> None:
-        """Say this next; returns at once."""
+        """Append a part; returns at once. Ignored after a failure."""
         with self._lock:
             if self.failure is not None:
                 return
@@ -46,7 +46,7 @@ class Conversation:
                 start_thread("vhost-user", self._talk, self._going)
 
     def settle(self) -> None:
-        """Return when nothing is being said; each part has its own deadline."""
+        """Wait until all parts have run; each part has its own deadline."""
         going = self._going
         if going is not None:
             with going:

@@ -35,9 +35,9 @@ VERSION_MASK = 3
 LONGEST_ANSWER = 4096
 MOST_REGIONS = 8
 PATIENCE_S = 5.0
-"""What a whole conversation may take, however many pieces its answers come in."""
+"""Time limit in seconds from `begin` for all answers of a conversation together."""
 UNHURRIED_S = 15.0
-"""What it may take where nobody waits for it."""
+"""The limit where no caller waits for the answers."""
 INFLIGHT = struct.Struct("<QQHH4x")
 
 
@@ -56,13 +56,13 @@ class MemoryRegion:
 
 
 class Inflight:
-    """The file in which a back end notes what it has taken; it outlives the back end."""
+    """The file in which a back end records requests in flight; it outlives the back end."""
 
     def __init__(self, fd: int, size: int, offset: int) -> None:
         self.fd, self.size, self.offset = fd, size, offset
 
     def close(self) -> None:
-        """Forget it."""
+        """Close the file."""
         os.close(self.fd)
 
 
@@ -86,16 +86,16 @@ class VhostUser:
 
     @property
     def fd(self) -> int:
-        """The socket, to hear of the peer's going."""
+        """The socket, to be watched for a hang-up of the peer."""
         return self._socket.fileno()
 
     def begin(self, patience_s: float = PATIENCE_S) -> None:
-        """A conversation begins: what is asked until the next has to be answered in time."""
+        """Begin a conversation: its requests, until the next `begin`, share one deadline."""
         self._patience_s = patience_s
         self._deadline = time.monotonic() + patience_s
 
     def is_silent(self) -> bool:
-        """Whether the peer is there and has said nothing that waits to be read."""
+        """Whether the peer is connected and has sent nothing that is unread."""
         try:
             self._socket.recvmsg(1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -113,16 +113,16 @@ class VhostUser:
             raise VhostUserError(0, f"the peer did not answer in {self._patience_s:.0f} seconds")
 
     def close(self) -> None:
-        """Leave the peer."""
+        """Close the connection."""
         self._socket.close()
 
     def set_features(self, features: int) -> None:
-        """What the driver agreed to."""
+        """Send the negotiated features."""
         features |= self.features & F_PROTOCOL_FEATURES
         self._command(SET_FEATURES, struct.pack("<Q", features))
 
     def set_memory(self, regions: list[MemoryRegion]) -> None:
-        """Let the peer map guest RAM."""
+        """Send the table of guest RAM regions, which the peer maps."""
         if len(regions) > MOST_REGIONS:
             raise VhostUserError(0, f"guest RAM is in more than {MOST_REGIONS} pieces")
         table = struct.pack("<II", len(regions), 0) + b"".join(
@@ -132,7 +132,7 @@ class VhostUser:
         self._command(SET_MEM_TABLE, table, [region.fd for region in regions])
 
     def set_ring(self, index: int, ring: Virtqueue, kick_fd: int, call_fd: int) -> None:
-        """Hand ring `index` over: its place, its position, its doorbell and its interrupt."""
+        """Hand ring `index` over: its addresses, position, doorbell and interrupt eventfds."""
         desc, avail, used = ring.host_addresses
         self._command(SET_VRING_NUM, struct.pack("<II", index, ring.size))
         self._command(SET_VRING_BASE, struct.pack("<II", index, ring.position[0]))
@@ -141,12 +141,12 @@ class VhostUser:
         self._command(SET_VRING_KICK, struct.pack("<Q", index), [kick_fd])
 
     def enable_ring(self, index: int, is_enabled: bool) -> None:
-        """Let a ring be served, or rest."""
+        """Enable or disable a ring."""
         if self.features & F_PROTOCOL_FEATURES:
             self._command(SET_VRING_ENABLE, struct.pack("<II", index, int(is_enabled)))
 
     def take_back(self, index: int) -> int:
-        """Stop a ring for good; the next available index to take."""
+        """Stop a ring; returns its next available index."""
         answer = self._ask(GET_VRING_BASE, struct.pack("<II", index, 0), size=8)
         number, base = struct.unpack("<II", answer[0])
         if number != index or base > 0xFFFF:
@@ -154,7 +154,7 @@ class VhostUser:
         return int(base)
 
     def ask_inflight(self, queues: int, ring_size: int) -> Inflight | None:
-        """A new file for requests in flight; None where the peer keeps none."""
+        """Request a new inflight file; None if the peer keeps none."""
         if not self.protocol & PROTOCOL_INFLIGHT:
             return None
         payload = INFLIGHT.pack(0, 0, queues, ring_size)
@@ -168,12 +168,12 @@ class VhostUser:
         return Inflight(fds[0], size, offset)
 
     def set_inflight(self, inflight: Inflight, queues: int, ring_size: int) -> None:
-        """Give the peer the file of the one before it."""
+        """Send the peer an inflight file, new or of a lost peer."""
         payload = INFLIGHT.pack(inflight.size, inflight.offset, queues, ring_size)
         self._command(SET_INFLIGHT_FD, payload, [inflight.fd])
 
     def _command(self, request: int, payload: bytes, fds: list[int] | None = None) -> None:
-        """A request without an answer of its own, acknowledged where the peer can."""
+        """Send a request that has no reply; wait for the ack if the peer supports REPLY_ACK."""
         if not self.protocol & PROTOCOL_REPLY_ACK:
             self._send(request, payload, fds)
             return

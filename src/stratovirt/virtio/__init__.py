@@ -1,1 +1,1 @@
-"""Virtio 1.2: the device contract (``device``), transports (``mmio``), one module per device."""
+"""Virtio 1.2: device contract (``device``), transports (``mmio``, ``pci``), and the devices."""

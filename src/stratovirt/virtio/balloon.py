@@ -1,4 +1,4 @@
-"""Balloon (virtio 1.2, section 5.5): the guest gives memory back, page by page."""
+"""Balloon device (virtio 1.2, section 5.5): the guest gives pages of its memory to the host."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = Log(__name__)
 QUEUE_SIZE = 256
 INFLATE, DEFLATE, STATISTICS = 0, 1, 2
 REPORTING_OF_LINUX, REPORTING = 3, 4
-"""Section 5.5.2 numbers the reporting queue 4; Linux leaves no number out for a queue that is not
-offered, as the one of hints, and takes 3.  Both are served."""
+"""Section 5.5.2 numbers the reporting queue 4; Linux skips no number for a queue that is not
+offered (free-page hints) and uses 3.  Both are served."""
 F_STATS_VQ, F_DEFLATE_ON_OOM, F_REPORTING = 1 << 1, 1 << 2, 1 << 5
 PAGE = 4096
 """Unit of the balloon, whatever the guest's page size is (section 5.5.6)."""
 MOST_PAGES = TURN_BYTES // 4
-"""Page numbers read of one request; Linux sends 256."""
+"""Most page numbers read from one request; Linux sends 256."""
 MOST_REPORTED = 256 << 20
-"""Bytes taken of one report; Linux names 32 blocks of 4 MiB at most."""
+"""Most bytes discarded for one report; Linux reports at most 32 blocks of 4 MiB."""
 CONFIG = struct.Struct("<II")
 """num_pages, which the device wants, and actual, which the driver has given."""
 EVENT_INTERVAL_NS = 1_000_000_000
@@ -48,7 +48,7 @@ class BalloonState(State):
 
 
 class Balloon(PythonDevice):
-    """Takes what the guest gives; knows how much it wants and how much it has."""
+    """Discards the pages that the guest gives; holds the target and the actual number of pages."""
 
     device_id = 5
     state_type = BalloonState
@@ -68,17 +68,17 @@ class Balloon(PythonDevice):
         self._event_is_due = False
         self._complained = False
         self.statistics: dict[str, int] = {}
-        """What the guest last said of its memory; counts, and sizes in bytes."""
+        """The guest's last memory statistics by name; counts, and sizes in bytes."""
         self._asks_for_statistics = False
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
-        """Inflate, deflate, statistics, and what carries reports when they were asked for."""
+        """Inflate, deflate, statistics, and with free-page-reporting the reporting queues."""
         return (QUEUE_SIZE,) * (REPORTING + 1 if self._takes_reports else STATISTICS + 1)
 
     @property
     def features(self) -> int:
-        """Statistics, and deflate-on-oom and reports of free pages when they were asked for."""
+        """Statistics, and deflate-on-oom and free page reporting when the options ask for them."""
         return (
             F_STATS_VQ
             | (F_DEFLATE_ON_OOM if self._deflates_on_oom else 0)
@@ -90,7 +90,7 @@ class Balloon(PythonDevice):
         return CONFIG.pack(self._wanted_pages, self._given_pages)
 
     def write_config(self, offset: int, content: bytes) -> None:
-        """The driver says how many pages it has given."""
+        """The driver writes `actual`, the number of pages it has given."""
         space = bytearray(self.config_space())
         if offset + len(content) > len(space):
             return
@@ -106,26 +106,26 @@ class Balloon(PythonDevice):
         return self._ram_bytes - self._given_pages * PAGE
 
     def set_target(self, size_bytes: int) -> None:
-        """Let the guest have this much memory; more than the machine has means all of it."""
+        """Set the guest's memory target; more than the machine has means all of it."""
         self._wanted_pages = (self._ram_bytes - min(size_bytes, self._ram_bytes)) // PAGE
         self.config_changed()
 
     def ask_for_statistics(self) -> None:
-        """Have the guest refresh `statistics`; it answers in its own time."""
+        """Ask the guest to refresh `statistics`; the answer comes later."""
         self._asks_for_statistics = True
         self.serve(STATISTICS)
 
     def handle(self, queue: int, chain: DescriptorChain) -> bool:
-        """Take pages, give them back, or read statistics."""
+        """Discard inflated or reported pages, accept deflated ones, or read statistics."""
         if queue == INFLATE:
             self._take(chain.read(4 * MOST_PAGES))
         elif queue == STATISTICS:
             return self._read_statistics(chain)
         elif queue in (REPORTING_OF_LINUX, REPORTING) and self.agreed & F_REPORTING:
-            # Free, and nobody counts on what they hold (section 5.5.6.7); the next touch makes
-            # new ones.
+            # Reported pages are free and their content is void (section 5.5.6.7); the next access
+            # allocates new ones.
             chain.discard(self._memory, MOST_REPORTED)
-        # Deflated pages come back by themselves when the guest touches them.
+        # The host allocates deflated pages when the guest accesses them.
         return True
 
     def deactivate(self) -> None:
@@ -135,11 +135,11 @@ class Balloon(PythonDevice):
         self.statistics = {}
 
     def save(self) -> BalloonState:
-        """How far the balloon is blown up; the pages in it are holes of RAM."""
+        """The numbers of wanted and given pages; given pages are holes of RAM."""
         return BalloonState(wanted_pages=self._wanted_pages, given_pages=self._given_pages)
 
     def restore(self, state: BalloonState) -> None:
-        """Go on with the same balloon."""
+        """Set the saved page counts, each at most the pages of RAM."""
         most = self._ram_bytes // PAGE
         self._wanted_pages = min(state.wanted_pages, most)
         self._given_pages = min(state.given_pages, most)
@@ -155,7 +155,7 @@ class Balloon(PythonDevice):
         for tag, value in STATISTIC.iter_unpack(content[: len(content) // 10 * 10]):
             if tag < len(STATISTIC_NAMES):
                 self.statistics[STATISTIC_NAMES[tag]] = value
-        # The buffer goes back when the next statistics are wanted (section 5.5.6.3).
+        # The buffer is returned when the next statistics are requested (section 5.5.6.3).
         asked, self._asks_for_statistics = self._asks_for_statistics, False
         return asked
 

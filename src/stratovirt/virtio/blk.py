@@ -52,17 +52,17 @@ NO_MEDIUM = Disk(-1, -1, direct_align=0, capacity=0, readonly=False)
 
 
 class BlkState(State):
-    """What the guest knows of its medium; each clone has its own, of the same shape."""
+    """The medium's capacity and mode, as the guest sees them; each clone's own image must match."""
 
     sectors: int = opt(U64)
     readonly: bool = opt(FLAG)
 
 
 class Blk(VirtioDevice):
-    """One disk, whose requests never meet Python.
+    """One disk, whose requests are served by native code only.
 
-    Its medium, `image`, may come and go: without one the disk has no sectors and each request is
-    an I/O error, which `idle_thread` gives.
+    Its medium, `image`, may be inserted and ejected: without one the disk has no sectors and
+    `idle_thread` fails each request with an I/O error.
     """
 
     device_id = 2
@@ -100,10 +100,10 @@ class Blk(VirtioDevice):
 
     @property
     def features(self) -> int:
-        """Flush always; read-only, discarding or of several queues as drive and options are."""
+        """Flush always; read-only, discard and multiqueue by the image and the options."""
         features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY
         if self.image is None or self.image.can_discard:
-            # Of what may come later all is promised: a host that cannot discard says so then.
+            # An empty slot offers discard; a later image that cannot do it fails the request.
             features |= F_DISCARD | F_WRITE_ZEROES
         if self.image is not None and self.image.readonly:
             features |= F_RO
@@ -111,7 +111,7 @@ class Blk(VirtioDevice):
 
     def config_space(self) -> bytes:
         """struct virtio_blk_config up to write_zeroes_may_unmap (section 5.2.4)."""
-        # A driver may use 512-byte sectors, and hears which blocks are written as one.
+        # A driver may use 512-byte sectors; topology gives the physical block size.
         sectors = self.image.block_size // BLOCK_SIZE if self.image else 1
         written_at_once = max(sectors, self._physical_block_size // BLOCK_SIZE)
         return CONFIG.pack(
@@ -128,7 +128,7 @@ class Blk(VirtioDevice):
         iothread: IoThread | None,
         physical_block_size: int = BLOCK_SIZE,
     ) -> None:
-        """Give the disk its medium, which is the device's from now on."""
+        """Insert a medium; the device owns `image` from now on and closes it."""
         self._stop()
         self.image, self._iothread = image, iothread
         self._physical_block_size = physical_block_size
@@ -138,7 +138,7 @@ class Blk(VirtioDevice):
         self.config_changed()
 
     def eject(self) -> Image:
-        """Complete what is in flight and take the medium out; it is the caller's again."""
+        """Complete requests in flight and remove the medium; the caller owns it again."""
         assert self.image is not None
         self._stop()
         image, self.image = self.image, None
@@ -149,7 +149,7 @@ class Blk(VirtioDevice):
         return image
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
-        """Start the engine on the driver's queue."""
+        """Start the engine on the driver's queues."""
         self._queues, self._features = queues, features
         self._start()
 
@@ -159,12 +159,12 @@ class Blk(VirtioDevice):
         self._queues = []
 
     def quiesce(self) -> None:
-        """Complete what is in flight and rest."""
+        """Complete requests in flight and stop the engine."""
         super().quiesce()
         self._stop()
 
     def resume(self) -> None:
-        """Serve again from where the rings are."""
+        """Start the engine again at the rings' positions."""
         super().resume()
         self._start()
 
@@ -175,11 +175,11 @@ class Blk(VirtioDevice):
         return BlkState(sectors=self.image.sectors, readonly=self.image.readonly)
 
     def save(self) -> BlkState:
-        """The medium's shape; what is on it stays where it is."""
+        """The medium's capacity and mode; its content is not saved."""
         return self._shape
 
     def restore(self, state: BlkState) -> None:
-        """Check that the medium is of the same shape."""
+        """Check that the medium has the saved capacity and mode; raises SnapshotError."""
         shape = self._shape
         if shape.sectors != state.sectors:
             raise SnapshotError(
@@ -194,7 +194,7 @@ class Blk(VirtioDevice):
             )
 
     def close(self) -> None:
-        """Give the image back."""
+        """Close the image and the failure eventfd."""
         self._loop.unwatch(self._failure_fd)
         os.close(self._failure_fd)
         if self.image is not None:
@@ -230,11 +230,11 @@ class Blk(VirtioDevice):
             if self._engine is not None:
                 self._engine.release()
             self._engine = None
-            # An engine that has failed was the driver's before the reset.
+            # A failure signalled by this engine does not concern the next one.
             forget_signal(self._failure_fd)
 
     def statistics(self) -> dict[str, int]:
-        """What the disk has done since the machine started, named as in query-blockstats."""
+        """Counters since the medium was inserted, named as in query-blockstats."""
         engine = self._engine
         if engine is None:
             return dict(self._counted)
@@ -256,7 +256,7 @@ class Blk(VirtioDevice):
 def make(
     options: VirtioBlkDevice | VirtioBlkPci, host: DeviceHost, idle_thread: IoThread | None = None
 ) -> Blk:
-    """The device for `options`; with an `idle_thread` its medium may go."""
+    """The device for `options`; with an `idle_thread` its medium may be ejected."""
     image = Image(host.config.drives[options.drive], host.access)
     name = options.id or f"virtio-blk({options.drive})"
     disk = Blk(name, options.num_queues, host, idle_thread, options.queue_size)

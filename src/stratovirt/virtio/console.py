@@ -27,11 +27,11 @@ DEVICE_READY, PORT_ADD, PORT_REMOVE, PORT_READY, CONSOLE_PORT, RESIZE, PORT_OPEN
 )
 CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
 INPUT_LIMIT = 4096
-"""Bytes of a chardev that wait for the guest to read them."""
+"""Most bytes from a chardev that are kept until the guest reads them."""
 OUTPUT_CHUNK = 4096
 LONGEST_NAME = 256
 MOST_CONTROL = 64
-"""Control messages that wait for a driver that offers no buffers; it gets no more until it does."""
+"""Most control messages kept for a driver that offers no buffers; later ones are dropped."""
 
 
 def queues_of(port: int) -> tuple[int, int]:
@@ -40,20 +40,20 @@ def queues_of(port: int) -> tuple[int, int]:
 
 
 class Port:
-    """One console: what came from its chardev and waits for the guest."""
+    """One console port, its chardev, and input that the guest has not read yet."""
 
     def __init__(self, number: int, name: str, chardev: Chardev) -> None:
         self.number, self.name, self.chardev = number, name, chardev
         self.receive_queue, self.transmit_queue = queues_of(number)
         self.input = bytearray()
         self.sent = 0
-        """Bytes of the first chain of output that earlier turns have sent."""
+        """Bytes of the first transmit chain that earlier turns have written to the chardev."""
         self.is_ready = False
-        """The driver has set it up."""
+        """Whether the driver has sent PORT_READY for it."""
 
 
 class PortState(State):
-    """A console the driver may have set up, what it has not read yet, and how far its output is."""
+    """A port: whether it is ready, unread input, and bytes sent of the first transmit chain."""
 
     version = 2
 
@@ -63,7 +63,7 @@ class PortState(State):
 
 
 class ConsoleState(State):
-    """The ports, and control messages the driver has offered no buffer for yet."""
+    """The ports, and control messages that wait for a buffer of the driver."""
 
     ports: list[PortState] = opt(Each(Struct(PortState), CONSOLES_MOST))
     control: list[bytes] = opt(Each(Bytes(CONTROL.size + LONGEST_NAME), MOST_CONTROL))
@@ -83,7 +83,7 @@ class Console(PythonDevice):
         self._by_queue: dict[int, Port] = {}
 
     def add_port(self, name: str, chardev: Chardev, number: int | None = None) -> None:
-        """Put a console on `chardev`, whose `number` must be the next one.
+        """Add a console port on `chardev`; its `number`, if given, must be the next one.
 
         Raises ValueError, also when there are eight already.
         """
@@ -116,7 +116,7 @@ class Console(PythonDevice):
         return CONFIG.pack(0, 0, CONSOLES_MOST, 0)
 
     def deactivate(self) -> None:
-        """The driver knows no port any more."""
+        """Mark all ports as not ready and drop control messages."""
         super().deactivate()
         self._control.clear()
         for port in self._ports:
@@ -124,7 +124,7 @@ class Console(PythonDevice):
             port.sent = 0
 
     def save(self) -> ConsoleState:
-        """The ports with what waits in them."""
+        """The ports with their unread input, and pending control messages."""
         return ConsoleState(
             ports=[
                 PortState(is_ready=p.is_ready, input=bytes(p.input), sent=p.sent)
@@ -134,7 +134,7 @@ class Console(PythonDevice):
         )
 
     def restore(self, state: ConsoleState) -> None:
-        """Go on with the same ports; the driver hears whether somebody is there now."""
+        """Restore the ports; PORT_OPEN tells the driver whether each chardev has a peer now."""
         if len(state.ports) != len(self._ports):
             raise SnapshotError(
                 f"{self.name}: it carries {len(self._ports)} -device virtconsole and the "
@@ -156,15 +156,15 @@ class Console(PythonDevice):
             return self._tell(chain)
         port = self._by_queue.get(queue)
         if port is None:
-            # A port that is not there: what comes is dropped, and nothing comes from it.
+            # No such port: output is dropped, and a receive buffer stays in the ring.
             return queue % 2 == 1
         if queue == port.transmit_queue:
             return self._transmit(port, chain)
         return self._receive(port, chain)
 
     def _transmit(self, port: Port, chain: DescriptorChain) -> bool:
-        # Never refused: Linux's console driver waits for the buffer with a spinlock held, so that a
-        # peer that does not read would stop a whole vCPU.  The chardev keeps some, drops the rest.
+        # Never refused: Linux's console driver waits for the buffer with a spinlock held, so a peer
+        # that does not read would stop a vCPU.  The chardev keeps up to its limit, drops the rest.
         chain.skip(port.sent)
         for _ in range(TURN_BYTES // OUTPUT_CHUNK):
             port.chardev.write(chain.read(OUTPUT_CHUNK))

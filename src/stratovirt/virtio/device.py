@@ -1,4 +1,4 @@
-"""The contract between a virtio device and whatever transport carries it."""
+"""The contract between a virtio device and its transport."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ class ActiveQueue:
 
 
 class VirtioDevice:
-    """One device. It knows queues, features and config space, and never a transport register.
+    """One device: queues, features and configuration space, without transport registers.
 
     The transport calls `activate` at DRIVER_OK and `deactivate` at reset, both from one thread at
-    a time; `quiesce` and `resume` bracket a pause of the machine, and what is activated within
-    waits for `resume`.  A device whose driver breaks the rules calls `broken` with the reason, in
-    the loop's thread; one whose configuration space changes by itself calls `config_changed`.  An
-    exception of a callback or of an access goes to `failed`: the device then needs a reset.
+    a time; `quiesce` and `resume` bracket a pause of the machine, and a device activated within
+    it starts at `resume`.  A device whose driver violates the specification calls `broken` with
+    the reason, in the loop's thread; one whose configuration space changes by itself calls
+    `config_changed`.  An exception of a callback or of an access goes to `failed`: the device
+    then needs a reset.
 
-    A snapshot of a machine at rest takes `save`; `restore` gets it back, in another process, at
-    rest and activated as the device was.  What the transport and the rings know is not in it.
+    A snapshot of a paused machine stores the result of `save`; `restore` gets it, in another
+    process, on a device quiesced and activated as the saved one was.  State of the transport and
+    of the rings is not part of it.
     """
 
     device_id = 0
-    """Section 5 of the specification."""
+    """Virtio device id (virtio 1.2, section 5)."""
     name = "virtio"
     uses_kernel_interrupts = False
-    """Whether somebody outside this process raises the queues' interrupts (vhost)."""
+    """Whether the kernel or another process raises the queues' interrupts (vhost)."""
     feature_needs: tuple[tuple[int, int], ...] = ()
-    """(feature, others): whoever offers or accepts the feature does so with one of the others."""
+    """(feature, others): the feature needs at least one of the others, offered or accepted."""
     state_type: type[State] = NoState
-    """What `save` gives."""
+    """Type of the state that `save` returns."""
 
     def __init__(self) -> None:
         self.is_resting = False
@@ -79,24 +81,24 @@ class VirtioDevice:
         return content.ljust(size, b"\0")
 
     def write_config(self, offset: int, content: bytes) -> None:
-        """The driver writes to configuration space; where nothing is writable, it has no effect."""
+        """The driver writes to configuration space; ignored where nothing is writable."""
 
     def config_space(self) -> bytes:
         """The whole configuration space, little endian."""
         return b""
 
     def activate(self, queues: list[ActiveQueue], features: int) -> None:
-        """Start to serve; `features` are those both sides agreed on."""
+        """Start to serve the queues; `features` are the negotiated ones."""
 
     def deactivate(self) -> None:
         """Stop serving and forget the queues; returns when no request is in flight."""
 
     def quiesce(self) -> None:
-        """Finish what is in flight and rest until `resume`."""
+        """Complete requests in flight and serve nothing until `resume`."""
         self.is_resting = True
 
     def resume(self) -> None:
-        """Go on after `quiesce`."""
+        """Serve again after `quiesce`."""
         self.is_resting = False
 
     @property
@@ -105,11 +107,11 @@ class VirtioDevice:
         return None
 
     def save(self) -> State:
-        """What a snapshot has to know, of the device at rest."""
+        """The quiesced device's state for a snapshot."""
         return NoState()
 
     def restore(self, state: Any) -> None:
-        """Become as the device that gave `state`; raises SnapshotError when that cannot be."""
+        """Take over the saved `state`; raises SnapshotError if this device cannot."""
 
     def close(self) -> None:
-        """Give back what the device holds of the host; the last call."""
+        """Release the device's host resources (descriptors, files); the last call."""

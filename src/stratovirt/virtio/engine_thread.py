@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class EngineThread:
-    """`engine` served from now on, until `stop`: by `iothread`, or by one of its own, `name`."""
+    """Runs `engine` from now until `stop`, in `iothread` or in a thread of its own, `name`."""
 
     def __init__(self, engine: Engine, iothread: IoThread | None, name: str) -> None:
         self._engine = engine
@@ -24,7 +24,7 @@ class EngineThread:
             raise
 
     def stop(self) -> None:
-        """Stop; when this returns nothing is in flight."""
+        """Stop the engine; when this returns no request is in flight."""
         self._engine.detach()
         if self._own is not None:
             self._own.close()

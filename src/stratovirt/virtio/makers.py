@@ -1,4 +1,4 @@
-"""From a driver's options to its device; each module is loaded only when it is used."""
+"""Makes the device for a driver's options; a device module is imported at its first use."""
 
 from __future__ import annotations
 

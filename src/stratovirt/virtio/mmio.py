@@ -53,7 +53,7 @@ CONFIG_GENERATION, CONFIG = 0x0FC, 0x100
 
 
 class QueueState(State):
-    """A queue as the driver has set it up, and how far its rings have come."""
+    """A queue as the driver has set it up, and the positions of its rings."""
 
     size: int = opt(U32)
     ready: bool = opt(FLAG)
@@ -85,7 +85,7 @@ class MmioTransport(VirtioTransport):
     """One virtio-mmio slot with its device.
 
     Doorbells are eventfds from the start and the interrupt status is answered natively, so an
-    I/O request costs the guest no Python.
+    I/O request runs no Python code.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class MmioTransport(VirtioTransport):
             accelerator.add_doorbell(queue.kick_fd, base + QUEUE_NOTIFY, 4, index)
 
     def notifier(self, _queue: int) -> Notifier:
-        """All queues share the slot's line."""
+        """The slot's used-buffer notifier, shared by all queues."""
         return self._used_notifier
 
     def notify_config(self) -> None:
@@ -146,7 +146,7 @@ class MmioTransport(VirtioTransport):
         return registers.get(offset, 0)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Store to a register; what the driver may not do now is logged and ignored."""
+        """Store to a register; a write that is invalid in the current state is ignored."""
         if offset >= CONFIG:
             self.device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
             return
@@ -196,7 +196,7 @@ class MmioTransport(VirtioTransport):
         self._interrupts.clear()
 
     def save(self) -> MmioState:
-        """The slot of a machine at rest."""
+        """The slot's state; the machine is paused."""
         return MmioState(
             base=self.base,
             device_id=self.device.device_id,
@@ -222,7 +222,7 @@ class MmioTransport(VirtioTransport):
         )  # fmt: skip
 
     def restore(self, state: MmioState) -> None:
-        """Become as the slot that was saved, at rest; raises SnapshotError."""
+        """Restore the saved slot, its device quiesced; raises SnapshotError."""
         device = self.device
         if device.obstacle is not None:
             raise SnapshotError(f"{device.name}: {device.obstacle}, nor restored")

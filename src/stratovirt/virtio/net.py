@@ -40,11 +40,11 @@ CONFIG = struct.Struct("<6sHHH")
 LINK_UP, ANNOUNCE = 1, 2
 """Bits of status."""
 OWN_PREFIX = bytes.fromhex("525400")
-"""Locally administered, as QEMU's cards have it; the other half of an address is random."""
+"""Locally administered prefix, as in QEMU; the other three bytes of an address are random."""
 
 
 class NetState(State):
-    """The card's own address, its link, and what the driver asked for."""
+    """The card's own address, its link, and the settings of the control queue."""
 
     first_mac: bytes = opt(Bytes(6))
     link_up: bool = opt(FLAG)
@@ -53,7 +53,7 @@ class NetState(State):
 
 
 class Net(VirtioDevice):
-    """One card. Its back end may come and go; without one the link is down."""
+    """One card. Its back end may be connected and removed; without one the link is down."""
 
     device_id = 1
     feature_needs = NEEDS
@@ -101,7 +101,7 @@ class Net(VirtioDevice):
 
     @property
     def transport_features(self) -> int:
-        """Ring features, as far as the back end knows them."""
+        """Ring features that the back end can serve."""
         return TRANSPORT_FEATURES if self.back_end is None else self.back_end.ring_features
 
     def config_space(self) -> bytes:
@@ -112,7 +112,7 @@ class Net(VirtioDevice):
         return CONFIG.pack(mac, status, self._pairs_most, 0)
 
     def connect(self, back_end: BackEnd, mac: bytes | None, iothread: IoThread | None) -> None:
-        """Plug the cable in; the back end is the device's from now on."""
+        """Connect a back end, which the device owns from now on."""
         self.back_end, self._iothread = back_end, iothread
         self._first_mac = mac or self._first_mac
         self._link_up = back_end.is_up
@@ -130,7 +130,7 @@ class Net(VirtioDevice):
         return self._pairs_most
 
     def disconnect(self) -> BackEnd:
-        """Pull the cable out; the back end is the caller's again."""
+        """Disconnect the back end; the caller owns it again."""
         assert self.back_end is not None
         self._stop_pairs()
         back_end, self.back_end = self.back_end, None
@@ -141,7 +141,7 @@ class Net(VirtioDevice):
         return back_end
 
     def _link_changed(self) -> None:
-        """What is behind the back end came or went."""
+        """The back end's peer connected or was lost."""
         assert self.back_end is not None
         self._link_up = self.back_end.is_up
         if not self._link_up:
@@ -152,7 +152,7 @@ class Net(VirtioDevice):
         self.config_changed()
 
     def announce(self) -> None:
-        """Have the guest tell the network where it is (section 5.1.6.5.4)."""
+        """Ask the driver to announce its address to the network (section 5.1.6.5.4)."""
         if self._agreed & F_GUEST_ANNOUNCE and self._link_up:
             self._must_announce = True
             self.config_changed()
@@ -169,7 +169,7 @@ class Net(VirtioDevice):
             self._lose_link(str(error.strerror))
 
     def _lose_link(self, why: str) -> None:
-        """What the card is plugged into does not work any more."""
+        """The back end has failed: stop all queue pairs and set the link down."""
         log.warn(f"{self.name}: {why}; the link is down")
         self._stop_pairs()
         self._link_up = False
@@ -190,36 +190,36 @@ class Net(VirtioDevice):
             self._start()
 
     def deactivate(self) -> None:
-        """Stop and forget the queues."""
+        """Stop serving and drop the queues."""
         self._stop()
         self._queues = {}
         self._control_queue = None
         self._must_announce = False
 
     def quiesce(self) -> None:
-        """Stop all pairs."""
+        """Stop the control queue and all pairs."""
         super().quiesce()
         self._stop()
 
     def resume(self) -> None:
-        """Serve, as many pairs as the driver asked for."""
+        """Serve the control queue and as many pairs as the driver has enabled."""
         super().resume()
         self._start()
 
     @property
     def obstacle(self) -> str | None:
-        """Why the back end's part cannot be saved."""
+        """Why the back end's state cannot be saved; None when it can."""
         return self.back_end.obstacle if self.back_end is not None else None
 
     def save(self) -> NetState:
-        """The link, and what the driver has asked for over the control queue."""
+        """The address, the link and the settings of the control queue."""
         return NetState(
             first_mac=self._first_mac, link_up=self._link_up, must_announce=self._must_announce,
             control=self._control.save(),
         )  # fmt: skip
 
     def restore(self, state: NetState) -> None:
-        """Go on as the card that was saved, and have the guest tell the network where it is."""
+        """Restore the saved card and ask the driver to announce itself; raises SnapshotError."""
         if self._mac_is_given and self._first_mac != state.first_mac:
             raise SnapshotError(
                 f"{self.name}: mac={self._first_mac.hex(':')} is given and the snapshot's card "
@@ -251,7 +251,7 @@ class Net(VirtioDevice):
         self._stop_pairs()
 
     def close(self) -> None:
-        """Give tap and vhost devices back."""
+        """Close the back end and the failure eventfd."""
         self._loop.unwatch(self._failure_fd)
         os.close(self._failure_fd)
         if self.back_end is not None:
@@ -279,7 +279,7 @@ class Net(VirtioDevice):
         running, self._running = self._running, []
         for pair in running:
             pair.stop()
-        # A pair that has failed was the driver's before the reset.
+        # A failure signalled by these pairs does not concern the next ones.
         forget_signal(self._failure_fd)
 
     def _handle_control(self, chain: DescriptorChain) -> bool:
@@ -287,7 +287,7 @@ class Net(VirtioDevice):
         return True
 
     def _control_changed(self) -> None:
-        """What the driver wants to receive, or over how many pairs, is different now."""
+        """A control command was done: restart the pairs with the new settings."""
         if not self.is_resting:
             self._stop_pairs()
             self._prepare_back_end()
@@ -324,7 +324,7 @@ def make(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> Net:
 
 
 def open_back_end(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> BackEnd:
-    """What the card's -netdev names; raises StratovirtError."""
+    """The back end of the card's -netdev; raises StratovirtError."""
     netdev = host.config.netdevs[options.netdev]
     if isinstance(netdev, config.VhostUser):
         from stratovirt.net.vhost_user import VhostUserBackEnd

@@ -25,13 +25,13 @@ RX_MODES = (
 )  # fmt: skip
 """Modes by command (section 5.1.6.5.1)."""
 TABLE_LIMIT = 64
-"""Addresses kept of a table; of a longer one everything of its kind is let through."""
+"""Most addresses kept of a MAC table; a longer one lets all frames of its kind through."""
 LONGEST_COMMAND = 1 << 16
 VLANS = 4096
 
 
 class NetControlState(State):
-    """The commands in force."""
+    """Settings made by control commands."""
 
     mac: bytes = opt(Bytes(6))
     pairs: int = opt(U16)
@@ -42,7 +42,7 @@ class NetControlState(State):
     vlans: bytes | None = opt(Optional(Bytes(VLANS // 8)))
 
     def check(self) -> None:
-        """All addresses are six bytes, and the VLAN bits are all there."""
+        """Raise ValueError unless addresses have six bytes and the VLAN filter its full size."""
         if any(len(mac) != 6 for mac in (self.mac, *self.unicast, *self.multicast)):
             raise ValueError("a MAC address is damaged")
         if self.vlans is not None and len(self.vlans) != VLANS // 8:
@@ -50,9 +50,9 @@ class NetControlState(State):
 
 
 class NetControl:
-    """What the driver has asked for; `changed` is called when a command altered it.
+    """Settings that the driver has made; `changed` is called after each successful command.
 
-    `announced` is called when the driver has told the network where it is.
+    `announced` is called when the driver acknowledges an announcement (ANNOUNCE_ACK).
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class NetControl:
         self.reset(mac, filters_vlans=False)
 
     def reset(self, mac: bytes, *, filters_vlans: bool) -> None:
-        """As after power-on: everything is received, over one pair; `mac` is the card's own."""
+        """Set power-on settings: promiscuous, one queue pair, and the card's own address `mac`."""
         self.mac = mac
         self.pairs = 1
         self._modes = dict.fromkeys(RX_MODES, False) | {"promiscuous": True}
@@ -78,7 +78,7 @@ class NetControl:
         self._vlans = bytearray(VLANS // 8) if filters_vlans else None
 
     def apply(self, engine: NetEngine) -> None:
-        """Give the filters to an engine that does not run yet."""
+        """Set the filters of an engine that does not run yet."""
         modes = dict(self._modes)
         for mode, overflowed in self._table_overflow.items():
             modes[mode] |= overflowed
@@ -91,7 +91,7 @@ class NetControl:
         )
 
     def save(self) -> NetControlState:
-        """What the driver has asked for."""
+        """The settings in force."""
         return NetControlState(
             mac=self.mac,
             pairs=self.pairs,
@@ -103,7 +103,7 @@ class NetControl:
         )
 
     def restore(self, state: NetControlState) -> None:
-        """Have asked for the same; raises SnapshotError when there are fewer queue pairs."""
+        """Set the saved settings; raises SnapshotError when the card has fewer queue pairs."""
         if not 1 <= state.pairs <= self._pairs_most:
             raise SnapshotError(
                 f"the guest uses {state.pairs} queue pairs and the card has {self._pairs_most}"
@@ -115,7 +115,7 @@ class NetControl:
         self._vlans = bytearray(state.vlans) if state.vlans is not None else None
 
     def handle(self, chain: DescriptorChain) -> None:
-        """Do one command and write its ack."""
+        """Carry out one command and write its ack."""
         command = chain.read(LONGEST_COMMAND)
         if command == bytes([CLASS_ANNOUNCE, ANNOUNCE_ACK]):
             chain.write(OK)

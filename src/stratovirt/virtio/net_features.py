@@ -15,14 +15,14 @@ NEEDS = (
     (F_HOST_ECN, F_HOST_TSO4 | F_HOST_TSO6),
     (F_CTRL_RX | F_CTRL_VLAN | F_GUEST_ANNOUNCE | F_MQ | F_CTRL_MAC_ADDR, F_CTRL_VQ),
 )
-"""Each of the first needs one of the second (section 5.1.3.1)."""
+"""(features, others): each of the features needs one of the others (section 5.1.3.1)."""
 OFFLOADS = (
     F_CSUM | F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN
     | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN
 )  # fmt: skip
 FILTERS = F_CTRL_RX | F_CTRL_VLAN | F_CTRL_RX_EXTRA
-"""Only our own engine filters; other back ends deliver all that they get."""
+"""Receive filters, which only our own engine has; other back ends deliver every frame."""
 CARD = OFFLOADS | F_MAC | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_MAC_ADDR | F_GUEST_ANNOUNCE
-"""What a card offers whatever its back end is."""
+"""Features that a card offers before its back end adds or removes some."""
 OF_THE_CARD = F_MAC | F_STATUS | F_CTRL_VQ | F_CTRL_MAC_ADDR | F_GUEST_ANNOUNCE | F_MQ
-"""What the device does by itself, without its back end."""
+"""Features that the device implements itself, without its back end."""

@@ -57,11 +57,11 @@ WIDTHS = {
     CONFIG_MSIX_VECTOR: 2, NUM_QUEUES: 2, DEVICE_STATUS: 1, CONFIG_GENERATION: 1, QUEUE_SELECT: 2,
     QUEUE_SIZE: 2, QUEUE_MSIX_VECTOR: 2, QUEUE_ENABLE: 2, QUEUE_NOTIFY_OFF: 2,
 }  # fmt: skip
-"""The one width each register is accessed by; addresses take 4 or 8 bytes."""
+"""The access width of each register; queue addresses take 4 or 8 bytes."""
 
 
 class VirtioFunction(PciFunction):
-    """The function that carries a virtio device, with a window to its registers (4.1.4.9)."""
+    """The PCI function of a virtio device, with a window to its registers (4.1.4.9)."""
 
     def __init__(self, device: VirtioDevice, *, is_integrated: bool) -> None:
         super().__init__(
@@ -81,7 +81,7 @@ class VirtioFunction(PciFunction):
         self.reset_device: Callable[[], None] = lambda: None
 
     def add_registers(self, registers: IoRegion) -> None:
-        """Say in capabilities (4.1.4) where in `registers` is what."""
+        """Add the capabilities (4.1.4) that locate each structure within `registers`."""
         self._registers = registers
         for kind, offset in ((CAP_COMMON, COMMON), (CAP_ISR, ISR), (CAP_DEVICE, DEVICE)):
             self._add_capability(kind, offset)
@@ -102,12 +102,12 @@ class VirtioFunction(PciFunction):
         return self.config.add_capability(regs.CAP_VENDOR, head + extra)
 
     def reset(self) -> None:
-        """As after power-on, by whichever way: the device stops before its function forgets."""
+        """Reset to power-on state; the device is stopped before configuration space is reset."""
         self.reset_device()
         super().reset()
 
     def read_config(self, offset: int, size: int) -> int:
-        """Configuration space; the window's data is what it looks at."""
+        """Read configuration space; the window's data field reads the register it selects."""
         if offset == self._window + CAP_BYTES:
             at = self._window_target(size)
             if at is not None:
@@ -116,7 +116,7 @@ class VirtioFunction(PciFunction):
         return super().read_config(offset, size)
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """Configuration space; the window's data goes where it looks at."""
+        """Write configuration space; the window's data field writes the register it selects."""
         if offset == self._window + CAP_BYTES:
             at = self._window_target(size)
             if at is not None:
@@ -190,19 +190,19 @@ class PciTransport(VirtioTransport):
         return len(self.queues)
 
     def notifier(self, queue: int) -> Notifier:
-        """Each queue has its own."""
+        """The queue's own notifier."""
         return self._notifiers[queue]
 
     def notify_config(self) -> None:
-        """Speak through the vector for configuration changes."""
+        """Raise the interrupt for configuration changes, through its vector or the pin."""
         self._notifiers[self._config_source].raise_interrupt()
 
     def read(self, offset: int, size: int) -> int:
-        """The registers' BAR."""
+        """Read a register of the virtio BAR."""
         return self._areas[offset // AREA_BYTES][0](offset % AREA_BYTES, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """The registers' BAR."""
+        """Write a register of the virtio BAR."""
         self._areas[offset // AREA_BYTES][1](offset % AREA_BYTES, size, value)
 
     def _read_common(self, offset: int, size: int) -> int:
@@ -308,7 +308,7 @@ class PciTransport(VirtioTransport):
         self._drive_pin()
 
     def _route(self, source: int) -> None:
-        """Let a source's eventfd speak through its vector, or be heard by the loop for the pin."""
+        """Attach a source's eventfd to its MSI-X vector, or have the loop raise the pin for it."""
         fd = self._notifiers[source].fd
         if self._msix.is_enabled:
             self._unwatch(fd)
@@ -347,7 +347,7 @@ class PciTransport(VirtioTransport):
         self._route_all()
 
     def _moved(self, base: int | None) -> None:
-        """The doorbells follow the BAR."""
+        """The BAR has moved: register the doorbells at their new addresses."""
         for index, address in self._doorbells:
             fd = self.queues[index].kick_fd
             self._accelerator.remove_doorbell(fd, address, 2, None)
@@ -359,7 +359,7 @@ class PciTransport(VirtioTransport):
             try:
                 self._accelerator.add_doorbell(queue.kick_fd, address, 2, None)
             except OSError as error:
-                # Two BARs in one place: whoever answers there rings the slower way.
+                # Two BARs overlap: notifications there take the slow path through `kick`.
                 log.warn(f"{self.device.name}: a doorbell at 0x{address:x}: {error.strerror}")
                 return
             self._doorbells.append((index, address))
@@ -376,7 +376,7 @@ class PciTransport(VirtioTransport):
         self._drive_pin()
 
     def close(self) -> None:
-        """Give back the eventfds; the device was reset and is off its bus."""
+        """Close the eventfds; the device was reset and detached from its bus."""
         for notifier in self._notifiers:
             os.close(notifier.fd)
         for queue in self.queues:

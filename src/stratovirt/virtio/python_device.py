@@ -1,4 +1,4 @@
-"""What devices share whose queues are all handled in Python."""
+"""Base class of devices whose queues are all handled in Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stratovirt.virtio.served_queue import ServedQueue
 
 
 class PythonDevice(VirtioDevice, ABC):
-    """A device that says in `handle` what becomes of a chain of each queue."""
+    """A device whose `handle` processes each chain of each queue, in the event loop."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class PythonDevice(VirtioDevice, ABC):
         self.served: dict[int, ServedQueue] = {}
         """The queues the driver has set up, by index."""
         self.agreed = 0
-        """The features both sides agreed on."""
+        """The negotiated features; 0 while the device is inactive."""
 
     @abstractmethod
     def handle(self, queue: int, chain: DescriptorChain) -> bool:
@@ -42,18 +42,18 @@ class PythonDevice(VirtioDevice, ABC):
             self._start()
 
     def deactivate(self) -> None:
-        """Forget the queues."""
+        """Stop serving and drop the queues."""
         self._stop()
         self.served = {}
         self.agreed = 0
 
     def quiesce(self) -> None:
-        """Rest; nothing is in flight between two calls of `handle`."""
+        """Stop serving; no request is in flight between two calls of `handle`."""
         super().quiesce()
         self._stop()
 
     def resume(self) -> None:
-        """Go on."""
+        """Serve the queues again."""
         super().resume()
         self._start()
 
@@ -71,7 +71,7 @@ class PythonDevice(VirtioDevice, ABC):
             self.served[index].serve()
 
     def serve_soon(self, index: int) -> None:
-        """Give queue `index`, whose chain was refused, its next turn after the others'."""
+        """Serve queue `index`, whose chain was refused, after the loop's other events."""
         self.served[index].serve_soon()
 
     def _queue_broken(self, reason: str) -> None:

@@ -22,12 +22,12 @@ QUEUE_SIZE = 256
 CHUNK = TURN_BYTES
 """Most bytes given to one request."""
 SMALLEST_BURST = 64
-"""What Linux asks for at once: less would cost it an interrupt for a few bytes."""
+"""Size of a Linux request; a smaller burst would cost one interrupt per few bytes."""
 NS_PER_MS = 1_000_000
 
 
 class Rng(PythonDevice):
-    """One source, one queue, perhaps a limited rate."""
+    """Serves one request queue from one source file, with an optional rate limit."""
 
     device_id = 4
 
@@ -38,7 +38,7 @@ class Rng(PythonDevice):
         self._limit: RateLimit | None = None
         self._burst = CHUNK
         if options.max_bytes is not None and options.period is not None:
-            # What may flow in one period may flow at its start.
+            # The budget of one period may be used at once.
             self._burst = max(options.max_bytes, SMALLEST_BURST)
             self._limit = RateLimit(options.max_bytes, options.period * NS_PER_MS, self._burst)
         self._source_fd = _open_source(source)
@@ -51,7 +51,7 @@ class Rng(PythonDevice):
         return (QUEUE_SIZE,)
 
     def handle(self, _queue: int, chain: DescriptorChain) -> bool:
-        """Fill a buffer, with less than it holds when there is less to give."""
+        """Fill a buffer; a short read or the limits leave its rest unused."""
         wanted = min(chain.writable_len, CHUNK, self._burst)
         now_ns = self._clock.now_ns()
         # Small replies would cost one interrupt each, so a request waits for its full share.
@@ -73,7 +73,7 @@ class Rng(PythonDevice):
         return True
 
     def close(self) -> None:
-        """Give the source back."""
+        """Close the source."""
         if self._waits_for_source:
             self.loop.unwatch(self._source_fd)
         os.close(self._source_fd)

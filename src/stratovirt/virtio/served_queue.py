@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 TURN_CHAINS = 64
 TURN_BYTES = 1 << 16
-"""A queue's turn of the loop ends with so many chains or bytes, and the others have theirs."""
+"""Most chains and bytes that a queue moves per turn of the loop, so that others are served."""
 
 
 class ServedQueue:
     """Calls `handle` for each chain the driver offers.
 
     `handle` returns True when it is done with the chain, which then goes back to the driver, or
-    False when it cannot take it now: the queue rests until `serve` or `serve_soon` is called.  One
-    call moves no more than TURN_BYTES: one chain may span gigabytes.  A broken ring calls `broken`
-    with the reason, and is not touched again; `failed` hears of exceptions.
+    False when it cannot take it now: the queue waits until `serve` or `serve_soon` is called or the
+    driver notifies it.  One call moves no more than TURN_BYTES: one chain may span gigabytes.  A
+    broken ring calls `broken` with the reason and is not used again; `failed` gets exceptions.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class ServedQueue:
         self._is_running = False
 
     def start(self) -> None:
-        """Serve from now on, first what is there already."""
+        """Serve from now on, first the chains already in the ring."""
         self._is_running = True
         self._loop.watch(self._queue.kick_fd, READABLE, self._kicked, self._failed)
-        # The driver may have offered chains before there was anybody to hear its kick.
+        # The driver may have offered chains before its kick was watched.
         self.serve_soon()
 
     def stop(self) -> None:
-        """Rest; what the driver offers stays in the ring."""
+        """Stop serving; chains that the driver offers stay in the ring."""
         if self._is_running:
             self._is_running = False
             self._loop.unwatch(self._queue.kick_fd)
 
     def serve(self) -> None:
-        """Take what the driver offers, as far as one turn reaches."""
+        """Handle the chains that the driver offers, at most one turn's worth."""
         if not self._is_running:
             return
         ring = self._queue.ring
@@ -86,7 +86,7 @@ class ServedQueue:
             self._queue.notifier.raise_interrupt()
 
     def serve_soon(self) -> None:
-        """Take the next turn once the others have had theirs."""
+        """Serve in a later turn of the loop, after other events."""
         os.eventfd_write(self._queue.kick_fd, 1)
 
     def _kicked(self, _events: int) -> None:

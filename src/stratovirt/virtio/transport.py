@@ -1,4 +1,4 @@
-"""What every virtio transport does: feature negotiation, status, queues (virtio 1.2, chapter 3)."""
+"""Base of the virtio transports: feature negotiation, status, queues (virtio 1.2, chapter 3)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INTERRUPT_USED, INTERRUPT_CONFIG = 1, 2
 
 
 class QueueSetup:
-    """What the driver has written about one queue so far."""
+    """One queue's registers as the driver has written them."""
 
     __slots__ = ("desc", "device", "driver", "kick_fd", "ready", "size", "size_max")
 
@@ -42,17 +42,17 @@ class QueueSetup:
         self.reset()
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Set the power-on values."""
         self.size = self.size_max
         self.ready = False
         self.desc = self.driver = self.device = 0
 
 
 class VirtioTransport(ABC):
-    """The part of a transport that does not depend on where its registers are.
+    """The part of a transport that does not depend on its register layout.
 
-    A subclass decodes registers and says how interrupts reach the guest; it sets up what
-    `notifier` needs before it calls this class's `__init__`.
+    A subclass decodes registers and delivers interrupts to the guest; it creates the notifiers
+    that `notifier` returns before it calls this class's `__init__`.
     """
 
     def __init__(self, device: VirtioDevice, memory: GuestMemory) -> None:
@@ -71,7 +71,7 @@ class VirtioTransport(ABC):
 
     @abstractmethod
     def notifier(self, queue: int) -> Notifier:
-        """What interrupts the guest for a queue."""
+        """The notifier that interrupts the guest for a queue."""
 
     @abstractmethod
     def notify_config(self) -> None:
@@ -87,11 +87,11 @@ class VirtioTransport(ABC):
 
     @property
     def features(self) -> int:
-        """All feature bits that are offered: none without those that it needs."""
+        """All offered feature bits, without those whose required features are not offered."""
         return self._sound(self.device.features | self.device.transport_features)
 
     def _sound(self, features: int) -> int:
-        """Of these the ones that have what they need."""
+        """`features` without those that lack a feature they need (`feature_needs`)."""
         for feature, others in self.device.feature_needs:
             if not features & others:
                 features &= ~feature
@@ -106,12 +106,12 @@ class VirtioTransport(ABC):
 
     @property
     def selected(self) -> QueueSetup | None:
-        """The queue the driver has selected, if there is such a one."""
+        """The queue the driver has selected; None if it does not exist."""
         return self.queues[self.queue_sel] if self.queue_sel < len(self.queues) else None
 
     @property
     def writable_queue(self) -> QueueSetup | None:
-        """The selected queue while the driver may still set it up."""
+        """The selected queue while the driver may still set it up (before DRIVER_OK), else None."""
         return None if self.status & DRIVER_OK else self.selected
 
     def write_features(self, value: int) -> None:
@@ -123,12 +123,12 @@ class VirtioTransport(ABC):
         self.driver_features |= value << shift
 
     def kick(self, index: int) -> None:
-        """Ring a queue's doorbell: only one that the accelerator could not take over comes here."""
+        """Signal a queue's doorbell; called only for doorbells that have no ioeventfd."""
         if index < len(self.queues):
             os.eventfd_write(self.queues[index].kick_fd, 1)
 
     def write_status(self, value: int) -> None:
-        """The driver moves on, or resets the device with 0."""
+        """The driver sets status bits, or resets the device with 0."""
         VIRTIO_STATUS(self.device.name, value)
         if value == 0:
             self.reset()
@@ -145,7 +145,7 @@ class VirtioTransport(ABC):
                     f"{self.device.name}: the driver's features are refused: "
                     f"0x{self.driver_features:x}"
                 )
-                # What the register shows from now on is what the device would take.
+                # From now on the register shows the features that the device accepts.
                 self.driver_features = accepted
                 value &= ~FEATURES_OK
         needs_reset = self.status & DEVICE_NEEDS_RESET
@@ -157,7 +157,7 @@ class VirtioTransport(ABC):
                 self._broken("DRIVER_OK without FEATURES_OK")
 
     def check_restored(self, features: int) -> None:
-        """What a snapshot says was agreed could have been; raises SnapshotError."""
+        """Check that a snapshot's negotiated features are possible here; raises SnapshotError."""
         lacking = features & ~self.features
         if lacking:
             raise SnapshotError(
@@ -172,7 +172,7 @@ class VirtioTransport(ABC):
             )
 
     def activate(self, positions: Mapping[int, tuple[int, int]] | None = None) -> None:
-        """Hand the queues to the device, its rings at `positions` or at their start."""
+        """Activate the device with the ready queues, rings at `positions` or at their start."""
         event_idx = bool(self.driver_features & RING_EVENT_IDX)
         queues: list[ActiveQueue] = []
         for index, queue in enumerate(self.queues):
@@ -212,7 +212,7 @@ class VirtioTransport(ABC):
             self.notify_config()
 
     def failed(self, error: Exception) -> None:
-        """The host failed the device, or the device has a fault: the driver may start it anew."""
+        """Deactivate the device after a host error or a bug; the driver may reset it."""
         if self.is_active:
             self.is_active = False
             run_guarded(self.device.deactivate, report_bug)
@@ -220,7 +220,7 @@ class VirtioTransport(ABC):
         self._broken(reason(error))
 
     def reset(self) -> None:
-        """The device as after power-on; returns when no request is in flight."""
+        """Reset the device to power-on state; returns when no request is in flight."""
         if self.is_active:
             log.debug(f"{self.device.name}: it is reset")
             self.is_active = False

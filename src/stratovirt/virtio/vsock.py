@@ -19,7 +19,7 @@ VHOST_VSOCK = "/dev/vhost-vsock"
 
 
 class Vsock(VirtioDevice):
-    """One guest's end of AF_VSOCK. The event queue only matters after a migration."""
+    """The guest's AF_VSOCK device. The event queue is not served: it only matters on migration."""
 
     device_id = 19
     uses_kernel_interrupts = True
@@ -42,12 +42,12 @@ class Vsock(VirtioDevice):
 
     @property
     def features(self) -> int:
-        """What the kernel serves and is not the transport's."""
+        """The device-specific feature bits (0 to 7) that vhost-vsock offers."""
         return self._offered & 0xFF
 
     @property
     def transport_features(self) -> int:
-        """Ring features, as far as the kernel knows them."""
+        """Ring features that vhost-vsock can serve."""
         return TRANSPORT_FEATURES & self._offered
 
     def config_space(self) -> bytes:
@@ -62,22 +62,22 @@ class Vsock(VirtioDevice):
             self._start()
 
     def deactivate(self) -> None:
-        """Take the queues back and forget them."""
+        """Take the queues back from the kernel and drop them."""
         self._stop()
         self._queues = []
 
     @property
     def obstacle(self) -> str:
-        """The connections are the kernel's, which cannot give them away."""
+        """Why it cannot be saved: the kernel holds the connections and cannot export them."""
         return "vhost-vsock's connections cannot be saved"
 
     def resume(self) -> None:
-        """Let the kernel serve."""
+        """Start vhost-vsock."""
         super().resume()
         self._start()
 
     def quiesce(self) -> None:
-        """Have the kernel stop; what it has taken is complete then."""
+        """Stop vhost-vsock; the requests it has taken are complete then."""
         super().quiesce()
         self._stop()
 
@@ -104,7 +104,7 @@ class Vsock(VirtioDevice):
             self._vhost.take_back(queue.index, queue.ring)
 
     def close(self) -> None:
-        """Give the kernel's device back, and with it the context id."""
+        """Close the vhost-vsock device, which releases the context id."""
         self._vhost.close()
 
 

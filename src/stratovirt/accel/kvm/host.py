@@ -1,4 +1,4 @@
-"""What this host's KVM is known not to run, found out at the price of one system call."""
+"""A check for hosts whose KVM cannot run stock kernels, by one system call."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from stratovirt.runtime.log import notice
 
 PAGE_TABLE_KVM = "/sys/module/kvm_pvm"
-"""A KVM without the processor's help: it emulates, and lacks what stock kernels use."""
+"""The module of a KVM without hardware virtualization; it lacks instructions of stock kernels."""
 
 
 def check_host() -> None:
-    """Warn of a KVM at which stock kernels and firmware stop."""
+    """Warn of a KVM that cannot run stock kernels and firmware."""
     if os.path.exists(PAGE_TABLE_KVM):
         notice(
             "warning: this host's KVM works by page tables (kvm_pvm) and cannot run the "

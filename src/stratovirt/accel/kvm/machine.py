@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 KVM_DEVICE = "/dev/kvm"
 API_VERSION = 12
 LET_IN_S = 0.0001
-"""How long a thread that waits for the VM's lock may take to wake up and have it."""
+"""Time that a thread waiting for the VM lock gets to wake up and take it."""
 MSI_GSIS = range(24, 4096)
-"""Behind the IOAPIC's pins, up to the kernel's KVM_MAX_IRQ_ROUTES."""
+"""GSIs for MSI routes: above the IOAPIC's pins, up to the kernel's KVM_MAX_IRQ_ROUTES."""
 
 
 def open_kvm() -> Kvm:
@@ -66,7 +66,7 @@ class MemslotListener:
     def changed(
         self, removed: list[FlatRange], added: list[FlatRange], _view: list[FlatRange]
     ) -> None:
-        """Remove slots that went before adding those that came."""
+        """Remove the slots of removed ranges, then add those of new ranges."""
         for piece in removed:
             slot = self._slots.pop(piece.key(), None)
             if slot is not None:
@@ -84,9 +84,9 @@ class MemslotListener:
 
 
 class KvmAccelerator:
-    """One machine on /dev/kvm, but for what differs by architecture, which subclasses have.
+    """The architecture-independent part of one machine on /dev/kvm; a subclass adds the rest.
 
-    `exited` hears, in the loop, of exits that end the run.
+    `exited` is called in the loop with the report of an exit that ends the run.
     """
 
     runs_vcpus = True
@@ -121,11 +121,11 @@ class KvmAccelerator:
 
     @property
     def kvm_vcpus(self) -> list[KvmVcpu]:
-        """The vCPUs without their threads."""
+        """The KVM vCPU of each thread."""
         return [thread.vcpu for thread in self.vcpus]
 
     def vcpu_thread_ids(self) -> list[int]:
-        """The host thread of each vCPU, 0 while it has not run."""
+        """The host thread id of each vCPU, 0 before its first run."""
         return [thread.thread_id for thread in self.vcpus]
 
     def check_host(self) -> None:
@@ -135,7 +135,7 @@ class KvmAccelerator:
         check_host()
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
-        """Drive a GSI's line."""
+        """Set the level of a GSI (global system interrupt)."""
         self.vm.set_irq_level(gsi, level)
 
     def irqfd(self, gsi: int) -> int:
@@ -145,15 +145,15 @@ class KvmAccelerator:
         return fd
 
     def attach_irqfd(self, fd: int, gsi: int) -> None:
-        """Let writes to eventfd `fd` pulse the GSI; what was written before counts."""
+        """Let writes to eventfd `fd` pulse the GSI, earlier unread writes too."""
         self.vm.set_irqfd(fd, gsi)
 
     def detach_irqfd(self, fd: int, gsi: int) -> None:
-        """Undo `attach_irqfd`; what is written from now on stays in the eventfd."""
+        """Undo `attach_irqfd`; later writes stay in the eventfd."""
         self.vm.set_irqfd(fd, gsi, assign=False)
 
     def attach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
-        """Let writes to `fd` raise a level-triggered GSI; `resample_fd` hears that it fell."""
+        """Let writes to `fd` raise a level-triggered GSI; its EOI signals `resample_fd`."""
         self.vm.set_irqfd(fd, gsi, resample_fd=resample_fd)
 
     def detach_line(self, fd: int, gsi: int, resample_fd: int) -> None:
@@ -161,13 +161,13 @@ class KvmAccelerator:
         self.vm.set_irqfd(fd, gsi, assign=False, resample_fd=resample_fd)
 
     def set_vfio_group(self, group_fd: int, *, added: bool) -> None:
-        """A VFIO group came to the machine, or goes; raises OSError."""
+        """Add a VFIO group to the machine or remove it; raises OSError."""
         if self._vfio_fd < 0:
             self._vfio_fd = self.vm.create_vfio_device()
         self.vm.set_vfio_group(self._vfio_fd, group_fd, added)
 
     def add_msi_route(self, address: int, data: int) -> int:
-        """A new GSI that sends the message; raises AccelError when there are no more."""
+        """Allocate a GSI that sends the MSI message; raises AccelError when none is left."""
         gsi = next((gsi for gsi in MSI_GSIS if gsi not in self._messages), None)
         if gsi is None:
             raise AccelError(f"all {len(MSI_GSIS)} message-signalled interrupts are in use")
@@ -175,7 +175,7 @@ class KvmAccelerator:
         return gsi
 
     def change_msi_route(self, gsi: int, address: int, data: int) -> None:
-        """Let the GSI of `add_msi_route` send another message; raises AccelError."""
+        """Change the message of a GSI of `add_msi_route`; raises AccelError."""
         before = self._messages.get(gsi)
         if before == (address, data):
             return
@@ -190,8 +190,8 @@ class KvmAccelerator:
             raise AccelError(f"KVM refuses the message 0x{address:x}: {error.strerror}") from error
 
     def remove_msi_route(self, gsi: int) -> None:
-        """Undo `add_msi_route`; nothing is attached any more."""
-        # The kernel forgets it with the next change: a route that nothing uses does no harm.
+        """Undo `add_msi_route`; the caller has detached every eventfd."""
+        # The kernel keeps the unused route until the next KVM_SET_GSI_ROUTING; it has no effect.
         del self._messages[gsi]
 
     def add_doorbell(self, fd: int, address: int, size: int, value: int | None) -> None:
@@ -203,9 +203,9 @@ class KvmAccelerator:
         self.vm.set_ioeventfd(fd, address, size, value, assign=False)
 
     def let_others_in(self) -> None:
-        """Leave the VM lock to who waits for it. Called with the lock held once."""
+        """Yield the VM lock to a waiting thread. Called with the lock held once."""
         self._vm_lock.release()
-        # A lock that is taken again at once is ours before the other has woken up.
+        # Without a pause this thread would retake the lock before the waiting one has woken up.
         self._never.acquire(timeout=LET_IN_S)
         self._vm_lock.acquire()
 

@@ -1,4 +1,4 @@
-"""vCPU threads: started, paused, resumed and ended; what the guest's last exit means."""
+"""vCPU threads: start, pause, resume, end, and the report of an exit that ends the run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 REPORTED_POLL_MS = 1
-"""How often a vCPU that cannot go on looks whether it is paused or stopped."""
+"""Interval at which a vCPU that cannot go on checks for a pause or stop request."""
 
 
 class ExitReport:
-    """Why a vCPU stopped by itself: `reset` for a triple fault, else an error."""
+    """The reason for a vCPU's own stop: `reset` for a triple fault, else an error."""
 
     __slots__ = ("reset", "text")
 
@@ -31,7 +31,7 @@ class ExitReport:
 
 
 def describe_registers(vcpu: KvmVcpu) -> str:
-    """The registers that tell where a vCPU is, in one line."""
+    """General and control registers, CS and SS of a vCPU, in one line."""
     regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     words = [f"{name}={value:x}" for name, value in regs.items()]
     words += [f"{name}={sregs[name]:x}" for name in ("cr0", "cr2", "cr3", "cr4", "efer")]
@@ -43,8 +43,8 @@ class VcpuThread:
     """One vCPU and the thread it runs in.
 
     The thread waits in `_gate` while the vCPU is paused, and acknowledges by releasing
-    `_parked`.  Both are plain locks: `threading` would cost start-up time for nothing.  `name` is
-    what ps and /proc show.
+    `_parked`.  Both are plain locks: importing `threading` would cost start-up time.  `name` is
+    the thread's name in ps and /proc.
     """
 
     def __init__(self, vcpu: KvmVcpu, name: str, report: Callable[[ExitReport], None]) -> None:
@@ -70,7 +70,7 @@ class VcpuThread:
             self._parked.acquire()
             self._born.acquire()
             start_thread(self._name, self._main)
-            # Until it knows its own id: query-cpus-fast and pinning tools ask for it at once.
+            # Wait until thread_id is set: query-cpus-fast and pinning tools read it at once.
             self._born.acquire()
         elif self._is_parked:
             self._is_parked = False
@@ -126,7 +126,7 @@ class VcpuThread:
             self._ended.release()
 
     def _run(self) -> ExitReport | None:
-        """Run until kicked (None) or until there is something to report."""
+        """Run until kicked (None) or until an exit must be reported."""
         try:
             reason = self.vcpu.run()
             if reason == native.KICKED or self._stop_wanted:

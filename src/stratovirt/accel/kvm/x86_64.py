@@ -9,7 +9,7 @@ from stratovirt.config.machine import Smp
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers
 
 ADDRESS_SIZES = 0x8000_0008
-"""The CPUID leaf that has them in EAX."""
+"""The CPUID leaf whose EAX has the address widths (physical in bits 7:0)."""
 
 
 class X8664Accelerator(KvmAccelerator):
@@ -17,12 +17,12 @@ class X8664Accelerator(KvmAccelerator):
 
     @property
     def physical_address_bits(self) -> int:
-        """How wide the guest's physical addresses are."""
+        """Width of a guest physical address, in bits."""
         sizes = (e["eax"] for e in self.system.supported_cpuid() if e["function"] == ADDRESS_SIZES)
         return next(sizes, 36) & 0xFF
 
     def create_interrupt_controllers(self) -> None:
-        """PIC, IOAPIC, LAPICs and PIT in the kernel; raises AccelError."""
+        """Create PIC, IOAPIC, LAPICs and PIT in the kernel; raises AccelError."""
         create_interrupt_controllers(self.vm)
 
     def create_vcpus(self, smp: Smp, name: str) -> None:
@@ -37,7 +37,7 @@ class X8664Accelerator(KvmAccelerator):
             self.add_vcpu(vcpu, name.format(index))
 
     def set_entry(self, entry: EntryPoint) -> None:
-        """Let the first vCPU start at the kernel; the others wait for its startup IPI.
+        """Set the first vCPU's registers to the entry; the others wait for its startup IPI.
 
         Raises AccelError.
         """
@@ -47,9 +47,9 @@ class X8664Accelerator(KvmAccelerator):
             raise AccelError(f"-accel kvm: KVM refuses the entry: {error.strerror}") from error
 
     def reset(self, smp: Smp) -> None:
-        """Put vCPUs and interrupt controllers back into their state of power-on.
+        """Reset vCPUs and interrupt controllers to power-on state.
 
-        That state is read from a twin made for the purpose, so that nothing has to be saved when a
+        The state is read from a second, newly created VM, so that nothing has to be saved when a
         machine starts.  Raises AccelError.
         """
         from stratovirt._native import kvm_state
@@ -62,7 +62,7 @@ class X8664Accelerator(KvmAccelerator):
             indices = kvm_state.msr_indices(self.system.fd)
             for thread, source in zip(self.vcpus, fresh, strict=True):
                 kvm_state.restore_vcpu(thread.vcpu.fd, kvm_state.save_vcpu(source.fd))
-                # What the kernel refuses to set it also did not let the guest change.
+                # An MSR that KVM refuses to set here could not be changed by the guest either.
                 kvm_state.restore_msrs(thread.vcpu.fd, kvm_state.save_msrs(source.fd, indices))
         except OSError as error:
             raise AccelError(
@@ -76,7 +76,7 @@ class X8664Accelerator(KvmAccelerator):
         return x86_64_state.save(self.system, self.vm, self.kvm_vcpus, smp).to_json()
 
     def restore(self, state: dict[str, object] | None) -> None:
-        """Give it to a machine whose vCPUs were just created; raises SnapshotError."""
+        """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""
         from stratovirt.accel.kvm import x86_64_state
 
         saved = x86_64_state.KvmState.from_json(state or {}, "kvm")

@@ -1,4 +1,4 @@
-"""A paused KVM machine on x86_64 as a snapshot has it: vCPUs, interrupt controllers, clocks."""
+"""KVM state of a paused x86_64 machine in a snapshot: vCPUs, interrupt controllers, clocks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from stratovirt.snapshot.state import (
 MSR_TSC = 0x10
 MSR_TSC_DEADLINE = 0x6E0
 TSC_TOLERANCE_PPM = 250
-"""What NTP corrects; a guest that was told one rate must not be given another."""
+"""Largest TSC rate difference that the guest's NTP corrects; above it the rate is scaled."""
 LARGEST_STRUCT = 4096
 NESTED_MOST = 1 << 16
 CLOCK_MOST_NS = 1 << 62
-"""More than any machine has run, and room for the time since it was saved."""
+"""Limit of a saved kvmclock value, 146 years; leaves room for the time since the save."""
 
 
 class CpuidEntry(State):
@@ -47,7 +47,7 @@ class CpuidEntry(State):
 
 
 class VcpuState(State):
-    """One vCPU: the kernel's structs by name, its MSRs, what CPUID tells it."""
+    """One vCPU: the kernel's structs by name, its MSRs and its CPUID entries."""
 
     parts: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
     msrs: dict[int, int] = opt(Numbers())
@@ -56,7 +56,7 @@ class VcpuState(State):
 
 
 class KvmState(State):
-    """All that KVM holds of the machine; times in ns, `realtime` since 1970."""
+    """The machine's whole state in KVM; times in ns, `realtime` since 1970."""
 
     vcpus: list[VcpuState] = opt(Each(Struct(VcpuState), 254))
     chips: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
@@ -66,13 +66,13 @@ class KvmState(State):
 
 
 def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], smp: Smp) -> KvmState:
-    """The paused machine; raises SnapshotError."""
+    """Read the paused machine's state from KVM; raises SnapshotError."""
     indices = kvm_state.msr_indices(system.fd)
     nested_size = kvm_state.nested_state_size(system.fd)
     fds = [vcpu.fd for vcpu in vcpus]
     cpuid = new_cpuid(system, smp)
     try:
-        # First of all, and together: both go on while the rest is read.
+        # MSRs (with the TSC) and kvmclock first and together: both run on during the rest.
         msrs = [kvm_state.save_msrs(fd, indices) for fd in fds]
         clock, realtime = kvm_state.clock_ns(vm.fd), time.time_ns()
         saved = [
@@ -93,7 +93,7 @@ def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], smp: Smp) -> KvmState:
 
 
 def restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> None:
-    """Give the state to a machine whose vCPUs were just created; raises SnapshotError.
+    """Load the state into a machine with newly created vCPUs; raises SnapshotError.
 
     The clocks go on as if the machine had run since it was saved.
     """
@@ -126,7 +126,7 @@ def _restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> N
         msrs = dict(saved.msrs)
         if set(msrs) - known:
             raise SnapshotError(f"MSR 0x{min(set(msrs) - known):x} is not known to this KVM")
-        # The timer's deadline means something once there is a local APIC in that mode.
+        # The deadline takes effect only after the local APIC is in TSC-deadline mode.
         deadline = msrs.pop(MSR_TSC_DEADLINE, 0)
         # Time first: the local APIC's timer starts from what the time stamp counter shows.
         ticks = msrs.pop(MSR_TSC, 0) + elapsed_ns * state.tsc_khz // 1_000_000
@@ -144,7 +144,7 @@ def _restore_msrs(fd: int, values: dict[int, int]) -> None:
     refused = kvm_state.restore_msrs(fd, values)
     if not refused:
         return
-    # Some can only be read; that is well as long as they read as they did.
+    # Read-only MSRs are accepted when this host has the saved value.
     here = kvm_state.save_msrs(fd, refused)
     for index in refused:
         if here.get(index) != values[index]:

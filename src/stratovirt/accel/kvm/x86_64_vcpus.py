@@ -1,4 +1,4 @@
-"""Interrupt controllers and vCPUs of KVM on x86_64, as they are at power-on."""
+"""Interrupt controllers and vCPUs of KVM on x86_64, created in power-on state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stratovirt.cpu.x86_64_cpuid import guest_cpuid, with_brand
 from stratovirt.cpu.x86_64_topology import Entry
 
 IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
-"""Guest physical pages that KVM on Intel hosts takes for itself, which boards leave free."""
+"""Guest physical pages that KVM on Intel hosts reserves; boards leave them free."""
 
 
 def create_interrupt_controllers(vm: KvmVm) -> None:
-    """PIC, IOAPIC, LAPICs and PIT in the kernel; before the first vCPU. Raises AccelError."""
+    """Create PIC, IOAPIC, LAPICs and PIT, before the first vCPU; raises AccelError."""
     try:
         vm.create_irqchip(IDENTITY_MAP, TSS)
         vm.create_pit()
@@ -35,7 +35,7 @@ def new_cpuid(system: Kvm, smp: Smp) -> list[list[Entry]]:
 
 
 def new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, smp: Smp) -> list[KvmVcpu]:
-    """The vCPUs with their CPUID and reset state; raises OSError."""
+    """Create the vCPUs with their CPUID and reset state; raises OSError."""
     vcpus = []
     for index, entries in enumerate(new_cpuid(system, smp)):
         vcpu = vm.create_vcpu(index, dispatcher)

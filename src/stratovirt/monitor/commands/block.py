@@ -1,4 +1,4 @@
-"""Drives and what is done with them."""
+"""Queries of disks, images and block statistics."""
 
 from __future__ import annotations
 

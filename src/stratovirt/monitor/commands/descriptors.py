@@ -1,4 +1,4 @@
-"""File descriptors that clients hand over (SCM_RIGHTS)."""
+"""File descriptors that clients pass (SCM_RIGHTS)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FdArguments(Options):
-    """Which descriptor."""
+    """Arguments that name a descriptor."""
 
     fdname: str = opt(Text("a name", 255), help="name of the descriptor")
 

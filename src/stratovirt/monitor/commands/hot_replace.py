@@ -1,4 +1,4 @@
-"""Adding and removing back ends and devices while the machine runs."""
+"""Addition and removal of back ends and devices while the machine runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class NodeArguments(Options):
-    """Which block node."""
+    """Arguments that name a block node."""
 
     node_name: str = opt(Identifier(), help="its name")
 
@@ -82,7 +82,7 @@ def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
     slots = _slots(session)
     if isinstance(arguments, VhostUser):
         return _meet(slots, arguments)
-    # What is refused takes none of the descriptors; what fails closes all that it took.
+    # A refused request takes no descriptors; a failed one closes all it has taken.
     slots.check_new_back_end(arguments.id)
     fields = ("fd", "fds", "vhostfd", "vhostfds")
     names = [name for field in fields for name in getattr(arguments, field)]
@@ -92,7 +92,7 @@ def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
 
 
 def _meet(slots: HotPlug, netdev: VhostUser) -> Later:
-    # A peer may take seconds to answer, and may be none at all.
+    # The peer may take seconds to answer, or not be a vhost-user back end.
     back_end = _named(lambda: slots.begin_back_end(netdev))
     return Later(back_end.meet, lambda peer: _do(lambda: slots.end_back_end(back_end, peer)))
 

@@ -1,4 +1,4 @@
-"""human-monitor-command: the few words that management tools still send as text."""
+"""human-monitor-command: the text commands that management tools still send."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HumanArguments(Options):
-    """The line."""
+    """Arguments of human-monitor-command."""
 
     command_line: str = opt(Text(longest=4096), help="a line of the human monitor")
 

@@ -1,4 +1,4 @@
-"""What this program can do, asked by management tools before they start a machine."""
+"""Queries of this program's capabilities, by management tools before a machine starts."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def query_cpu_definitions(session: Session, _arguments: NoArguments) -> object:
 
 
 class OptionArguments(Options):
-    """Which option."""
+    """Arguments that name a command-line option."""
 
     option: str | None = opt(Text(longest=64), default=None, help="name without its dash")
 

@@ -1,4 +1,4 @@
-"""The machine's life: status, stop and cont, reset, power, quit."""
+"""The machine's life cycle: status, stop and cont, reset, power, quit."""
 
 from __future__ import annotations
 

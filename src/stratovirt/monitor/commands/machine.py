@@ -1,4 +1,4 @@
-"""What the machine is made of: CPUs, chardevs, iothreads, its name."""
+"""Queries of the machine's parts: CPUs, chardevs, iothreads, balloon, its name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ IOTHREAD_INFO = Struct(
     },
 )  # fmt: skip
 NEVER_POLLS = {"poll-max-ns": 0, "poll-grow": 0, "poll-shrink": 0}
-"""An iothread here sleeps until the kernel wakes it."""
+"""Polling values of every iothread: it never polls but sleeps until the kernel wakes it."""
 BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
 
 
@@ -65,7 +65,7 @@ def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
 
 
 def _place(vm: Vm, index: int) -> dict[str, object]:
-    """The topology ids of a vCPU that is there or may come."""
+    """The topology ids of a present or possible vCPU."""
     topology = vm.config.smp.topology
     rest, thread = divmod(index, topology.threads)
     rest, core = divmod(rest, topology.cores)
@@ -164,7 +164,7 @@ def query_iothreads(session: Session, _arguments: NoArguments) -> object:
 
 
 class BalloonArguments(Options):
-    """How much memory the guest should have."""
+    """Arguments of balloon."""
 
     value: int = opt(Size(1, 1 << 62, unit="B"), help="bytes the guest should have")
 

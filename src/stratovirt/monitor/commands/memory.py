@@ -1,4 +1,4 @@
-"""Guest memory as the host sees it."""
+"""Queries of guest memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMORY_RANGE = Struct("MemoryRange", {"gpa": "int", "size": "int", "name": "str"
 
 
 class Address(Integer):
-    """A guest physical address: a text is hexadecimal, with 0x or without."""
+    """A guest physical address, as text hexadecimal with or without 0x."""
 
     def __init__(self) -> None:
         super().__init__(0, (1 << 64) - 1)
@@ -29,7 +29,7 @@ class Address(Integer):
 
 
 class GpaArguments(Options):
-    """Where to look."""
+    """Arguments that name a guest physical address."""
 
     gpa: int = opt(Address(), help="guest physical address in hexadecimal")
 

@@ -1,4 +1,4 @@
-"""Snapshots: migrate to a folder, how far it has come, and stopping it."""
+"""Snapshots: migrate to a folder, its progress, and its cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The object model as far as management tools walk it: types, their properties, and a tree."""
+"""The part of QEMU's object model that management tools use: types, properties and a tree."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ PARENTS = {"object": None, "device": "object", "machine": "object", "cpu": "devi
 
 
 class TypesArguments(Options):
-    """Which types."""
+    """Arguments that select types."""
 
     implements: str | None = opt(Text(longest=128), default=None, help="only types below this one")
     abstract: bool = opt(OnOff(), default=False, help="abstract types too")
 
 
 class TypeArguments(Options):
-    """Which type."""
+    """Arguments that name a type."""
 
     typename: str = opt(Text("the name of a type", 128), help="a name that qom-list-types gives")
 
 
 class PathArguments(Options):
-    """Where in the tree."""
+    """Arguments that name a path in the tree."""
 
     path: str = opt(Text("an absolute path", 1024), help="path of the object")
 
 
 class PropertyArguments(PathArguments):
-    """Which property of which object."""
+    """Arguments that name an object's property."""
 
     property: str = opt(Text("the name of a property", 128), help="name of the property")
 
 
 def concrete_types(target: str) -> dict[str, tuple[str, type[Options] | None]]:
-    """(parent, definition) of every type that can be made."""
+    """(parent, definition) of every type that can be instantiated."""
     from stratovirt.config.board_check import BUILT_BOARDS
     from stratovirt.config.devices import DRIVERS
     from stratovirt.config.machine import Cpu, Machine
@@ -116,13 +116,13 @@ def _properties(session: Session, name: str) -> object:
 
 
 class BalloonStatistics:
-    """What the guest last said of its memory; reading asks it to say it again."""
+    """The guest's last memory statistics; a read requests new ones from the guest."""
 
     def __init__(self, balloon: Balloon) -> None:
         self._balloon = balloon
 
     def read(self) -> dict[str, object]:
-        """As QEMU's guest-stats: counts, and sizes in bytes."""
+        """The value of QEMU's guest-stats: counts, and sizes in bytes."""
         self._balloon.ask_for_statistics()
         return {"stats": dict(self._balloon.statistics)}
 

@@ -1,4 +1,4 @@
-"""Trace events at run time."""
+"""Query and switching of trace events."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EVENT_INFO = Struct("TraceEventInfo", {"name": "str", "state": STATE})
 
 
 class TracePattern(Options):
-    """Which events."""
+    """Arguments that select trace events."""
 
     name: str = opt(Text("the name of a trace event, or a pattern", 255), help="name or pattern")
 
 
 class TraceChange(TracePattern):
-    """Which events, and whether they are on."""
+    """Arguments that switch trace events on or off."""
 
     enable: bool = opt(OnOff(), help="whether to trace them")
 
