@@ -241,8 +241,11 @@ def _is_listening(path: Path) -> bool:
 class QmpClient:
     """QEMU's own client, connected and past negotiation."""
 
-    def __init__(self, path: Path | tuple[str, int], timeout: float = PATIENCE) -> None:
-        if isinstance(path, Path):
+    def __init__(
+        self, path: Path | tuple[str, int], timeout: float = PATIENCE, listed: bool = True
+    ) -> None:
+        """`listed` says whether a socket's path is in this network namespace's list of sockets."""
+        if isinstance(path, Path) and listed:
             wait_listening(path, timeout)
         self._client = QEMUMonitorProtocol(str(path) if isinstance(path, Path) else path)
         self._client.settimeout(timeout)
