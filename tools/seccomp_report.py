@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stratovirt.lockdown.calls_x86_64 import BOARDS, DECLINED
+from stratovirt.lockdown.x86_64_calls import BOARDS, DECLINED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.lockdown.calls_x86_64 import Alternatives
+    from stratovirt.lockdown.x86_64_calls import Alternatives
 
 GUIDEBOOK = {"microvm": 47, "q35": 53}
 """Chapter 4, GNU toolchain."""

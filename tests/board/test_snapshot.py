@@ -121,7 +121,7 @@ def test_a_clone_has_another_generation_and_is_told(machine: Machine, tmp_path: 
 
 
 def pending_events(board: Board) -> int:
-    from stratovirt.machine.microvm_x86_64_layout import GED
+    from stratovirt.machine.x86_64_microvm_layout import GED
 
     return board.cpu.value(f"readl {GED:x}")
 

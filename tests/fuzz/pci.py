@@ -20,7 +20,7 @@ with atheris.instrument_imports(
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.q35_x86_64 import Q35
+    from stratovirt.machine.x86_64_q35 import Q35
     from stratovirt.runtime import log
     from stratovirt.runtime.loop import Loop
 

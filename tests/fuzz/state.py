@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.microvm_x86_64 import BoardState, Microvm
+    from stratovirt.machine.x86_64_microvm import BoardState, Microvm
     from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import stratovirt
-from stratovirt.lockdown.calls_x86_64 import BOARDS
+from stratovirt.lockdown.x86_64_calls import BOARDS
 from tests.machine_process import MachineProcess, QmpClient, wait_listening, wait_until
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
 from tests.taken_over import ATTACK, PATIENCE

@@ -10,7 +10,8 @@ import pytest
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt.acpi import aml, numa, tables
-from stratovirt.boot.mptable import mp_table
+from stratovirt.acpi.x86_64_processors import affinity, madt
+from stratovirt.boot.x86_64_mptable import mp_table
 
 IASL = shutil.which("iasl") or "/usr/bin/iasl"
 
@@ -36,11 +37,12 @@ TABLES = {
     "fadt": tables.fadt(
         dsdt=0xE0040, reset_port=0x64, reset_value=0xFE, sleep_control=0x600, sleep_status=0x601
     ),
-    "madt": tables.madt(
+    "madt": madt(
         lapic=0xFEE0_0000, apic_ids=[0, 1, 300], enabled=3, ioapic_id=2, ioapic=0xFEC0_0000
     ),
     "srat": numa.srat(
-        [(0, 0), (1, 1), (300, 1)], [(0, 3 << 30, 0), (4 << 30, 1 << 30, 0), (5 << 30, 1 << 30, 1)]
+        [affinity(0, 0), affinity(1, 1), affinity(300, 1)],
+        [(0, 3 << 30, 0), (4 << 30, 1 << 30, 0), (5 << 30, 1 << 30, 1)],
     ),
     "slit": numa.slit(3, {(0, 1): 30, (2, 0): 40}),
     "xsdt": tables.xsdt([0x1000, 0x2000]),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
-from stratovirt.boot.boot_params import boot_params
-from stratovirt.boot.image import BootError, BootFile, KernelFile, KernelImage
+from stratovirt.boot.image import BootError, BootFile, KernelFile
 from stratovirt.boot.initrd import load_initrd, place_initrd
+from stratovirt.boot.x86_64_boot_params import boot_params
+from stratovirt.boot.x86_64_image import X8664Image
 from stratovirt.boot.x86_64_linux import load_kernel, load_linux
 from tests.payload import elf, newc
 
@@ -117,8 +118,8 @@ def test_unreadable_kernels_name_the_reason(tmp_path: Path) -> None:
             load_kernel(KernelFile(str(path)), ram())
 
 
-def kernel_image(**changes: int) -> KernelImage:
-    return KernelImage(**{"entry": 0x100_0000, "end": 0x110_0000, **changes})  # type: ignore[arg-type]
+def kernel_image(**changes: int) -> X8664Image:
+    return X8664Image(**{"entry": 0x100_0000, "end": 0x110_0000, **changes})  # type: ignore[arg-type]
 
 
 def test_an_initrd_lies_as_high_as_the_kernel_allows(tmp_path: Path) -> None:

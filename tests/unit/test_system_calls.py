@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
-from stratovirt.lockdown.calls_x86_64 import BOARDS, WHOLE_INT, calls_of
+from stratovirt.lockdown.x86_64_calls import BOARDS, WHOLE_INT, calls_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.lockdown.calls_x86_64 import Alternatives
+    from stratovirt.lockdown.x86_64_calls import Alternatives
 
 OUTPUTS = (0, 1, 2, 5, 70)
 HIGH = (0, 1 << 32, 0xFFFF_FFFF << 32)

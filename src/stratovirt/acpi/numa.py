@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import struct
 
-from stratovirt.acpi.tables import MAX_XAPIC_ID, table
+from stratovirt.acpi.tables import table
 
 ENABLED = 1
 REMOTE_DISTANCE = 20
 LOCAL_DISTANCE = 10
 
 
-def srat(cpus: list[tuple[int, int]], memory: list[tuple[int, int, int]]) -> bytes:
-    """The SRAT (ACPI 6.5, 5.2.16) of (APIC id, node) CPUs and (gpa, size, node) memory."""
-    body = struct.pack("<IQ", 1, 0)
-    for apic_id, node in cpus:
-        if apic_id <= MAX_XAPIC_ID:
-            body += struct.pack("<BBBBIB3sI", 0, 16, node, apic_id, ENABLED, 0, bytes(3), 0)
-        else:
-            body += struct.pack("<BBHIIIII", 2, 24, 0, node, apic_id, ENABLED, 0, 0)
+def srat(processors: list[bytes], memory: list[tuple[int, int, int]]) -> bytes:
+    """The SRAT (ACPI 6.5, 5.2.16) of processor entries and (gpa, size, node) memory."""
+    body = struct.pack("<IQ", 1, 0) + b"".join(processors)
     for gpa, size, node in memory:
         body += struct.pack("<BBIHQQIIQ", 1, 40, node, 0, gpa, size, 0, ENABLED, 0)
     return table(b"SRAT", 3, body)

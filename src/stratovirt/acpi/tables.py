@@ -24,8 +24,6 @@ ARCH_NO_VGA, ARCH_NO_MSI, ARCH_NO_CMOS_RTC = 1 << 2, 1 << 3, 1 << 5
 
 SYSTEM_IO = 1
 
-MAX_XAPIC_ID = 254
-
 
 def table(signature: bytes, revision: int, body: bytes) -> bytes:
     """A system description table around `body`."""
@@ -145,40 +143,6 @@ def fadt(
     content[FADT_SLEEP_STATUS : FADT_SLEEP_STATUS + 12] = generic_address(sleep_status)
     content[FADT_HYPERVISOR_ID : FADT_HYPERVISOR_ID + 8] = b"STRATOVM"
     return table(b"FACP", FADT_REVISION, bytes(content[HEADER.size :]))
-
-
-LAPIC_ENABLED, LAPIC_ONLINE_CAPABLE = 1, 2
-LEVEL_HIGH = 0xD
-"""MPS INTI flags: level-triggered, active high."""
-
-
-def madt(
-    *,
-    lapic: int,
-    apic_ids: list[int],
-    enabled: int,
-    ioapic_id: int,
-    ioapic: int,
-    level_irqs: tuple[int, ...] = (),
-    has_pic: bool = False,
-) -> bytes:
-    """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1.
-
-    The first `enabled` of the `apic_ids` are enabled, the others online capable.
-    `level_irqs` are ISA interrupts that are not edge-triggered.
-    """
-    body = struct.pack("<II", lapic, int(has_pic))
-    for uid, apic_id in enumerate(apic_ids):
-        flags = LAPIC_ENABLED if uid < enabled else LAPIC_ONLINE_CAPABLE
-        if apic_id <= MAX_XAPIC_ID:
-            body += struct.pack("<BBBBI", 0, 8, uid, apic_id, flags)
-        else:
-            body += struct.pack("<BBHIII", 9, 16, 0, apic_id, flags, uid)
-    body += struct.pack("<BBBBII", 1, 12, ioapic_id, 0, ioapic, 0)
-    for number in level_irqs:
-        body += struct.pack("<BBBBIH", 2, 10, 0, number, number, LEVEL_HIGH)
-    body += struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
-    return table(b"APIC", 5, body)
 
 
 def xsdt(addresses: list[int]) -> bytes:

@@ -1,2 +1,1 @@
-"""Direct kernel boot: image formats (``bzimage``, ``elf``, ``raw_image``), ``initrd``,
-``boot_params`` (the zero page), ``mptable``, and ``x86_64_linux``, which puts them together."""
+"""Direct kernel boot: kernel files and ``initrd``; formats and boot protocol by architecture."""

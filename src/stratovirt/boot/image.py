@@ -9,33 +9,19 @@ from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.descriptors import open_at_once
 
-X86_COMMAND_LINE_SIZE = 2048
-"""COMMAND_LINE_SIZE of x86 kernels, for images that do not state their own limit."""
-INITRD_BELOW = 0x8000_0000
-"""initrd_addr_max of every x86_64 kernel, for images that do not state their own limit."""
-
 
 class BootError(StratovirtError):
     """A kernel or initrd cannot be booted; the text names the option and the file."""
 
 
 class KernelImage:
-    """A kernel in guest memory: its 64-bit entry, its end, and limits from its header."""
+    """A kernel in guest memory: its entry, its end, and its limits."""
 
-    __slots__ = ("command_line_limit", "end", "entry", "initrd_below", "setup_header")
+    __slots__ = ("command_line_limit", "end", "entry", "initrd_below")
 
-    def __init__(
-        self,
-        *,
-        entry: int,
-        end: int,
-        setup_header: bytes = b"",
-        command_line_limit: int = X86_COMMAND_LINE_SIZE - 1,
-        initrd_below: int = INITRD_BELOW,
-    ) -> None:
+    def __init__(self, *, entry: int, end: int, command_line_limit: int, initrd_below: int) -> None:
         self.entry = entry
         self.end = end
-        self.setup_header = setup_header
         self.command_line_limit = command_line_limit
         self.initrd_below = initrd_below
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt.boot.boot_params import E820_RAM, E820_RESERVED, boot_params
-from stratovirt.boot.bzimage import is_bzimage, load_bzimage
-from stratovirt.boot.elf import is_elf, load_elf
-from stratovirt.boot.image import BootError, BootFile, KernelFile, KernelImage
+from stratovirt.boot.image import BootError, BootFile, KernelFile
 from stratovirt.boot.initrd import load_initrd
-from stratovirt.boot.raw_image import is_raw_image, load_raw_image
+from stratovirt.boot.x86_64_boot_params import E820_RAM, E820_RESERVED, boot_params
+from stratovirt.boot.x86_64_bzimage import is_bzimage, load_bzimage
+from stratovirt.boot.x86_64_elf import is_elf, load_elf
+from stratovirt.boot.x86_64_image import X8664Image
+from stratovirt.boot.x86_64_raw_image import is_raw_image, load_raw_image
 from stratovirt.cpu.x86_64_boot import EntryPoint, write_descriptor_tables, write_page_tables
 
 TYPE_CHECKING = False
@@ -32,7 +33,7 @@ RESET_CODE = bytes.fromhex("b0fe e664 f4 ebfd")
 HIGH_RAM = 0x10_0000
 
 
-def load_kernel(file: KernelFile, memory: GuestMemory) -> KernelImage:
+def load_kernel(file: KernelFile, memory: GuestMemory) -> X8664Image:
     """Load a kernel of any supported format; raises BootError."""
     if is_bzimage(file):
         return load_bzimage(file, memory)

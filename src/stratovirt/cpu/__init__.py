@@ -1,1 +1,1 @@
-"""vCPU state at start: topology and CPUID (``x86_64_cpuid``), registers (``x86_64_boot``)."""
+"""vCPU state at start, one set of modules per architecture: topology, features, registers."""

@@ -7,8 +7,8 @@ import time
 from importlib import import_module
 
 from stratovirt.errors import StratovirtError
-from stratovirt.lockdown.calls_x86_64 import DECLINED, PREFERRED, calls_of
 from stratovirt.lockdown.imports import LateImports
+from stratovirt.lockdown.x86_64_calls import DECLINED, PREFERRED, calls_of
 from stratovirt.runtime import log
 from stratovirt.runtime.descriptors import outputs
 

@@ -159,10 +159,10 @@ class Machine:
     ) -> Board:
         config, reset, power_off = self._config, owner.guest_resets, owner.guest_powers_off
         if config.machine.type == "q35":
-            from stratovirt.machine.q35_x86_64 import Q35
+            from stratovirt.machine.x86_64_q35 import Q35
 
             return Q35(config, accelerator, host, serial, reset, power_off)
-        from stratovirt.machine.microvm_x86_64 import Microvm
+        from stratovirt.machine.x86_64_microvm import Microvm
 
         # A restored guest must find the hot-replace slots that it was saved with.
         saved = config if template is None else template

@@ -71,6 +71,7 @@ class X8664Board(Board):
         if not config.numa_nodes:
             return []
         from stratovirt.acpi import numa
+        from stratovirt.acpi.x86_64_processors import affinity
         from stratovirt.config.numa_check import node_ids
 
         numbers = node_ids(config)
@@ -81,7 +82,7 @@ class X8664Board(Board):
         }
         return [
             numa.srat(
-                [(apic_id, node_of[index]) for index, apic_id in enumerate(self.apic_ids)],
+                [affinity(apic_id, node_of[index]) for index, apic_id in enumerate(self.apic_ids)],
                 [(piece.gpa, piece.size, piece.node) for piece in self.ram_pieces],
             ),
             numa.slit(len(numbers), {(d.src, d.dst): d.val for d in config.numa_distances}),

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
     from stratovirt.machine.board import Board
-    from stratovirt.machine.microvm_x86_64 import BoardState
+    from stratovirt.machine.x86_64_microvm import BoardState
 
 
 class Template:
@@ -51,7 +51,7 @@ class Template:
         return self.board.has_hot_replace
 
     def _read_board(self) -> BoardState:
-        from stratovirt.machine.microvm_x86_64 import BoardState
+        from stratovirt.machine.x86_64_microvm import BoardState
 
         return BoardState.from_json(self._machine.board, "board")
 

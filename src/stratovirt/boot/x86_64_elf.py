@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt.boot.image import KernelFile, KernelImage
+from stratovirt.boot.image import KernelFile
+from stratovirt.boot.x86_64_image import X8664Image
 
 ELF_MAGIC = b"\x7fELF"
 CLASS_64_LITTLE = b"\x02\x01"
@@ -21,7 +22,7 @@ def is_elf(file: KernelFile) -> bool:
     return file.read(0, 4) == ELF_MAGIC
 
 
-def load_elf(file: KernelFile, memory: GuestMemory) -> KernelImage:
+def load_elf(file: KernelFile, memory: GuestMemory) -> X8664Image:
     """Load every PT_LOAD segment at its physical address; raises BootError."""
     head = file.read(0, EHDR.size)
     if len(head) < EHDR.size:
@@ -46,4 +47,4 @@ def load_elf(file: KernelFile, memory: GuestMemory) -> KernelImage:
         end = max(end, address + memory_size)
     if not entry_is_loaded:
         raise file.error("the ELF entry point is in no loaded segment; is it a vmlinux?")
-    return KernelImage(entry=entry, end=end)
+    return X8664Image(entry=entry, end=end)

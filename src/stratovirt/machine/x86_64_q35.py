@@ -11,10 +11,10 @@ from stratovirt.devices.i8042 import ResetController
 from stratovirt.devices.ich9 import LpcBridge, Mch, PowerManagement
 from stratovirt.devices.rtc import PORTS as RTC_PORTS
 from stratovirt.devices.rtc import Rtc
-from stratovirt.machine import q35_x86_64_layout as layout
+from stratovirt.machine import x86_64_q35_layout as layout
 from stratovirt.machine.pci_devices import PciDevices
-from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
 from stratovirt.machine.x86_64_board import X8664Board
+from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
 from stratovirt.pci.host_bridge import PORTS as CONFIG_PORTS
 from stratovirt.pci.host_bridge import ConfigPorts, Ecam, PciHost
 from stratovirt.snapshot.state import SnapshotError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.cpu.x86_64_boot import EntryPoint
     from stratovirt.devices.device_host import DeviceHost
-    from stratovirt.machine.q35_x86_64_firmware import Firmware
+    from stratovirt.machine.x86_64_q35_firmware import Firmware
     from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice
 
@@ -70,7 +70,7 @@ class Q35(X8664Board):
         self._firmware: Firmware | None = None
         try:
             if config.flashes:
-                from stratovirt.machine.q35_x86_64_firmware import Firmware
+                from stratovirt.machine.x86_64_q35_firmware import Firmware
 
                 self._firmware = Firmware(self, self.mch, self.pci, self.pci_devices)
             self._add_devices()

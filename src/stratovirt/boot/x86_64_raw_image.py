@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt.boot.image import KernelFile, KernelImage
+from stratovirt.boot.image import KernelFile
+from stratovirt.boot.x86_64_image import X8664Image
 
 LOAD_ADDRESS = 0x0100_0000
 BANNER = b"Linux version "
@@ -20,7 +21,7 @@ def is_raw_image(file: KernelFile) -> bool:
         return content.find(BANNER) >= 0
 
 
-def load_raw_image(file: KernelFile, memory: GuestMemory) -> KernelImage:
+def load_raw_image(file: KernelFile, memory: GuestMemory) -> X8664Image:
     """Load the file as it is; raises BootError when it does not fit."""
     file.load(memory, LOAD_ADDRESS, 0, file.size)
-    return KernelImage(entry=LOAD_ADDRESS, end=LOAD_ADDRESS + file.size)
+    return X8664Image(entry=LOAD_ADDRESS, end=LOAD_ADDRESS + file.size)

@@ -6,13 +6,13 @@ import mmap
 import os
 import struct
 
-from stratovirt.boot.boot_params import E820_RAM
 from stratovirt.boot.image import BootFile
+from stratovirt.boot.x86_64_boot_params import E820_RAM
 from stratovirt.devices import fw_cfg
 from stratovirt.devices.fw_cfg import FwCfg
 from stratovirt.devices.pflash import Pflash, PflashError
-from stratovirt.machine import q35_x86_64_layout as layout
-from stratovirt.machine.q35_x86_64_tables import acpi_tables, smbios
+from stratovirt.machine import x86_64_q35_layout as layout
+from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from stratovirt.acpi import aml, tables, vmgenid
+from stratovirt.acpi.x86_64_processors import madt
 from stratovirt.boot import x86_64_linux
-from stratovirt.boot.mptable import mp_table
+from stratovirt.boot.x86_64_mptable import mp_table
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
 from stratovirt.config.vm_config import VmConfig
@@ -17,7 +18,7 @@ from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GedState, Gener
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
 from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
 from stratovirt.devices.uart16550 import UartState
-from stratovirt.machine import microvm_x86_64_layout as layout
+from stratovirt.machine import x86_64_microvm_layout as layout
 from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, X8664Board
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.snapshot.state import FLAG, Each, Optional, SnapshotError, State, Struct
@@ -301,7 +302,7 @@ class Microvm(X8664Board):
                 sleep_status=layout.SLEEP_PORT + 1,
             ),
             [
-                tables.madt(
+                madt(
                     lapic=layout.LAPIC,
                     apic_ids=self.apic_ids,
                     enabled=self.config.smp.cpus,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt.boot.image import KernelFile, KernelImage
+from stratovirt.boot.image import KernelFile
+from stratovirt.boot.x86_64_image import X8664Image
 
 SETUP_HEADER = 0x1F1
 BOOT_FLAG, HEADER_MAGIC, VERSION = 0x1FE, 0x202, 0x206
@@ -31,7 +32,7 @@ def is_bzimage(file: KernelFile) -> bool:
     return head[BOOT_FLAG : BOOT_FLAG + 2] == b"\x55\xaa" and head[HEADER_MAGIC:VERSION] == b"HdrS"
 
 
-def load_bzimage(file: KernelFile, memory: GuestMemory) -> KernelImage:
+def load_bzimage(file: KernelFile, memory: GuestMemory) -> X8664Image:
     """Load the protected-mode code; raises BootError when the image cannot be booted here."""
     head = file.read(0, HEADER_BYTES)
     if len(head) < HEADER_BYTES:
@@ -56,7 +57,7 @@ def load_bzimage(file: KernelFile, memory: GuestMemory) -> KernelImage:
     (initrd_addr_max,) = struct.unpack_from("<I", head, INITRD_ADDR_MAX)
     (command_line_limit,) = struct.unpack_from("<I", head, CMDLINE_SIZE)
     header_end = 0x202 + head[JUMP_LENGTH]
-    return KernelImage(
+    return X8664Image(
         entry=LOAD_ADDRESS + ENTRY_OFFSET,
         end=max(pref_address + init_size, LOAD_ADDRESS + size),
         setup_header=head[SETUP_HEADER : min(header_end, HEADER_BYTES)],

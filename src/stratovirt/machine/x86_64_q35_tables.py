@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from stratovirt.acpi import aml, pci, tables
+from stratovirt.acpi.x86_64_processors import madt
 from stratovirt.devices import rtc
 from stratovirt.devices.ich9 import SLEEP_TYPE_S5
-from stratovirt.machine import q35_x86_64_layout as layout
+from stratovirt.machine import x86_64_q35_layout as layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def acpi_tables(board: X8664Board, mch: Mch, address: int, limit: int) -> list[t
             century=rtc.CENTURY,
         ),
         [
-            tables.madt(
+            madt(
                 lapic=layout.LAPIC,
                 apic_ids=board.apic_ids,
                 enabled=board.config.smp.cpus,

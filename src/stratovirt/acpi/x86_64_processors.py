@@ -1,0 +1,49 @@
+"""x86_64's processors and interrupt controllers in the ACPI tables MADT and SRAT."""
+
+from __future__ import annotations
+
+import struct
+
+from stratovirt.acpi.numa import ENABLED
+from stratovirt.acpi.tables import table
+
+MAX_XAPIC_ID = 254
+LAPIC_ENABLED, LAPIC_ONLINE_CAPABLE = 1, 2
+LEVEL_HIGH = 0xD
+"""MPS INTI flags: level-triggered, active high."""
+
+
+def madt(
+    *,
+    lapic: int,
+    apic_ids: list[int],
+    enabled: int,
+    ioapic_id: int,
+    ioapic: int,
+    level_irqs: tuple[int, ...] = (),
+    has_pic: bool = False,
+) -> bytes:
+    """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1.
+
+    The first `enabled` of the `apic_ids` are enabled, the others online capable.
+    `level_irqs` are ISA interrupts that are not edge-triggered.
+    """
+    body = struct.pack("<II", lapic, int(has_pic))
+    for uid, apic_id in enumerate(apic_ids):
+        flags = LAPIC_ENABLED if uid < enabled else LAPIC_ONLINE_CAPABLE
+        if apic_id <= MAX_XAPIC_ID:
+            body += struct.pack("<BBBBI", 0, 8, uid, apic_id, flags)
+        else:
+            body += struct.pack("<BBHIII", 9, 16, 0, apic_id, flags, uid)
+    body += struct.pack("<BBBBII", 1, 12, ioapic_id, 0, ioapic, 0)
+    for number in level_irqs:
+        body += struct.pack("<BBBBIH", 2, 10, 0, number, number, LEVEL_HIGH)
+    body += struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
+    return table(b"APIC", 5, body)
+
+
+def affinity(apic_id: int, node: int) -> bytes:
+    """The SRAT's entry for a processor of a NUMA node (5.2.16.1, 5.2.16.3)."""
+    if apic_id <= MAX_XAPIC_ID:
+        return struct.pack("<BBBBIB3sI", 0, 16, node, apic_id, ENABLED, 0, bytes(3), 0)
+    return struct.pack("<BBHIIIII", 2, 24, 0, node, apic_id, ENABLED, 0, 0)
