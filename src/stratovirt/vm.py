@@ -14,7 +14,7 @@ from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.signals import ENDING, was_lost
 from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
-from stratovirt.snapshot.state import SnapshotError
+from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import Any
 
 import atheris
 
@@ -13,11 +14,21 @@ with atheris.instrument_imports(include=["stratovirt.host", "stratovirt.qmp.fram
     from stratovirt.host import grants, wire
     from stratovirt.host.broker import Broker
     from stratovirt.host.grants import Witness
+    from stratovirt.host.request import Request
 
-NAMES = ("", "/dev/null", "/nonexistent", "tap0", "0000:1a:00.3", "host:1", "file:/nonexistent/x")
-QUESTIONS = ("image", "tap", "vhost-net", "vfio", "unix", "tcp", "draft", "commit", "discard", "?")
-KEYS = ("path", "name", "host", "port", "place", "source", "readonly", "direct", "queues", "known",
-        "has_container", "memory_bytes")  # fmt: skip
+NAMES = ("", "/dev/null", "/nonexistent", "tap0", "0000:1a:00.3", "host:1", "file:/nonexistent/x",
+         "/nonexistent/x")  # fmt: skip
+QUESTIONS = ("open", "commit", "discard", "?")
+KINDS = {
+    "image": ("path", "readonly", "direct", "source"),
+    "tap": ("name", "queues", "source"),
+    "vhost-net": (),
+    "vfio": ("host", "source", "known", "has_container"),
+    "unix": ("path",),
+    "tcp": ("host", "port"),
+    "snapshot": ("place", "memory_bytes"),
+    "?": ("path", "nonsense"),
+}
 COMMANDS = (
     "blockdev-add", "netdev_add", "chardev-add", "chardev-remove", "device_add", "migrate", "quit",
 )  # fmt: skip
@@ -26,17 +37,23 @@ ours, theirs = wire.pair()
 news, _ = wire.pair()
 broker = Broker(VmConfig(), ours, news, os.pidfd_open(os.getpid()))
 witness = Witness(broker._grants)
-asked: list[tuple[object, ...]] = []
+named: list[tuple[object, ...]] = []
+"""The grants when the machine asks."""
 
 
-def note(kind: str, *what: object) -> None:
-    """Every question comes here before anything is opened; none is let through."""
-    asked.append((kind, *what))
-    broker._grants.take(kind, *what)
+def note(request: Request[Any]) -> "module.Answer":
+    """Every granted request comes here instead of being opened."""
+    assert request.grant in named, request.grant
+    assert request.decode(request.fields | lists(request)).fields == request.fields
     raise StratovirtError("no")
 
 
-broker._require = note  # type: ignore[method-assign]
+def lists(request: Request[Any]) -> dict[str, object]:
+    """The tuples among the fields, as JSON has them."""
+    return {k: list(v) for k, v in request.fields.items() if isinstance(v, tuple)}
+
+
+broker._opened = note  # type: ignore[method-assign]
 
 
 def value(data: atheris.FuzzedDataProvider, depth: int) -> object:
@@ -67,22 +84,29 @@ def one_input(content: bytes) -> None:
             if data.ConsumeBool():
                 witness.answered(data.ConsumeIntInRange(0, 20), accepted=data.ConsumeBool())
             continue
-        asked.clear()
-        keys = data.ConsumeIntInRange(0, 6)
-        details = {data.PickValueInList(list(KEYS)): value(data, 1) for _ in range(keys)}
+        once = [request for waiting in witness._waiting.values() for request in waiting.once]
+        named[:] = [request.grant for request in (*once, *broker._grants._chardevs.values())]
         question = data.PickValueInList(list(QUESTIONS))
+        details: dict[str, Any] = {}
+        if question == "open" or data.ConsumeBool():
+            kind = data.PickValueInList(list(KINDS))
+            keys = [key for key in KINDS[kind] if data.ConsumeIntInRange(0, 9)]
+            fields = {key: value(data, 1) for key in keys} if keys else value(data, 1)
+            details = {"kind": kind, "fields": fields}
         try:
-            broker._answer(question, details)
+            answer = broker._answer(question, details)
         except (StratovirtError, TypeError, ValueError, KeyError):
             # As the broker itself answers them.
             continue
-        assert question in ("commit", "discard") and not asked, (question, details)
+        expected = {"unnamed": True} if question == "open" else {}
+        assert answer == (expected, []), (question, details)
 
 
 if __name__ == "__main__":
     assert set(module._ANSWERS) - set(QUESTIONS) == {
         "monitors", "serve", "seal", "leave", "module", "answered",
     }  # fmt: skip
+    assert set(COMMANDS) - {"quit"} == set(grants.NAMING)
 
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()

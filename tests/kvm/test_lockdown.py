@@ -10,11 +10,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import stratovirt
+from stratovirt.block.image_files import ImageRequest
+from stratovirt.host.request import Request
 from stratovirt.lockdown.x86_64_calls import BOARDS
+from stratovirt.net.tap_queues import TapRequest
+from stratovirt.net.vhost_net import VhostNetRequest
+from stratovirt.runtime.sockets import TcpRequest, UnixRequest
+from stratovirt.snapshot.files import SnapshotRequest
+from stratovirt.vfio.host import VfioRequest
 from tests.machine_process import MachineProcess, QmpClient, wait_listening, wait_until
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
 from tests.taken_over import ATTACK, PATIENCE
@@ -197,44 +205,57 @@ def test_there_are_no_more_calls_than_the_guidebook_has(board: str) -> None:
     assert len(BOARDS[board]) <= MOST_CALLS[board]
 
 
-QUESTIONS = {
-    "image": "path='{file}', source='x', readonly=True, direct=False",
-    "tap": "name='tap0', queues=1, source='x'",
-    "vhost-net": "",
-    "vfio": "host='0000:00:00.0', source='x', known=[], has_container=False",
-    "unix": "path='/run/x'",
-    "tcp": "host='localhost', port=80",
-    "draft": "place='/tmp/x', memory_bytes=4096",
+REQUESTS: dict[str, Request[Any]] = {
+    request.kind: request
+    for request in (
+        TapRequest(name="tap0", queues=1, source="x"),
+        VhostNetRequest(),
+        VfioRequest(host="0000:00:00.0", source="x"),
+        UnixRequest(path="/run/x"),
+        TcpRequest(host="localhost", port=80),
+        SnapshotRequest(place="/tmp/x", memory_bytes=4096),
+    )
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_the_broker_opens_nothing_that_no_client_has_named(tmp_path: Path, question: str) -> None:
-    (tmp_path / "secret").write_bytes(bytes(512))
-    details = QUESTIONS[question].format(file=tmp_path / "secret")
-    code = (
-        f"try: vm._broker.ask('{question}', {details}); os.write(1, b'opened')\n"
-        "except Exception as error: os.write(1, str(error).encode())"
-    )
-    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
-    assert done.stdout.endswith(": no client of a monitor has named itx"), done
+def image(path: Path, *, readonly: bool = True) -> Request[Any]:
+    return ImageRequest(path=str(path), readonly=readonly, direct=False, source="x")
 
 
-def ask(question: str, details: str) -> str:
-    """Code that asks the broker and says what came of it."""
+def ask(request: Request[Any]) -> str:
+    """Code that asks the broker for a request and says what came of it."""
+    kind = request.kind
     return (
-        f"try: vm._broker.ask('{question}', {details}); os.write(1, b'{question} opened; ')\n"
+        f"try: answer = vm._broker.ask('open', kind='{kind}', fields={request.fields})[0]\n"
+        "except Exception as error: os.write(1, f'{error}; '.encode())\n"
+        "else: os.write(1, "
+        f"b'nobody has named it; ' if answer == {{'unnamed': True}} else b'{kind} opened; ')\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["image", *REQUESTS, "nothing"])
+def test_the_broker_opens_nothing_that_no_client_has_named(tmp_path: Path, kind: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(512))
+    code = ask(REQUESTS.get(kind, image(secret))).replace("kind='image'", f"kind='{kind}'")
+    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    assert done.stdout == "nobody has named it; x", done
+
+
+def test_a_request_that_no_client_has_named_is_refused_by_its_name(tmp_path: Path) -> None:
+    code = (
+        "from stratovirt.runtime.sockets import UnixRequest\n"
+        "try: vm.access.open(UnixRequest(path='/run/x'))\n"
         "except Exception as error: os.write(1, f'{error}; '.encode())\n"
     )
+    done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    assert done.stdout == "/run/x: no client of a monitor has named it; x", done
 
 
 def test_what_a_client_named_is_over_when_it_was_answered(tmp_path: Path) -> None:
     """Refused for what they say, refused for what there is, and done: nothing is left of them."""
     (tmp_path / "secret").write_bytes(bytes(512))
-    code = "".join(
-        ask(question, details.format(file=tmp_path / "secret"))
-        for question, details in QUESTIONS.items()
-    )
+    code = "".join(ask(request) for request in (image(tmp_path / "secret"), *REQUESTS.values()))
     machine = start_attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait", "-S")
     node = {"node-name": "n", "read-only": True, "file": {"filename": f"{tmp_path}/secret"}}
     address = {"type": "unix", "data": {"path": "/run/x"}}
@@ -256,25 +277,23 @@ def test_what_a_client_named_is_over_when_it_was_answered(tmp_path: Path) -> Non
         client.cmd("chardev-remove", id="c")
         client.cmd("cont")
         done = end_of(machine)
-    assert done.stdout.count(": no client of a monitor has named it; ") == len(QUESTIONS), done
+    assert done.stdout == "nobody has named it; " * (1 + len(REQUESTS)) + "x", done
 
 
 def test_what_was_named_read_only_is_not_opened_for_writing(tmp_path: Path) -> None:
     """At the very moment when the client asks for it."""
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
-    details = f"path='{disk}', source='x', direct=False"
     code = (
         "import select\n"
         "os.write(1, b'here; ')\n"
         "for _ in range(3000):\n"
-        f"    try: vm._broker.ask('image', {details}, readonly=True)\n"
-        "    except Exception: select.poll().poll(10)\n"
-        "    else: break\n"
+        f"    if vm._broker.ask('open', kind='image', fields={image(disk).fields})[1]: break\n"
+        "    select.poll().poll(10)\n"
         "os.write(1, b'the first; ')\n"
-        + ask("image", f"{details}, readonly=False")
-        + ask("image", f"{details}, readonly=True")
-        + ask("image", f"{details}, readonly=True")
+        + ask(image(disk, readonly=False))
+        + ask(image(disk))
+        + ask(image(disk))
     )
     machine = start_attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
     # From then on the machine's own loop waits for the attacker, who has its lock.
@@ -289,7 +308,7 @@ def test_what_was_named_read_only_is_not_opened_for_writing(tmp_path: Path) -> N
         # In one piece, so that the broker has seen both when it has seen one.
         client.send("".join(requests).encode())
         done = end_of(machine)
-    nobody = f"{disk}: no client of a monitor has named it; "
+    nobody = "nobody has named it; "
     assert done.stdout == f"the first; {nobody}image opened; {nobody}x", done
 
 
@@ -347,17 +366,20 @@ def test_no_other_modules_can_be_had(tmp_path: Path, name: str) -> None:
 def test_the_broker_survives_nonsense_and_is_sealed_once(tmp_path: Path) -> None:
     code = (
         "import socket\n"
-        "for question in ('seal', 'nonsense', 'image', '', 'monitors', 'serve', 'module'):\n"
+        "for question in ('seal', 'nonsense', 'open', '', 'monitors', 'serve', 'module'):\n"
         "    try: vm._broker.ask(question, name=7, removals=[['/etc/passwd', 1, 1]])\n"
         "    except Exception as error: os.write(1, b'no ')\n"
         "line = vm._broker._questions\n"
         "for nonsense in (b'no json', b'[]', b'[' * 60000, b'x' * 100000):\n"
         "    socket.send_fds(line, [nonsense], [0, 1, 2])\n"
         "    os.write(1, b'no ' if b'no message' in line.recvmsg(1000)[0] else b'?')\n"
+        "for fields in (None, [], 'x'):\n"
+        "    try: vm._broker.ask('open', kind='image', fields=fields)\n"
+        "    except Exception as error: os.write(1, b'no ')\n"
         "vm._broker.ask('commit'); os.write(1, b'alive ')\n"
     )
     done = attack(tmp_path, code, "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
-    assert done.stdout == 11 * "no " + "alive x", done
+    assert done.stdout == 14 * "no " + "alive x", done
     assert not (tmp_path / "qmp").exists()
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from stratovirt.config.command_line import parse_command_line
 from stratovirt.config.vm_config import VmConfig
+from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.machine import check_fits, guest_visible
-from stratovirt.snapshot.state import SnapshotError
 
 SMP = "cpus=4,sockets=1,dies=1,clusters=1,cores=4,threads=1"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt._native.disk import Disk
-from stratovirt.block.image_files import SECTOR
+from stratovirt.block.image_files import SECTOR, ImageRequest
 from stratovirt.config.drive import Drive
 
 TYPE_CHECKING = False
@@ -26,8 +26,10 @@ class Image:
         self.uses_uring = uses_uring
         self.readonly = drive.readonly
         source = f"{source or f'-drive id={drive.id}'},file={drive.file}"
-        self._files = host.open_image(
-            drive.file, source, readonly=drive.readonly, direct=drive.direct
+        self._files = host.open(
+            ImageRequest(
+                path=drive.file, readonly=drive.readonly, direct=drive.direct, source=source
+            )
         )
         self.sectors = self._files.size // SECTOR
         self.can_discard = self._files.can_discard

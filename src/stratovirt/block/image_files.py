@@ -9,6 +9,7 @@ import stat
 
 from stratovirt._native.disk import can_punch_holes, device_block_size, direct_alignment
 from stratovirt.errors import StratovirtError
+from stratovirt.host.request import Opened, Request, detail
 from stratovirt.runtime.descriptors import open_at_once
 
 SECTOR = 512
@@ -19,7 +20,7 @@ class ImageError(StratovirtError):
 
 
 class ImageFiles:
-    """An opened image: its descriptors and the properties that `open_image` has found."""
+    """An opened image: its descriptors and the properties that `ImageRequest` has found."""
 
     __slots__ = ("block_size", "buffered_fd", "can_discard", "direct_align", "fd", "size")
 
@@ -28,9 +29,9 @@ class ImageFiles:
         fds: list[int],
         *,
         size: int,
-        direct_align: int = 0,
-        can_discard: bool = False,
-        block_size: int = SECTOR,
+        direct_align: int,
+        can_discard: bool,
+        block_size: int,
     ) -> None:
         self.buffered_fd, self.fd = fds[0], fds[-1]
         self.size, self.direct_align, self.can_discard = size, direct_align, can_discard
@@ -47,37 +48,37 @@ class ImageFiles:
             os.close(fd)
 
 
-def open_image(
-    path: str, source: str, *, readonly: bool, direct: bool, machine: str = "self"
-) -> ImageFiles:
-    """Open, lock and measure an image; `source` is the option or command that errors name.
+class ImageRequest(Request["ImageFiles"], kind="image"):
+    """Open, lock and measure an image; `source` is the option or command that errors name."""
 
-    `machine` is the process that it is opened for.  Raises ImageError.
-    """
-    access = os.O_RDONLY if readonly else os.O_RDWR
-    fds = [_open(path, access, source)]
-    try:
-        lock_file(fds[0], readonly, source, machine)
-        size = _size(fds[0], source)
-        direct_align = 0
-        if direct:
-            fds.append(_open_direct(path, access, source))
-            direct_align = direct_alignment(fds[1])
-        can_discard = not readonly and _can_discard(fds[0])
-        block_size = _block_size(fds[0])
-    except Exception as error:
-        for fd in fds:
-            os.close(fd)
-        if isinstance(error, OSError):
-            raise ImageError(f"{source}: {error.strerror}") from error
-        raise
-    return ImageFiles(
-        fds,
-        size=size,
-        direct_align=direct_align,
-        can_discard=can_discard,
-        block_size=block_size,
-    )
+    path: str
+    readonly: bool
+    direct: bool
+    source: str = detail(default="")
+
+    def open(self, machine: str = "self", /) -> Opened:
+        """Open the image, a second time if `direct`; raises ImageError."""
+        access = os.O_RDONLY if self.readonly else os.O_RDWR
+        fds = [_open(self.path, access, self.source)]
+        try:
+            lock_file(fds[0], self.readonly, self.source, machine)
+            found = {"size": _size(fds[0], self.source), "direct_align": 0}
+            if self.direct:
+                fds.append(_open_direct(self.path, access, self.source))
+                found["direct_align"] = direct_alignment(fds[1])
+            found["can_discard"] = not self.readonly and _can_discard(fds[0])
+            found["block_size"] = _block_size(fds[0])
+        except Exception as error:
+            for fd in fds:
+                os.close(fd)
+            if isinstance(error, OSError):
+                raise ImageError(f"{self.source}: {error.strerror}") from error
+            raise
+        return Opened(fds, found)
+
+    def receive(self, opened: Opened) -> ImageFiles:
+        """The descriptors and what was found."""
+        return ImageFiles(opened.fds, **opened.fields)
 
 
 def _open(path: str, flags: int, source: str) -> int:

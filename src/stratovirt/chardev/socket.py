@@ -55,10 +55,7 @@ class SocketBackend(PeerChardev):
         return listen_tcp(self._options.host, self._options.port)
 
     def _connect(self) -> socket.socket:
-        if self._options.path is not None:
-            return self._access.connect_unix(self._options.path)
-        assert self._options.port is not None
-        return self._access.connect_tcp(self._options.host or "localhost", self._options.port)
+        return self._access.open(self._options.connection())
 
     def _connect_first(self) -> None:
         try:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from stratovirt.config.kinds import SOCKET_PATH_LONGEST, Identifier, Integer, OnOff, PathName, Text
 from stratovirt.config.options import Family, Options, opt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.runtime.sockets import TcpRequest, UnixRequest
+
 PORT_HIGHEST = 65535
 RECONNECT_LONGEST_S = 3600
 
@@ -69,6 +73,15 @@ class SocketChardev(Listening, flag="-chardev socket"):
             raise ValueError("reconnect is for a client; server waits for the next one anyway")
         if self.port == 0 and not self.server:
             raise ValueError("port 0 needs server")
+
+    def connection(self) -> UnixRequest | TcpRequest:
+        """The request by which a client connects."""
+        from stratovirt.runtime.sockets import TcpRequest, UnixRequest
+
+        if self.path is not None:
+            return UnixRequest(path=self.path)
+        assert self.port is not None
+        return TcpRequest(host=self.host or "localhost", port=self.port)
 
     @property
     def address(self) -> str:

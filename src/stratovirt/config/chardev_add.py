@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.config.chardev import RECONNECT_LONGEST_S, SocketChardev
+from stratovirt.config.hotplug import IdArguments
 from stratovirt.config.kinds import (
     SOCKET_PATH_LONGEST,
     Choice,
@@ -13,6 +14,10 @@ from stratovirt.config.kinds import (
     PathName,
 )
 from stratovirt.config.options import Nested, Options, opt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.request import Named
 
 
 class UnixAddressData(Options, flag="chardev-add backend.data.addr.data"):
@@ -64,3 +69,19 @@ class ChardevAdd(Options, flag="chardev-add"):
         """As -chardev would have it."""
         data = self.backend.data
         return SocketChardev(id=self.id, path=data.addr.data.path, reconnect=data.reconnect)
+
+    def names(self) -> Named:
+        """The socket, which a back end may connect to until the chardev is removed."""
+        from stratovirt.host.request import Named
+
+        return Named(added=(self.id, self.chardev.connection()))
+
+
+class ChardevRemove(IdArguments):
+    """Which chardev."""
+
+    def names(self) -> Named:
+        """The end of what chardev-add has named."""
+        from stratovirt.host.request import Named
+
+        return Named(removed=self.id)

@@ -26,6 +26,10 @@ from stratovirt.config.kinds import (
 )
 from stratovirt.config.options import Nested, Options, opt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.request import Named
+
 BLOCK_SLOTS = 4
 NET_SLOTS = 2
 
@@ -72,6 +76,16 @@ class Blockdev(Options, flag="blockdev-add"):
         key="throttling.iops-total",
         help="requests a second at most; 0 for no limit",
     )
+
+    def names(self) -> Named:
+        """The image, in its mode."""
+        from stratovirt.block.image_files import ImageRequest
+        from stratovirt.host.request import Named
+
+        image = ImageRequest(
+            path=self.file.filename, readonly=self.read_only, direct=self.cache.direct
+        )
+        return Named([image])
 
 
 class InSlot(Options):

@@ -24,6 +24,10 @@ from stratovirt.config.kinds import (
 from stratovirt.config.net import Tap, VhostUser
 from stratovirt.config.options import Family, Options, opt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.request import Named
+
 
 class HotPciPlace(Options):
     """Behind which root port."""
@@ -76,6 +80,13 @@ class HotVfio(HotPciPlace, flag="device_add vfio-pci"):
     """A PCI function of the host behind a root port."""
 
     host: str = opt(HostPciAddress(), help="the function on the host")
+
+    def names(self) -> Named:
+        """The function."""
+        from stratovirt.host.request import Named
+        from stratovirt.vfio.host import VfioRequest
+
+        return Named([VfioRequest(host=self.host)])
 
 
 HOT_DRIVERS = Family(

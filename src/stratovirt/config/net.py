@@ -15,6 +15,12 @@ from stratovirt.config.kinds import (
 )
 from stratovirt.config.options import Family, Options, opt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from stratovirt.host.request import Named, Request
+
 MAX_QUEUES = 16
 INTERFACE_NAME_LONGEST = 15
 """IFNAMSIZ less its final NUL."""
@@ -79,6 +85,23 @@ class Tap(Options, flag="-netdev tap"):
             raise ValueError("vhostfd and vhostfds contradict each other; give one")
         if (self.vhostfd or self.vhostfds) and not self.vhost:
             raise ValueError("vhostfd and vhostfds need vhost=on")
+
+    def names(self) -> Named:
+        """The tap by its name, and vhost-net for each queue whose descriptor is not given."""
+        from stratovirt.host.request import Named
+
+        requests: list[Request[Any]] = []
+        queues = len(self.fd or self.fds)
+        if self.ifname is not None:
+            from stratovirt.net.tap_queues import TapRequest
+
+            queues = self.queues or 1
+            requests.append(TapRequest(name=self.ifname, queues=queues))
+        if self.vhost and not (self.vhostfd or self.vhostfds):
+            from stratovirt.net.vhost_net import VhostNetRequest
+
+            requests += [VhostNetRequest()] * queues
+        return Named(requests)
 
 
 class VhostUser(Options, flag="-netdev vhost-user"):

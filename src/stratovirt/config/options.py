@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any, Self, TypeVar, dataclass_transform
 
+    from stratovirt.host.request import Named
+
     T = TypeVar("T")
 else:
 
@@ -108,6 +110,10 @@ class Options:
 
     def check(self) -> None:
         """Rules between fields; raises ValueError with a sentence about them."""
+
+    def names(self) -> Named | None:
+        """What of the host a QMP command with these arguments names, and so may be opened."""
+        return None
 
     def replace(self, **changes: Any) -> Self:
         """The same option with some fields changed."""

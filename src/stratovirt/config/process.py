@@ -5,6 +5,10 @@ from __future__ import annotations
 from stratovirt.config.kinds import OnOff, PathName, Text, Uuid
 from stratovirt.config.options import Options, opt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.host.request import Named
+
 
 class Name(Options, flag="-name", first="guest"):
     """The machine's name, and the names its threads show."""
@@ -69,6 +73,13 @@ class Migrate(Options):
     def place(self) -> str:
         """The folder."""
         return self.uri.removeprefix("file:")
+
+    def names(self) -> Named:
+        """The folder."""
+        from stratovirt.host.request import Named
+        from stratovirt.snapshot.files import SnapshotRequest
+
+        return Named([SnapshotRequest(place=self.place)])
 
 
 class Daemonize(Options, flag="-daemonize"):

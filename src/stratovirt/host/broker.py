@@ -16,7 +16,7 @@ import socket
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.net import VhostUser
 from stratovirt.errors import StratovirtError
-from stratovirt.host import grants, wire
+from stratovirt.host import wire
 from stratovirt.host.grants import Grants, Witness
 from stratovirt.host.line import BrokerLine
 from stratovirt.host.relay import Relay
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.vm_config import VmConfig
-    from stratovirt.snapshot.files import Draft
+    from stratovirt.host.request import Kept, Request
 
     Answer = tuple[dict[str, object], list[int]]
 
@@ -107,7 +107,8 @@ class Broker:
         self._grants = _first_grants(config)
         self._chardevs: list[Chardev] = []
         self._relays: list[Relay] = []
-        self._draft: Draft | None = None
+        self._kept: Kept | None = None
+        """What was opened and is neither committed nor discarded: the machine has one at most."""
         self._is_sealed = False
 
     def serve(self) -> None:
@@ -134,8 +135,8 @@ class Broker:
 
     def _clear_away(self) -> None:
         self._finish_relays()
-        if self._draft is not None:
-            self._draft.discard()
+        if self._kept is not None:
+            self._kept.discard()
         cleanup.run_all()
 
     def _asked(self, _events: int) -> None:
@@ -177,10 +178,25 @@ class Broker:
             raise ValueError(f"{question!r} comes too late")
         return handler(self, **details)
 
-    def _require(self, kind: str, *what: object) -> None:
-        if not self._grants.take(kind, *what):
-            name = what[0] if what else kind
-            raise StratovirtError(f"{name}: no client of a monitor has named it")
+    def _open(self, kind: str, fields: object) -> Answer:
+        """Open the request of these fields if a client has named it."""
+        if not isinstance(fields, dict):
+            raise ValueError("a request needs its fields")
+        request = self._grants.take(kind, fields)
+        if request is None:
+            return {"unnamed": True}, []
+        return self._opened(request)
+
+    def _opened(self, request: Request[Any]) -> Answer:
+        opened = request.open(str(os.getppid()))
+        if opened.kept is not None:
+            if self._kept is not None:
+                opened.kept.discard()
+                for fd in opened.fds:
+                    os.close(fd)
+                raise StratovirtError(f"{request}: another {request.kind} is being written")
+            self._kept = opened.kept
+        return {"fields": opened.fields}, opened.fds
 
     def _monitors(self) -> Answer:
         from stratovirt.chardev.open import make_chardev
@@ -230,81 +246,22 @@ class Broker:
         is_package, fd = open_module(name)
         return {"is_package": is_package}, [fd]
 
-    def _image(self, path: str, source: str, readonly: bool, direct: bool) -> Answer:
-        from stratovirt.block.image_files import open_image
-
-        self._require(grants.IMAGE, path, readonly, direct)
-        files = open_image(
-            path, source, readonly=readonly, direct=direct, machine=str(os.getppid())
-        )
-        found: dict[str, object] = {
-            "size": files.size,
-            "direct_align": files.direct_align,
-            "can_discard": files.can_discard,
-            "block_size": files.block_size,
-        }
-        return found, files.fds
-
-    def _tap(self, name: str, queues: int, source: str) -> Answer:
-        from stratovirt.net.tap_queues import open_queues
-
-        self._require(grants.TAP, name, queues)
-        return {}, open_queues(name, queues, source)
-
-    def _vhost_net(self) -> Answer:
-        from stratovirt.host.access import VHOST_NET
-
-        self._require(grants.VHOST_NET)
-        return {}, [os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC)]
-
-    def _vfio(self, host: str, source: str, known: list[str], has_container: bool) -> Answer:
-        from stratovirt.vfio.host import open_vfio
-
-        self._require(grants.VFIO, host)
-        files = open_vfio(host, source, known=known, has_container=has_container)
-        fds = [fd for fd in (files.group_fd, files.container_fd) if fd >= 0]
-        return {"number": files.number}, fds
-
-    def _unix(self, path: str) -> Answer:
-        from stratovirt.runtime.sockets import connect_unix
-
-        self._require(grants.UNIX, path)
-        return {}, [connect_unix(path).detach()]
-
-    def _tcp(self, host: str, port: int) -> Answer:
-        from stratovirt.runtime.sockets import begin_tcp
-
-        self._require(grants.TCP, host, port)
-        # The machine waits for the connections, so the next request is not delayed.
-        return {}, [peer.detach() for peer in begin_tcp(host, port)]
-
-    def _open_draft(self, place: str, memory_bytes: int) -> Answer:
-        from stratovirt.snapshot.files import Draft
-
-        self._require(grants.DRAFT, place)
-        if self._draft is not None:
-            raise StratovirtError(f"{place}: another snapshot is being written")
-        self._draft = Draft(place, memory_bytes)
-        return {}, [os.dup(self._draft.memory_fd), os.dup(self._draft.state_fd)]
-
     def _commit(self) -> Answer:
-        if self._draft is not None:
-            self._draft.commit()
-            self._draft = None
+        if self._kept is not None:
+            self._kept.commit()
+            self._kept = None
         return {}, []
 
     def _discard(self) -> Answer:
-        if self._draft is not None:
-            draft, self._draft = self._draft, None
-            draft.discard()
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            kept.discard()
         return {}, []
 
 
 _ANSWERS: dict[str, Callable[..., Answer]] = {
     "monitors": Broker._monitors, "serve": Broker._serve, "seal": Broker._seal,
-    "leave": Broker._leave, "image": Broker._image, "tap": Broker._tap,
-    "vhost-net": Broker._vhost_net, "vfio": Broker._vfio, "unix": Broker._unix,
-    "tcp": Broker._tcp, "draft": Broker._open_draft, "commit": Broker._commit,
+    "leave": Broker._leave, "open": Broker._open, "commit": Broker._commit,
     "discard": Broker._discard, "module": Broker._module, "answered": Broker._answered,
 }  # fmt: skip
 
@@ -315,16 +272,13 @@ def _first_grants(config: VmConfig) -> Grants:
     The chardev of a vhost-user back end may be removed, and its grant ends with it.
     """
     back_ends = {n.chardev for n in config.netdevs.values() if isinstance(n, VhostUser)}
-    standing: list[grants.Grant] = []
-    chardevs: dict[str, grants.Grant] = {}
+    standing: list[Request[Any]] = []
+    chardevs: dict[str, Request[Any]] = {}
     for chardev in [*config.chardevs.values(), *([config.serial] if config.serial else [])]:
         if not isinstance(chardev, SocketChardev) or chardev.server:
             continue
-        if chardev.path is None:
-            if chardev.reconnect:
-                standing.append((grants.TCP, chardev.host or "localhost", chardev.port))
-        elif chardev.id in back_ends:
-            chardevs[chardev.id] = (grants.UNIX, chardev.path)
+        if chardev.id in back_ends:
+            chardevs[chardev.id] = chardev.connection()
         elif chardev.reconnect:
-            standing.append((grants.UNIX, chardev.path))
+            standing.append(chardev.connection())
     return Grants(standing, chardevs)

@@ -1,4 +1,4 @@
-"""Grants: the files and addresses that the broker may open for a locked-down machine.
+"""Grants: the requests that the broker may open for a locked-down machine.
 
 The broker parses the clients' commands before the machine does, with the same code: a command
 with invalid arguments grants nothing.  A command grants the names in its arguments, with their
@@ -8,6 +8,8 @@ only files that its manager names at that moment.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from stratovirt.config.errors import ConfigError
 from stratovirt.qmp.errors import QmpError
 from stratovirt.qmp.framing import Framer, TooLong
@@ -15,47 +17,52 @@ from stratovirt.qmp.request import command_of, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
-    Grant = tuple[object, ...]
-    """Kind and the parameters checked by the broker: ("tap", "tap0", 2)."""
+    from stratovirt.config.options import Family, Options
+    from stratovirt.host.request import Named, Request
 
-IMAGE, TAP, VHOST_NET, VFIO, UNIX, TCP, DRAFT = (
-    "image", "tap", "vhost-net", "vfio", "unix", "tcp", "draft",
-)  # fmt: skip
+NAMING = {
+    "blockdev-add": "stratovirt.config.hot_replace.Blockdev",
+    "netdev_add": "stratovirt.config.hotplug.HOT_NETDEVS",
+    "chardev-add": "stratovirt.config.chardev_add.ChardevAdd",
+    "chardev-remove": "stratovirt.config.chardev_add.ChardevRemove",
+    "device_add": "stratovirt.config.hotplug.HOT_DRIVERS",
+    "migrate": "stratovirt.config.process.Migrate",
+}
+"""The definition of the arguments of each command that `names` something, imported at its use."""
 MOST_WAITING = 4096
 """Most unanswered commands of one client with grants; beyond it the oldest grants expire."""
-
-
-class Named:
-    """The grants of one command: to open `once`, and a chardev `added` or `removed` by it."""
-
-    __slots__ = ("added", "once", "removed")
-
-    def __init__(
-        self,
-        once: Iterable[Grant] = (),
-        added: tuple[str, Grant] | None = None,
-        removed: str | None = None,
-    ) -> None:
-        self.once, self.added, self.removed = list(once), added, removed
 
 
 class Grants:
     """All grants; from the command line `standing` ones for good, and `chardevs` by id."""
 
     def __init__(
-        self, standing: Iterable[Grant] = (), chardevs: Mapping[str, Grant] | None = None
+        self,
+        standing: Iterable[Request[Any]] = (),
+        chardevs: Mapping[str, Request[Any]] | None = None,
     ) -> None:
-        self._standing = set(standing)
+        self._standing = list(standing)
         self._chardevs = dict(chardevs or {})
         self.witnesses: list[Witness] = []
 
-    def take(self, *grant: object) -> bool:
-        """Whether `grant` is held; uses up a grant of a command."""
-        if grant in self._standing or grant in self._chardevs.values():
-            return True
-        return any(witness.take(grant) for witness in self.witnesses)
+    def take(self, kind: str, fields: Mapping[str, object]) -> Request[Any] | None:
+        """The request of these fields if it is granted, using up a grant of a command.
+
+        Only the class of a request that is granted decodes the fields, which may be anything.
+        Raises ValueError for fields that no request of this kind has.
+        """
+        for held in (*self._standing, *self._chardevs.values()):
+            request = _matching(held, kind, fields)
+            if request is not None:
+                return request
+        for witness in self.witnesses:
+            request = witness.take(kind, fields)
+            if request is not None:
+                return request
+        return None
 
     def settle(self, named: Named) -> None:
         """Apply the chardev changes of a command that has succeeded."""
@@ -99,79 +106,37 @@ class Witness:
         for other in [other for other in self._waiting if other <= number]:
             del self._waiting[other]
 
-    def take(self, grant: Grant) -> bool:
-        """Use up a grant of an unanswered command; False if there is none."""
+    def take(self, kind: str, fields: Mapping[str, object]) -> Request[Any] | None:
+        """Use up a grant of an unanswered command; None if there is none."""
         for named in self._waiting.values():
-            if grant in named.once:
-                named.once.remove(grant)
-                return True
-        return False
+            for held in named.once:
+                request = _matching(held, kind, fields)
+                if request is not None:
+                    named.once.remove(held)
+                    return request
+        return None
+
+
+def _matching(held: Request[Any], kind: str, fields: Mapping[str, object]) -> Request[Any] | None:
+    if held.kind != kind:
+        return None
+    request = held.decode(fields)
+    return request if request.grant == held.grant else None
 
 
 def _named(frame: bytes) -> Named | None:
     try:
         name, arguments = command_of(decode(frame))
-        return NAMING[name](arguments) if name in NAMING else None
+        if name not in NAMING:
+            return None
+        options: Options = _definition(name).from_json(arguments, name)
+        return options.names()
     except (QmpError, ConfigError):
         # The machine replies with the error.
         return None
 
 
-def _image(arguments: dict[str, object]) -> Named:
-    from stratovirt.config.hot_replace import Blockdev
-
-    node = Blockdev.from_json(arguments, "blockdev-add")
-    return Named([(IMAGE, node.file.filename, node.read_only, node.cache.direct)])
-
-
-def _netdev(arguments: dict[str, object]) -> Named:
-    from stratovirt.config.hotplug import HOT_NETDEVS
-    from stratovirt.config.net import Tap
-
-    netdev = HOT_NETDEVS.from_json(arguments, "netdev_add")
-    if not isinstance(netdev, Tap):
-        return Named()
-    queues = len(netdev.fd or netdev.fds)
-    grants: list[Grant] = []
-    if netdev.ifname is not None:
-        queues = netdev.queues or 1
-        grants.append((TAP, netdev.ifname, queues))
-    if netdev.vhost and not (netdev.vhostfd or netdev.vhostfds):
-        grants += [(VHOST_NET,)] * queues
-    return Named(grants)
-
-
-def _chardev(arguments: dict[str, object]) -> Named:
-    from stratovirt.config.chardev_add import ChardevAdd
-
-    chardev = ChardevAdd.from_json(arguments, "chardev-add").chardev
-    return Named(added=(chardev.id, (UNIX, chardev.path)))
-
-
-def _chardev_goes(arguments: dict[str, object]) -> Named:
-    from stratovirt.config.hotplug import IdArguments
-
-    return Named(removed=IdArguments.from_json(arguments, "chardev-remove").id)
-
-
-def _device(arguments: dict[str, object]) -> Named:
-    from stratovirt.config.hotplug import HOT_DRIVERS, HotVfio
-
-    device = HOT_DRIVERS.from_json(arguments, "device_add")
-    return Named([(VFIO, device.host)] if isinstance(device, HotVfio) else [])
-
-
-def _snapshot(arguments: dict[str, object]) -> Named:
-    from stratovirt.config.process import Migrate
-
-    return Named([(DRAFT, Migrate.from_json(arguments, "migrate").place)])
-
-
-NAMING: dict[str, Callable[[dict[str, object]], Named]] = {
-    "blockdev-add": _image,
-    "netdev_add": _netdev,
-    "chardev-add": _chardev,
-    "chardev-remove": _chardev_goes,
-    "device_add": _device,
-    "migrate": _snapshot,
-}
+def _definition(command: str) -> type[Options] | Family:
+    module, _, name = NAMING[command].rpartition(".")
+    definition: type[Options] | Family = getattr(import_module(module), name)
+    return definition

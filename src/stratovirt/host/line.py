@@ -11,6 +11,7 @@ from stratovirt.chardev.relayed import RelayedChardev
 from stratovirt.errors import StratovirtError
 from stratovirt.host import wire
 from stratovirt.host.grants import NAMING
+from stratovirt.host.request import Opened
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
 from stratovirt.runtime.sockets import LostDescriptorsError
@@ -21,12 +22,28 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stratovirt.config.vm_config import MonitorConfig
+    from stratovirt.host.request import Request
 
 log = Log(__name__)
 
 
 class BrokerError(StratovirtError):
     """The broker refused a request or has died; the text is for the user."""
+
+
+class KeptByBroker:
+    """The unfinished resource that the broker keeps."""
+
+    def __init__(self, line: BrokerLine) -> None:
+        self._line = line
+
+    def commit(self) -> None:
+        """Move it to its final place; raises BrokerError or OSError."""
+        self._line.ask("commit")
+
+    def discard(self) -> None:
+        """Remove it."""
+        self._line.ask("discard")
 
 
 class BrokerLine:
@@ -58,6 +75,13 @@ class BrokerLine:
         if "error" in answer:
             raise BrokerError(str(answer["error"]))
         return answer, fds
+
+    def open(self, request: Request[Any]) -> Opened:
+        """Have the broker open a request; raises BrokerError or OSError."""
+        answer, fds = self.ask("open", kind=request.kind, fields=request.fields)
+        if "unnamed" in answer:
+            raise BrokerError(f"{request}: no client of a monitor has named it")
+        return Opened(fds, answer["fields"], KeptByBroker(self))
 
     def open_monitors(self, loop: Loop, monitors: list[MonitorConfig]) -> list[RelayedChardev]:
         """A chardev for each monitor, whose clients the broker accepts; raises BrokerError."""

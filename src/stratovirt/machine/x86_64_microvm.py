@@ -21,7 +21,8 @@ from stratovirt.devices.uart16550 import UartState
 from stratovirt.machine import x86_64_microvm_layout as layout
 from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, X8664Board
 from stratovirt.memory.address_space import IoRegion
-from stratovirt.snapshot.state import FLAG, Each, Optional, SnapshotError, State, Struct
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import FLAG, Each, Optional, State, Struct
 from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.mmio import MmioState, MmioTransport
 

@@ -17,7 +17,7 @@ from stratovirt.machine.x86_64_board import X8664Board
 from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
 from stratovirt.pci.host_bridge import PORTS as CONFIG_PORTS
 from stratovirt.pci.host_bridge import ConfigPorts, Ecam, PciHost
-from stratovirt.snapshot.state import SnapshotError
+from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -293,9 +293,11 @@ class TapBackEnd(BackEnd):
             raise StratovirtError(f"{self.source}: {count} queues need as many vhost descriptors")
 
     def _own_vhosts(self) -> None:
+        from stratovirt.net.vhost_net import VhostNetRequest
+
         try:
             while len(self.vhosts) < len(self.tap.fds):
-                self.vhosts.append(VhostDevice(self._host.open_vhost_net()))
+                self.vhosts.append(VhostDevice(self._host.open(VhostNetRequest())))
             for vhost in self.vhosts:
                 vhost.set_owner()
         except OSError as error:

@@ -6,7 +6,7 @@ import os
 
 from stratovirt._native import tap as native
 from stratovirt.config import net as config
-from stratovirt.net.tap_queues import TapError
+from stratovirt.net.tap_queues import TapError, TapRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ class Tap:
             # The guidebook: a name takes precedence over descriptors.
             if options.ifname is not None:
                 self.close()
-                self.fds = host.open_tap(options.ifname, options.queues or 1, self._source)
+                queues = options.queues or 1
+                self.fds = host.open(
+                    TapRequest(name=options.ifname, queues=queues, source=self._source)
+                )
             else:
                 self._check_given(options.queues)
             self.has_ufo = self._prepare()

@@ -7,6 +7,7 @@ import os
 
 from stratovirt._native import tap as native
 from stratovirt.errors import StratovirtError
+from stratovirt.host.request import Opened, Request, detail
 
 TUN_DEVICE = "/dev/net/tun"
 INTERFACES = "/sys/class/net"
@@ -16,6 +17,22 @@ IS_TAP = 2
 
 class TapError(StratovirtError):
     """The tap is missing or cannot be used; the text names the -netdev."""
+
+
+class TapRequest(Request["list[int]"], kind="tap"):
+    """Open `queues` queues of the tap `name`; their descriptors."""
+
+    name: str
+    queues: int
+    source: str = detail(default="")
+
+    def open(self, _machine: str = "self", /) -> Opened:
+        """Open the queues; raises TapError."""
+        return Opened(open_queues(self.name, self.queues, self.source))
+
+    def receive(self, opened: Opened) -> list[int]:
+        """The descriptors, one a queue."""
+        return opened.fds
 
 
 def open_queues(name: str, queues: int, source: str) -> list[int]:

@@ -10,6 +10,7 @@ from stratovirt.net.back_end import BackEnd, PairSetup
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE
+from stratovirt.runtime.sockets import UnixRequest
 from stratovirt.runtime.threads import start_thread
 from stratovirt.vhost.conversation import Conversation
 from stratovirt.vhost.user import (
@@ -113,7 +114,7 @@ class VhostUserBackEnd(BackEnd):
         self._use(peer)
 
     def _connect(self) -> VhostUser:
-        connection = self._access.connect_unix(self._path)
+        connection = self._access.open(UnixRequest(path=self._path))
         try:
             return VhostUser(connection)
         except VhostUserError:

@@ -10,6 +10,7 @@ import socket
 import stat
 import time
 
+from stratovirt.host.request import Opened, Request
 from stratovirt.runtime.cleanup import remove_at_exit
 from stratovirt.runtime.signals import held
 
@@ -57,15 +58,29 @@ def _is_stale(path: str) -> bool:
     return False
 
 
-def connect_unix(path: str) -> socket.socket:
-    """Connect to the UNIX socket at `path`, without waiting in its queue; raises OSError."""
-    peer = socket.socket(socket.AF_UNIX, _UNIX_KIND)
-    try:
-        peer.connect(path)
-    except OSError:
-        peer.close()
-        raise
-    return peer
+class UnixRequest(Request["socket.socket"], kind="unix"):
+    """Connect to the UNIX socket at `path`, without waiting in its queue."""
+
+    path: str
+
+    def open(self, _machine: str = "self", /) -> Opened:
+        """Connect; raises OSError."""
+        peer = socket.socket(socket.AF_UNIX, _UNIX_KIND)
+        try:
+            peer.connect(self.path)
+        except OSError:
+            peer.close()
+            raise
+        return Opened([peer.detach()])
+
+    def receive(self, opened: Opened) -> socket.socket:
+        """The connected socket."""
+        return _connected(opened.fds[0])
+
+
+def _connected(fd: int) -> socket.socket:
+    # All arguments are given, or Python would query the kernel; the family is not used.
+    return socket.socket(socket.AF_UNIX, _UNIX_KIND, 0, fileno=fd)
 
 
 class LostDescriptorsError(OSError):
@@ -118,7 +133,25 @@ def listen_tcp(host: str | None, port: int) -> socket.socket:
     return listener
 
 
-def begin_tcp(host: str, port: int) -> list[socket.socket]:
+class TcpRequest(Request["socket.socket"], kind="tcp"):
+    """Connect to a TCP port; `receive` blocks, so call it without the machine's lock."""
+
+    host: str
+    port: int
+
+    def open(self, _machine: str = "self", /) -> Opened:
+        """Begin to connect, to each address of the host; raises OSError."""
+        return Opened([peer.detach() for peer in _begin_tcp(self.host, self.port)])
+
+    def receive(self, opened: Opened) -> socket.socket:
+        """Wait for the first connection; raises OSError.
+
+        The machine waits for it and not the broker, whose next request would be delayed.
+        """
+        return _await_first([_connected(fd) for fd in opened.fds])
+
+
+def _begin_tcp(host: str, port: int) -> list[socket.socket]:
     """Begin connecting to a TCP port, one socket for each address; raises OSError."""
     begun: list[socket.socket] = []
     failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
@@ -140,7 +173,7 @@ def begin_tcp(host: str, port: int) -> list[socket.socket]:
     return begun
 
 
-def await_first(begun: list[socket.socket]) -> socket.socket:
+def _await_first(begun: list[socket.socket]) -> socket.socket:
     """Wait for the first connected socket and close the others; raises OSError."""
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     poller = select.poll()

@@ -15,11 +15,14 @@ import stat
 import struct
 
 from stratovirt._native.rename import exchange
-from stratovirt.snapshot.state import SnapshotError
+from stratovirt.host.request import Opened, Request, detail
+from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from stratovirt.host.request import Kept
 
 STATE, MEMORY = "state", "memory"
 MAGIC = b"SVSTATE\0"
@@ -86,6 +89,54 @@ def read_state(folder_fd: int) -> dict[str, object]:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
             raise SnapshotError(f"state is longer than {MOST_BYTES >> 20} MiB")
         return decode(file.read(MOST_BYTES + 1))
+
+
+class SnapshotRequest(Request["SnapshotFiles"], kind="snapshot"):
+    """Create the files of a new snapshot of `memory_bytes` of guest RAM."""
+
+    place: str
+    memory_bytes: int = detail(default=0)
+
+    def open(self, _machine: str = "self", /) -> Opened:
+        """Begin the snapshot; raises SnapshotError and OSError."""
+        draft = Draft(self.place, self.memory_bytes)
+        fds: list[int] = []
+        try:
+            for fd in (draft.memory_fd, draft.state_fd):
+                fds.append(os.dup(fd))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            draft.discard()
+            raise
+        return Opened(fds, kept=draft)
+
+    def receive(self, opened: Opened) -> SnapshotFiles:
+        """The files, to be written and then committed or discarded."""
+        assert opened.kept is not None
+        return SnapshotFiles(opened.fds, opened.kept)
+
+
+class SnapshotFiles:
+    """The files of a snapshot being written, and the draft of this process or of the broker."""
+
+    def __init__(self, fds: list[int], draft: Kept) -> None:
+        self.memory_fd, self.state_fd = fds
+        self._draft = draft
+
+    def commit(self) -> None:
+        """Move the snapshot to its place; raises OSError or StratovirtError."""
+        self._draft.commit()
+        self._close()
+
+    def discard(self) -> None:
+        """Remove the unfinished snapshot."""
+        self._draft.discard()
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self.memory_fd)
+        os.close(self.state_fd)
 
 
 class Draft:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from stratovirt.config.kinds import size_text
 from stratovirt.config.options import opt
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.snapshot.state import U64, Optional, SnapshotError, State, Texts, Unread
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import U64, Optional, State, Texts, Unread
 
 
 class MachineState(State):

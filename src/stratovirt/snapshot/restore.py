@@ -8,9 +8,9 @@ from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.memory_file import MemoryFile
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
+from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.files import MEMORY, open_folder, open_inside, read_state
 from stratovirt.snapshot.machine import MachineState, check_fits
-from stratovirt.snapshot.state import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

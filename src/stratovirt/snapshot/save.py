@@ -9,7 +9,7 @@ from stratovirt._native.memory_file import CancelledError, MemoryFile
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.threads import start_thread
-from stratovirt.snapshot.files import encode
+from stratovirt.snapshot.files import SnapshotRequest, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Snapshot:
         self.error = ""
         self.total = ram.size
         self._place = place
-        self._draft = host.open_draft(place, ram.size)
-        self._memory = MemoryFile(ram, self._draft.memory_fd)
+        self._files = host.open(SnapshotRequest(place=place, memory_bytes=ram.size))
+        self._memory = MemoryFile(ram, self._files.memory_fd)
         self._content = encode(state.to_json())
         self._ended = ended
         self._done = _thread.allocate_lock()
@@ -79,7 +79,7 @@ class Snapshot:
         try:
             self._memory.save()
             self._write_state()
-            self._draft.commit()
+            self._files.commit()
             outcome = "completed"
             log.info(f"snapshot {self._place}: {self.transferred >> 20} MiB of memory written")
         except CancelledError:
@@ -97,13 +97,13 @@ class Snapshot:
     def _write_state(self) -> None:
         view = memoryview(self._content)
         while view:
-            view = view[os.write(self._draft.state_fd, view) :]
-        os.fdatasync(self._draft.state_fd)
-        os.fdatasync(self._draft.memory_fd)
+            view = view[os.write(self._files.state_fd, view) :]
+        os.fdatasync(self._files.state_fd)
+        os.fdatasync(self._files.memory_fd)
 
     def _discard(self) -> None:
         try:
-            self._draft.discard()
+            self._files.discard()
         except Exception as error:
             why = reason(error)
             log.warn(f"snapshot {self._place}: cannot clear away what was written: {why}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from stratovirt.config.kinds import Integer, Kind, OnOff
 from stratovirt.config.options import Options
-from stratovirt.errors import StratovirtError
+from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES = 4096
 """Most entries of one list or object."""
-
-
-class SnapshotError(StratovirtError):
-    """A machine cannot be saved, or a snapshot cannot be used; the text says why."""
 
 
 class State(Options):

@@ -7,7 +7,7 @@ import errno
 from stratovirt._native.vfio import Container, Device, Group
 from stratovirt.memory.address_space import AddressSpace, DeviceRegion, FlatRange, RamRegion
 from stratovirt.runtime.log import Log
-from stratovirt.vfio.host import VfioError, VfioFiles
+from stratovirt.vfio.host import VfioError, VfioFiles, VfioRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,14 @@ class VfioContainer:
     def open_device(self, host: str, source: str) -> tuple[Device, str]:
         """Open the function at `host`; returns it and its group. Raises VfioError."""
         try:
-            opened = self._access.open_vfio(
-                host, source, known=list(self._groups), has_container=self._container is not None
+            has_container = self._container is not None
+            opened = self._access.open(
+                VfioRequest(
+                    host=host,
+                    source=source,
+                    known=tuple(self._groups),
+                    has_container=has_container,
+                )
             )
             group = self._join(opened, source)
             try:

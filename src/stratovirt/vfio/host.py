@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from stratovirt.errors import StratovirtError
+from stratovirt.host.request import Opened, Request, detail
 
 CONTAINER = "/dev/vfio/vfio"
 DEVICES = "/sys/bus/pci/devices"
@@ -19,26 +20,35 @@ class VfioFiles:
 
     __slots__ = ("container_fd", "group_fd", "number")
 
-    def __init__(self, number: str, *, group_fd: int = -1, container_fd: int = -1) -> None:
+    def __init__(self, number: str, group_fd: int = -1, container_fd: int = -1) -> None:
         self.number, self.group_fd, self.container_fd = number, group_fd, container_fd
 
 
-def open_vfio(host: str, source: str, *, known: list[str], has_container: bool) -> VfioFiles:
-    """Open the group of the function at `host`, unless `known` has it, and a container.
+class VfioRequest(Request["VfioFiles"], kind="vfio"):
+    """Open the group of the host's function at `host`, unless `known` has it, and a container."""
 
-    Raises VfioError or OSError.
-    """
-    number = _group_of(host, source)
-    if number in known:
-        return VfioFiles(number)
-    container = -1 if has_container else os.open(CONTAINER, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        group = os.open(f"/dev/vfio/{number}", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        if container >= 0:
-            os.close(container)
-        raise
-    return VfioFiles(number, group_fd=group, container_fd=container)
+    host: str
+    source: str = detail(default="")
+    known: tuple[str, ...] = detail(default=())
+    has_container: bool = detail(default=False)
+
+    def open(self, _machine: str = "self", /) -> Opened:
+        """Open the group, and the container unless there is one; raises VfioError or OSError."""
+        number = _group_of(self.host, self.source)
+        if number in self.known:
+            return Opened([], {"number": number})
+        containers = [] if self.has_container else [os.open(CONTAINER, os.O_RDWR | os.O_CLOEXEC)]
+        try:
+            group = os.open(f"/dev/vfio/{number}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            for container in containers:
+                os.close(container)
+            raise
+        return Opened([group, *containers], {"number": number})
+
+    def receive(self, opened: Opened) -> VfioFiles:
+        """The group's number and the new descriptors."""
+        return VfioFiles(opened.fields["number"], *opened.fds)
 
 
 def _group_of(host: str, source: str) -> str:

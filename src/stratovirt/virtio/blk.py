@@ -13,7 +13,8 @@ from stratovirt.config.options import opt
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
-from stratovirt.snapshot.state import FLAG, U64, SnapshotError, State
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import FLAG, U64, State
 from stratovirt.virtio.device import ActiveQueue, VirtioDevice
 from stratovirt.virtio.engine_thread import EngineThread
 

@@ -10,7 +10,8 @@ from stratovirt.config.devices import CONSOLES_MOST, VirtioSerial
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log
-from stratovirt.snapshot.state import FLAG, U64, Bytes, Each, SnapshotError, State, Struct
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import FLAG, U64, Bytes, Each, State, Struct
 from stratovirt.virtio.python_device import PythonDevice
 from stratovirt.virtio.served_queue import TURN_BYTES
 

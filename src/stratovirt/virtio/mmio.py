@@ -8,6 +8,7 @@ from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.interrupt import InterruptStatus, Notifier
 from stratovirt.config.options import opt
 from stratovirt.memory.address_space import AddressSpace, IoRegion, NativeRegion
+from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.state import (
     FLAG,
     U8,
@@ -15,7 +16,6 @@ from stratovirt.snapshot.state import (
     U32,
     U64,
     Each,
-    SnapshotError,
     State,
     Struct,
     Unread,

@@ -14,7 +14,8 @@ from stratovirt.net.back_end import BackEnd, PairSetup, TapBackEnd
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
-from stratovirt.snapshot.state import FLAG, Bytes, SnapshotError, State, Struct
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import FLAG, Bytes, State, Struct
 from stratovirt.virtio.device import TRANSPORT_FEATURES, ActiveQueue, VirtioDevice
 from stratovirt.virtio.net_control import NetControl, NetControlState
 from stratovirt.virtio.net_features import (

@@ -8,7 +8,8 @@ from stratovirt._native.net_engine import NetEngine
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.config.kinds import Choice
 from stratovirt.config.options import opt
-from stratovirt.snapshot.state import U16, Bytes, Each, Optional, SnapshotError, State
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import U16, Bytes, Each, Optional, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

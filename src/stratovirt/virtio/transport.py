@@ -11,7 +11,7 @@ from stratovirt.runtime.faults import reason, report_bug
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import run_guarded
 from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
-from stratovirt.snapshot.state import SnapshotError
+from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 
 TYPE_CHECKING = False

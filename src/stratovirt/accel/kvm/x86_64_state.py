@@ -11,6 +11,7 @@ from stratovirt.config.kinds import Integer
 from stratovirt.config.machine import Smp
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_cpuid import lacking_features
+from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.state import (
     U32,
     U64,
@@ -19,7 +20,6 @@ from stratovirt.snapshot.state import (
     Each,
     Numbers,
     Optional,
-    SnapshotError,
     State,
     Struct,
 )

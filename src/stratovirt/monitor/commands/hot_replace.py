@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.chardev_add import ChardevAdd
+from stratovirt.config.chardev_add import ChardevAdd, ChardevRemove
 from stratovirt.config.hot_replace import Blockdev
 from stratovirt.config.hotplug import HOT_DRIVERS, HOT_NETDEVS, IdArguments
 from stratovirt.config.kinds import Identifier
@@ -67,8 +67,8 @@ def chardev_add(session: Session, arguments: ChardevAdd) -> object:
     return _do(lambda: _slots(session).add_chardev(arguments.chardev))
 
 
-@command("chardev-remove", IdArguments)
-def chardev_remove(session: Session, arguments: IdArguments) -> object:
+@command("chardev-remove", ChardevRemove)
+def chardev_remove(session: Session, arguments: ChardevRemove) -> object:
     """Forget a socket that no netdev uses."""
     return _do(lambda: _slots(session).remove_chardev(arguments.id))
 
