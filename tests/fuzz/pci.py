@@ -18,8 +18,10 @@ with atheris.instrument_imports(
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.accel.test import TestAccelerator
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
+    from stratovirt.machine.board import BoardContext
     from stratovirt.machine.x86_64_q35 import Q35
     from stratovirt.runtime import log
     from stratovirt.runtime.loop import Loop
@@ -72,7 +74,12 @@ def make_board() -> Q35:
         send_event=lambda _name, _content: None,
         access=HostAccess(),
     )
-    return Q35(config, accelerator, host, None, lambda: None, lambda: None)
+    return Q35(
+        BoardContext(
+            config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
+            serial=None, guest_reset=lambda: None, guest_power_off=lambda: None,
+        )
+    )  # fmt: skip
 
 
 board = make_board()

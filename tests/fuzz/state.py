@@ -20,9 +20,11 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.accel.kvm.x86_64_state import CpuidEntry, KvmState, VcpuState
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
+    from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
+    from stratovirt.machine.board import BoardContext
     from stratovirt.machine.x86_64_microvm import BoardState, Microvm
     from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
@@ -81,10 +83,11 @@ def make_board() -> Microvm:
         access=HostAccess(),
     )  # fmt: skip
     serial: Any = OutputFile(loop, serial_options)  # type: ignore[arg-type]
-    return Microvm(
-        config, accelerator, host, serial, lambda: None, lambda: None,
-        has_hot_replace=config.has_hot_replace,
+    context = BoardContext(
+        config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
+        serial=serial, guest_reset=lambda: None, guest_power_off=lambda: None,
     )  # fmt: skip
+    return Microvm(context, has_hot_replace=config.has_hot_replace)
 
 
 def sound_state() -> dict[str, object]:

@@ -38,7 +38,7 @@ TABLES = {
         dsdt=0xE0040, reset_port=0x64, reset_value=0xFE, sleep_control=0x600, sleep_status=0x601
     ),
     "madt": madt(
-        lapic=0xFEE0_0000, apic_ids=[0, 1, 300], enabled=3, ioapic_id=2, ioapic=0xFEC0_0000
+        lapic=0xFEE0_0000, cpus=[(0, True), (1, True), (300, True)], ioapic_id=2, ioapic=0xFEC0_0000
     ),
     "srat": numa.srat(
         [affinity(0, 0), affinity(1, 1), affinity(300, 1)],
@@ -123,7 +123,7 @@ def test_the_tables_are_found_from_the_root_pointer() -> None:
 
 
 def test_the_mp_table_lists_every_cpu_with_sound_checksums() -> None:
-    table = mp_table([0, 1, 2], 3, 3, 0xFEC0_0000, 0xFEE0_0000, 0x9FC00)
+    table = mp_table([(0, True), (1, True), (2, False)], 3, 0xFEC0_0000, 0xFEE0_0000, 0x9FC00)
     assert table[:4] == b"_MP_" and sum(table[:16]) & 0xFF == 0
     (config,) = struct.unpack_from("<I", table, 4)
     assert config == 0x9FC10
@@ -131,7 +131,7 @@ def test_the_mp_table_lists_every_cpu_with_sound_checksums() -> None:
     (length, count) = struct.unpack_from("<H28xH", table, 20)
     assert length == len(table) - 16
     processors = [table[60 + 20 * i : 80 + 20 * i] for i in range(3)]
-    assert [(p[0], p[1], p[3]) for p in processors] == [(0, 0, 3), (0, 1, 1), (0, 2, 1)]
+    assert [(p[0], p[1], p[3]) for p in processors] == [(0, 0, 3), (0, 1, 1), (0, 2, 0)]
     assert count == 3 + 1 + 1 + 24 + 2
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.machine import Smp
+from stratovirt.config.machine import Smp, Topology
 from stratovirt.cpu.x86_64_cpuid import guest_cpuid, with_brand
 from stratovirt.cpu.x86_64_topology import ApicIds, Entry, apic_ids
 
@@ -119,8 +119,8 @@ HOSTS = {
 }  # fmt: skip
 
 
-def leaves_of(supported: list[Entry], topology: object, index: int) -> Leaves:
-    entries = guest_cpuid(supported, topology, index, tsc_deadline=True)  # type: ignore[arg-type]
+def leaves_of(supported: list[Entry], topology: Topology, index: int) -> Leaves:
+    entries = guest_cpuid(supported, topology, ApicIds(topology).of(index), tsc_deadline=True)
     assert all(0 <= e[name] < 1 << 32 for e in entries for name in ("eax", "ebx", "ecx", "edx"))
     found = {(e["function"], e["index"]): e for e in entries}
     assert len(found) == len(entries)

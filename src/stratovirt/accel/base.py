@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from stratovirt._native.guest_memory import GuestMemory
-    from stratovirt.config.machine import Smp
+    from stratovirt.cpu.slots import CpuSlots
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.runtime.clock import Clock
 
@@ -75,8 +75,10 @@ if TYPE_CHECKING:
         def create_interrupt_controllers(self) -> None:
             """Create the interrupt controllers, before any GSI is used; raises AccelError."""
 
-        def create_vcpus(self, smp: Smp, name: str) -> None:
-            """Create the vCPUs in power-on state; a thread's name is `name` with its index for {}.
+        def create_vcpus(self, slots: CpuSlots, name: str) -> None:
+            """Create the vCPUs of `slots` in power-on state, and put them there if they run.
+
+            A thread's name is `name` with the index of its vCPU for {}.
 
             Raises AccelError.
             """
@@ -90,13 +92,10 @@ if TYPE_CHECKING:
         def check_host(self) -> None:
             """Warn of a host that cannot run stock kernels and firmware."""
 
-        def vcpu_thread_ids(self) -> list[int]:
-            """The host thread id of each vCPU, 0 before its first run."""
-
-        def reset(self, smp: Smp) -> None:
+        def reset(self) -> None:
             """Reset paused vCPUs and interrupt controllers to power-on state; raises AccelError."""
 
-        def save(self, smp: Smp) -> dict[str, object] | None:
+        def save(self) -> dict[str, object] | None:
             """The state of paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
 
         def restore(self, state: dict[str, object] | None) -> None:

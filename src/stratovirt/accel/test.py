@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stratovirt.config.machine import Smp
+    from stratovirt.cpu.slots import CpuSlots
 
 log = Log(__name__)
 
@@ -77,7 +77,6 @@ class TestAccelerator:
 
     def __init__(self, loop: Loop, vm_lock: object, path: str) -> None:
         self.clock = VirtualClock()
-        self._vcpus_count = 0
         # An unmapped address reads as zeros here, not as ones (floating bus) like real hardware.
         self.dispatcher = Dispatcher(vm_lock, access_failed, 0)
         self._loop = loop
@@ -175,9 +174,8 @@ class TestAccelerator:
     def create_interrupt_controllers(self) -> None:
         """Does nothing: levels and pulses are kept here until the client queries them."""
 
-    def create_vcpus(self, smp: Smp, _name: str) -> None:
-        """Record the number of vCPUs; the client acts for all of them."""
-        self._vcpus_count = smp.cpus
+    def create_vcpus(self, _slots: CpuSlots, _name: str) -> None:
+        """Does nothing: the client acts for all vCPUs."""
 
     def set_entry(self, entry: object) -> None:
         """Does nothing: there are no vCPU registers."""
@@ -185,14 +183,10 @@ class TestAccelerator:
     def check_host(self) -> None:
         """Does nothing: every host is suitable."""
 
-    def vcpu_thread_ids(self) -> list[int]:
-        """0 for each vCPU, since none has a thread."""
-        return [0] * self._vcpus_count
-
-    def reset(self, smp: Smp) -> None:
+    def reset(self) -> None:
         """Does nothing: there is no vCPU state."""
 
-    def save(self, _smp: Smp) -> None:
+    def save(self) -> None:
         """None: there is no state to save."""
 
     def restore(self, state: dict[str, object] | None) -> None:

@@ -16,8 +16,7 @@ LEVEL_HIGH = 0xD
 def madt(
     *,
     lapic: int,
-    apic_ids: list[int],
-    enabled: int,
+    cpus: list[tuple[int, bool]],
     ioapic_id: int,
     ioapic: int,
     level_irqs: tuple[int, ...] = (),
@@ -25,12 +24,12 @@ def madt(
 ) -> bytes:
     """The MADT (5.2.12): local APICs, one IOAPIC from GSI 0, NMI on LINT1.
 
-    The first `enabled` of the `apic_ids` are enabled, the others online capable.
+    `cpus` are (APIC id, whether it is there); those that are not are online capable.
     `level_irqs` are ISA interrupts that are not edge-triggered.
     """
     body = struct.pack("<II", lapic, int(has_pic))
-    for uid, apic_id in enumerate(apic_ids):
-        flags = LAPIC_ENABLED if uid < enabled else LAPIC_ONLINE_CAPABLE
+    for uid, (apic_id, is_present) in enumerate(cpus):
+        flags = LAPIC_ENABLED if is_present else LAPIC_ONLINE_CAPABLE
         if apic_id <= MAX_XAPIC_ID:
             body += struct.pack("<BBBBI", 0, 8, uid, apic_id, flags)
         else:

@@ -17,15 +17,15 @@ def _checksum(content: bytes) -> int:
 
 
 def mp_table(
-    apic_ids: list[int], enabled: int, ioapic_id: int, ioapic: int, lapic: int, address: int
+    cpus: list[tuple[int, bool]], ioapic_id: int, ioapic: int, lapic: int, address: int
 ) -> bytes:
     """Floating pointer and configuration table, to be placed at `address` (16-byte aligned).
 
-    Only the first `enabled` of the `apic_ids` are enabled.
+    `cpus` are (APIC id, whether it is there).
     """
     entries: list[bytes] = []
-    for number, apic_id in enumerate(apic_ids):
-        flags = (CPU_ENABLED if number < enabled else 0) | (CPU_BOOT if number == 0 else 0)
+    for number, (apic_id, is_present) in enumerate(cpus):
+        flags = (CPU_ENABLED if is_present else 0) | (CPU_BOOT if number == 0 else 0)
         entries.append(
             struct.pack("<BBBBII8x", 0, apic_id, LAPIC_VERSION, flags, CPU_SIGNATURE, CPU_FEATURES)
         )

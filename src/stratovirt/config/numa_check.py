@@ -24,6 +24,15 @@ def node_ids(config: VmConfig) -> list[int]:
     return ids
 
 
+def node_of_cpus(config: VmConfig) -> dict[int, int]:
+    """The node number of each vCPU by its index; empty without NUMA nodes."""
+    return {
+        cpu: number
+        for number, node in zip(node_ids(config), config.numa_nodes, strict=True)
+        for cpu in node.cpus
+    }
+
+
 def check_numa(config: VmConfig) -> None:
     """Every vCPU in one node, memory that adds up, distances between nodes that exist."""
     ids = node_ids(config)

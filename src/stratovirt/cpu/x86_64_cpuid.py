@@ -51,10 +51,10 @@ def with_brand(
 
 
 def guest_cpuid(
-    supported: list[Entry], topology: Topology, index: int, *, tsc_deadline: bool
+    supported: list[Entry], topology: Topology, apic_id: int, *, tsc_deadline: bool
 ) -> list[Entry]:
-    """The entries of vCPU `index`, derived from those KVM supports."""
-    entries = with_topology(supported, topology, index)
+    """The entries of the vCPU `apic_id`, derived from those KVM supports."""
+    entries = with_topology(supported, topology, apic_id)
     for entry in entries:
         leaf = entry["function"]
         if leaf == LEAF_FEATURES:

@@ -103,12 +103,11 @@ def apic_ids(smp: Smp) -> list[int]:
     return found
 
 
-def with_topology(supported: list[Entry], topology: Topology, index: int) -> list[Entry]:
-    """Copies of the entries that KVM supports, with the topology as vCPU `index` sees it."""
+def with_topology(supported: list[Entry], topology: Topology, apic_id: int) -> list[Entry]:
+    """Copies of the entries that KVM supports, with the topology as the vCPU `apic_id` sees it."""
     dropped = (LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2)
     entries = [dict(entry) for entry in supported if entry["function"] not in dropped]
     ids = ApicIds(topology)
-    apic_id = ids.of(index)
     per_package = topology.count // topology.sockets
     first = {entry["function"]: entry for entry in reversed(entries)}
     vendor, features = first.get(LEAF_VENDOR), first.get(LEAF_FEATURES)

@@ -12,11 +12,13 @@ from stratovirt.memory.ram import Ram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.devices import Virtconsole
+    from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.address_space import Handler
@@ -31,6 +33,30 @@ CONSOLE = 3
 LARGE_KERNEL = 1 << 20
 
 
+class BoardContext:
+    """What a board is built with: its configuration, the accelerator, and what is around it.
+
+    `guest_reset` and `guest_power_off` are called when the guest does either.  With a `template`
+    RAM has the content of a snapshot.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: VmConfig,
+        cpus: CpuSlots,
+        accelerator: Accelerator,
+        host: DeviceHost,
+        serial: Chardev | None,
+        guest_reset: Callable[[], None],
+        guest_power_off: Callable[[], None],
+        template: RamTemplate | None = None,
+    ) -> None:
+        self.config, self.cpus, self.accelerator, self.host = config, cpus, accelerator, host
+        self.serial, self.template = serial, template
+        self.guest_reset, self.guest_power_off = guest_reset, guest_power_off
+
+
 class Board(ABC):
     """A board: RAM, devices and boot code of a machine; subclasses add the devices."""
 
@@ -39,19 +65,12 @@ class Board(ABC):
     restarts_on_reset = False
     """Whether a reset by the guest reboots the machine; otherwise it ends the machine."""
 
-    def __init__(
-        self,
-        config: VmConfig,
-        accelerator: Accelerator,
-        host: DeviceHost,
-        serial: Chardev | None,
-        room: list[tuple[int, int]],
-        template: RamTemplate | None = None,
-    ) -> None:
-        self.config = config
-        self.accelerator = accelerator
-        self.host = host
-        self.serial = serial
+    def __init__(self, context: BoardContext, room: list[tuple[int, int]]) -> None:
+        self.config = config = context.config
+        self.cpus = context.cpus
+        self.accelerator = accelerator = context.accelerator
+        self.host = host = context.host
+        self.serial = context.serial
         self.ram = room
         self.memory_space = AddressSpace("memory", 1 << PHYSICAL_ADDRESS_BITS)
         self.port_space = AddressSpace("port", PORT_SPACE)
@@ -60,7 +79,7 @@ class Board(ABC):
         self.kernel = KernelFile(config.kernel) if config.kernel is not None else None
         self.initrd = BootFile("-initrd", config.initrd) if config.initrd is not None else None
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
-        ram = Ram(config, template)
+        ram = Ram(config, context.template)
         self.ram_mapping, self.allocations = ram.mapping, ram.allocations
         self.ram_pieces = ram.place(self.guest_memory, self.memory_space, room)
 

@@ -8,6 +8,7 @@ from stratovirt.runtime.log import Log
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
+    from collections.abc import Iterable
     from typing import Protocol
 
     from stratovirt.accel.base import Accelerator
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.config.vm_config import VmConfig
-    from stratovirt.devices.device_host import DeviceHost
+    from stratovirt.cpu.slots import CpuSlot
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.board import Board
+    from stratovirt.machine.board import Board, BoardContext
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.ram import RamPiece, RamTemplate
     from stratovirt.runtime.io_thread import IoThread
@@ -95,6 +96,7 @@ class Machine:
         accelerator.create_interrupt_controllers()
         from stratovirt._native.guest_memory import GuestMemory
         from stratovirt.devices.device_host import DeviceHost
+        from stratovirt.machine.board import BoardContext
 
         self._start_iothreads()
         host = DeviceHost(
@@ -107,11 +109,25 @@ class Machine:
             send_event=owner.send_event,
             access=owner.access,
         )
-        self.board = board = self._make_board(owner, accelerator, host, serial, template)
+        from stratovirt.cpu.slots import CpuSlots
+        from stratovirt.cpu.x86_64_topology import apic_ids
+
+        cpus = CpuSlots(config, apic_ids(config.smp))
+        context = BoardContext(
+            config=config,
+            cpus=cpus,
+            accelerator=accelerator,
+            host=host,
+            serial=serial,
+            guest_reset=owner.guest_resets,
+            guest_power_off=owner.guest_powers_off,
+            template=template,
+        )
+        self.board = board = self._make_board(context, template)
         entry = board.load() if template is None else None
         if config.flashes or board.has_large_kernel:
             accelerator.check_host()
-        accelerator.create_vcpus(config.smp, "CPU {}/KVM" if self._names_as_qemu else "vcpu{}")
+        accelerator.create_vcpus(cpus, "CPU {}/KVM" if self._names_as_qemu else "vcpu{}")
         if entry is not None:
             accelerator.set_entry(entry)
         if template is not None:
@@ -149,27 +165,17 @@ class Machine:
     def _names_as_qemu(self) -> bool:
         return self._config.name is not None and self._config.name.debug_threads
 
-    def _make_board(
-        self,
-        owner: Owner,
-        accelerator: Accelerator,
-        host: DeviceHost,
-        serial: Chardev | None,
-        template: Template | None,
-    ) -> Board:
-        config, reset, power_off = self._config, owner.guest_resets, owner.guest_powers_off
+    def _make_board(self, context: BoardContext, template: Template | None) -> Board:
+        config = self._config
         if config.machine.type == "q35":
             from stratovirt.machine.x86_64_q35 import Q35
 
-            return Q35(config, accelerator, host, serial, reset, power_off)
+            return Q35(context)
         from stratovirt.machine.x86_64_microvm import Microvm
 
         # A restored guest must find the hot-replace slots that it was saved with.
         saved = config if template is None else template
-        return Microvm(
-            config, accelerator, host, serial, reset, power_off, template,
-            has_hot_replace=saved.has_hot_replace,
-        )  # fmt: skip
+        return Microvm(context, has_hot_replace=saved.has_hot_replace)
 
     def pause(self) -> None:
         """Stop the vCPUs and drain the devices; afterwards no guest state changes."""
@@ -189,7 +195,7 @@ class Machine:
         """Reset the paused machine to power-on state; raises StratovirtError."""
         assert self.board is not None and self.accelerator is not None
         entry = self.board.reset()
-        self.accelerator.reset(self._config.smp)
+        self.accelerator.reset()
         if entry is not None:
             self.accelerator.set_entry(entry)
 
@@ -253,9 +259,10 @@ class Machine:
         """Whether there are vCPUs, and not a test client in their place."""
         return self.accelerator is not None and self.accelerator.runs_vcpus
 
-    def vcpu_thread_ids(self) -> list[int]:
-        """The host thread id of each vCPU, 0 before its first run."""
-        return self.accelerator.vcpu_thread_ids() if self.accelerator is not None else []
+    @property
+    def cpus(self) -> Iterable[CpuSlot]:
+        """The places for vCPUs; none without a board."""
+        return self.board.cpus if self.board is not None else ()
 
     def press_power_button(self) -> None:
         """Request a power-off from the guest; raises StratovirtError."""

@@ -10,7 +10,6 @@ from stratovirt.boot import x86_64_linux
 from stratovirt.boot.x86_64_mptable import mp_table
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
-from stratovirt.config.vm_config import VmConfig
 from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
 from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
@@ -28,13 +27,9 @@ from stratovirt.virtio.mmio import MmioState, MmioTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-    from stratovirt.accel.base import Accelerator
-    from stratovirt.chardev.backend import Chardev
-    from stratovirt.devices.device_host import DeviceHost
-    from stratovirt.memory.ram import RamTemplate
+    from stratovirt.machine.board import BoardContext
     from stratovirt.virtio.device import VirtioDevice
 
 
@@ -52,33 +47,19 @@ class BoardState(State):
 
 
 class Microvm(X8664Board):
-    """The board; it calls `guest_reset` and `guest_power_off` when the guest does either.
+    """The board; with `has_hot_replace`, slots whose back ends QMP clients add and remove.
 
-    With a `template` RAM has the snapshot's content, and `restore` replaces `load`.  With
-    `has_hot_replace` there are slots whose back ends QMP clients add and remove.
+    Built from a template, it has `restore` called in place of `load`.
     """
 
     console_driver = "virtio-serial-device"
 
-    def __init__(
-        self,
-        config: VmConfig,
-        accelerator: Accelerator,
-        host: DeviceHost,
-        serial: Chardev | None,
-        guest_reset: Callable[[], None],
-        guest_power_off: Callable[[], None],
-        template: RamTemplate | None = None,
-        *,
-        has_hot_replace: bool,
-    ) -> None:
-        super().__init__(
-            config, accelerator, host, serial, layout.ram_pieces(config.memory.size), template
-        )
+    def __init__(self, context: BoardContext, *, has_hot_replace: bool) -> None:
+        super().__init__(context, layout.ram_pieces(context.config.memory.size))
         self.slots: list[MmioTransport] = []
-        self.add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(guest_reset))
+        self.add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(context.guest_reset))
         self.add_ports(
-            "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(guest_power_off)
+            "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(context.guest_power_off)
         )
         self._ged = GenericEventDevice(self._ged_irq)
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
@@ -305,8 +286,7 @@ class Microvm(X8664Board):
             [
                 madt(
                     lapic=layout.LAPIC,
-                    apic_ids=self.apic_ids,
-                    enabled=self.config.smp.cpus,
+                    cpus=[(slot.hardware_id, slot.is_present) for slot in self.cpus],
                     ioapic_id=ioapic_id,
                     ioapic=layout.IOAPIC,
                 ),
@@ -319,8 +299,7 @@ class Microvm(X8664Board):
 
     def _write_mp_table(self) -> None:
         table = mp_table(
-            self.apic_ids,
-            self.config.smp.cpus,
+            [(slot.hardware_id, slot.is_present) for slot in self.cpus],
             self.ioapic_id,
             layout.IOAPIC,
             layout.LAPIC,

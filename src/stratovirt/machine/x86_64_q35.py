@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from stratovirt.boot import x86_64_linux
-from stratovirt.config.vm_config import VmConfig
 from stratovirt.devices.i8042 import PORTS as KEYBOARD_PORTS
 from stratovirt.devices.i8042 import ResetController
 from stratovirt.devices.ich9 import LpcBridge, Mch, PowerManagement
@@ -21,13 +20,10 @@ from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
-    from stratovirt.accel.base import Accelerator
-    from stratovirt.chardev.backend import Chardev
     from stratovirt.cpu.x86_64_boot import EntryPoint
-    from stratovirt.devices.device_host import DeviceHost
+    from stratovirt.machine.board import BoardContext
     from stratovirt.machine.x86_64_q35_firmware import Firmware
     from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice
@@ -37,35 +33,28 @@ SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
 
 
 class Q35(X8664Board):
-    """The board; it calls `guest_reset` and `guest_power_off` when the guest does either."""
+    """The board."""
 
     restarts_on_reset = True
     console_driver = "virtio-serial-pci"
 
-    def __init__(
-        self,
-        config: VmConfig,
-        accelerator: Accelerator,
-        host: DeviceHost,
-        serial: Chardev | None,
-        guest_reset: Callable[[], None],
-        guest_power_off: Callable[[], None],
-    ) -> None:
-        super().__init__(config, accelerator, host, serial, layout.ram_pieces(config.memory.size))
+    def __init__(self, context: BoardContext) -> None:
+        super().__init__(context, layout.ram_pieces(context.config.memory.size))
+        config, accelerator, guest_reset = self.config, self.accelerator, context.guest_reset
         self.pci = PciHost(
             self.memory_space, self.port_space, layout.INTX_FIRST_GSI, accelerator.set_irq_level
         )
-        self.pci_devices = PciDevices(self.pci, host, accelerator)
+        self.pci_devices = PciDevices(self.pci, self.host, accelerator)
         self._config_ports = ConfigPorts(self.pci, guest_reset)
         self.add_ports("pci-config", layout.CONFIG_PORTS, CONFIG_PORTS, self._config_ports)
         self.add_ports("i8042", layout.KEYBOARD_PORT, KEYBOARD_PORTS, ResetController(guest_reset))
         self.mch = Mch(self.memory_space, Ecam(self.pci))
-        self.power = PowerManagement(accelerator.clock, self._set_sci, guest_power_off)
+        self.power = PowerManagement(accelerator.clock, self._set_sci, context.guest_power_off)
         self._lpc = LpcBridge(self.port_space, self.power)
         self.pci.root.attach(self.mch, layout.HOST_BRIDGE_PLACE)
         self.pci.root.attach(self._lpc, layout.LPC_PLACE)
-        self._rtc = Rtc(accelerator.clock, host.loop, self._set_rtc, self.ram)
-        self._rtc.set_last_cpu(config.smp.cpus - 1)
+        self._rtc = Rtc(accelerator.clock, self.host.loop, self._set_rtc, self.ram)
+        self._rtc.set_last_cpu(len(self.cpus.present) - 1)
         self.add_ports("rtc", layout.RTC_PORT, RTC_PORTS, self._rtc)
         self._firmware: Firmware | None = None
         try:

@@ -60,9 +60,9 @@ class Firmware:
     def load(self) -> None:
         """Add the fw_cfg entries; the ACPI tables are built when firmware reads them."""
         board, device = self._board, self.fw_cfg
-        count = board.config.smp.cpus
+        count = len(board.cpus.present)
         device.add(fw_cfg.CPU_COUNT, struct.pack("<H", count))
-        device.add(fw_cfg.MAX_CPUS, struct.pack("<H", max(board.apic_ids) + 1))
+        device.add(fw_cfg.MAX_CPUS, struct.pack("<H", board.cpus.last_hardware_id + 1))
         device.add(fw_cfg.BOOT_MENU, struct.pack("<H", 0))
         device.add_file(
             "etc/e820",

@@ -77,8 +77,7 @@ def acpi_tables(board: X8664Board, mch: Mch, address: int, limit: int) -> list[t
         [
             madt(
                 lapic=layout.LAPIC,
-                apic_ids=board.apic_ids,
-                enabled=board.config.smp.cpus,
+                cpus=[(slot.hardware_id, slot.is_present) for slot in board.cpus],
                 ioapic_id=board.ioapic_id,
                 ioapic=layout.IOAPIC,
                 level_irqs=(layout.SCI_GSI,),
@@ -95,7 +94,7 @@ def smbios(board: X8664Board) -> bytes:
     """The SMBIOS structures."""
     from stratovirt.machine.smbios import smbios_tables
 
-    topology = board.config.smp.topology
+    topology = board.cpus.topology
     cores = topology.dies * topology.clusters * topology.cores
     return smbios_tables(
         uuid=board.config.uuid,

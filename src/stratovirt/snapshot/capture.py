@@ -18,5 +18,5 @@ def capture(config: VmConfig, board: Board, accelerator: Accelerator) -> Machine
         options=guest_visible(config),
         memory_bytes=config.memory.size,
         board=saved.to_json(),
-        kvm=accelerator.save(config.smp),
+        kvm=accelerator.save(),
     )

@@ -113,20 +113,18 @@ class KvmAccelerator:
         memory.listen(MemslotListener(self.vm))
         connect(self.dispatcher, memory, ports)
 
-    def add_vcpu(self, vcpu: KvmVcpu, name: str) -> None:
-        """Give `vcpu` a thread of this name; it starts with the machine."""
-        self.vcpus.append(
-            VcpuThread(vcpu, name, lambda report: self._loop.call_soon(lambda: self.exited(report)))
+    def add_vcpu(self, vcpu: KvmVcpu, name: str) -> VcpuThread:
+        """Give `vcpu` a thread of this name, which starts with the machine."""
+        thread = VcpuThread(
+            vcpu, name, lambda report: self._loop.call_soon(lambda: self.exited(report))
         )
+        self.vcpus.append(thread)
+        return thread
 
     @property
     def kvm_vcpus(self) -> list[KvmVcpu]:
         """The KVM vCPU of each thread."""
         return [thread.vcpu for thread in self.vcpus]
-
-    def vcpu_thread_ids(self) -> list[int]:
-        """The host thread id of each vCPU, 0 before its first run."""
-        return [thread.thread_id for thread in self.vcpus]
 
     def check_host(self) -> None:
         """Warn of a host that cannot run stock kernels and firmware."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.accel.kvm.x86_64_vcpus import create_interrupt_controllers, new_vcpus
-from stratovirt.config.machine import Smp
+from stratovirt.cpu.slots import CpuSlots
 from stratovirt.cpu.x86_64_boot import EntryPoint, set_boot_registers
 
 ADDRESS_SIZES = 0x8000_0008
@@ -14,6 +14,9 @@ ADDRESS_SIZES = 0x8000_0008
 
 class X8664Accelerator(KvmAccelerator):
     """One machine on /dev/kvm whose vCPUs are x86_64."""
+
+    slots: CpuSlots
+    """The places of the vCPUs, from `create_vcpus` on."""
 
     @property
     def physical_address_bits(self) -> int:
@@ -25,16 +28,17 @@ class X8664Accelerator(KvmAccelerator):
         """Create PIC, IOAPIC, LAPICs and PIT in the kernel; raises AccelError."""
         create_interrupt_controllers(self.vm)
 
-    def create_vcpus(self, smp: Smp, name: str) -> None:
+    def create_vcpus(self, slots: CpuSlots, name: str) -> None:
         """Create the vCPUs with their CPUID and reset state; raises AccelError."""
+        self.slots = slots
         try:
-            vcpus = new_vcpus(self.system, self.vm, self.dispatcher, smp)
+            vcpus = new_vcpus(self.system, self.vm, self.dispatcher, slots)
         except OSError as error:
             raise AccelError(
-                f"-smp {smp.cpus}: KVM cannot create the vCPUs: {error.strerror}"
+                f"-smp {len(slots.present)}: KVM cannot create the vCPUs: {error.strerror}"
             ) from error
-        for index, vcpu in enumerate(vcpus):
-            self.add_vcpu(vcpu, name.format(index))
+        for slot, vcpu in zip(slots.present, vcpus, strict=True):
+            slot.vcpu = self.add_vcpu(vcpu, name.format(slot.index))
 
     def set_entry(self, entry: EntryPoint) -> None:
         """Set the first vCPU's registers to the entry; the others wait for its startup IPI.
@@ -46,7 +50,7 @@ class X8664Accelerator(KvmAccelerator):
         except OSError as error:
             raise AccelError(f"-accel kvm: KVM refuses the entry: {error.strerror}") from error
 
-    def reset(self, smp: Smp) -> None:
+    def reset(self) -> None:
         """Reset vCPUs and interrupt controllers to power-on state.
 
         The state is read from a second, newly created VM, so that nothing has to be saved when a
@@ -57,7 +61,7 @@ class X8664Accelerator(KvmAccelerator):
         try:
             twin = self.system.create_vm()
             create_interrupt_controllers(twin)
-            fresh = new_vcpus(self.system, twin, self.dispatcher, smp)
+            fresh = new_vcpus(self.system, twin, self.dispatcher, self.slots)
             kvm_state.restore_chips(self.vm.fd, kvm_state.save_chips(twin.fd))
             indices = kvm_state.msr_indices(self.system.fd)
             for thread, source in zip(self.vcpus, fresh, strict=True):
@@ -69,11 +73,11 @@ class X8664Accelerator(KvmAccelerator):
                 f"system_reset: KVM cannot take the state: {error.strerror}"
             ) from error
 
-    def save(self, smp: Smp) -> dict[str, object]:
+    def save(self) -> dict[str, object]:
         """The state of the paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
         from stratovirt.accel.kvm import x86_64_state
 
-        return x86_64_state.save(self.system, self.vm, self.kvm_vcpus, smp).to_json()
+        return x86_64_state.save(self.system, self.vm, self.kvm_vcpus, self.slots).to_json()
 
     def restore(self, state: dict[str, object] | None) -> None:
         """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""

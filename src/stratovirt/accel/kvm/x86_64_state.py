@@ -8,8 +8,8 @@ from stratovirt._native import kvm_state
 from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
 from stratovirt.accel.kvm.x86_64_vcpus import new_cpuid
 from stratovirt.config.kinds import Integer
-from stratovirt.config.machine import Smp
 from stratovirt.config.options import opt
+from stratovirt.cpu.slots import CpuSlots
 from stratovirt.cpu.x86_64_cpuid import lacking_features
 from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.state import (
@@ -65,12 +65,12 @@ class KvmState(State):
     tsc_khz: int = opt(U32)
 
 
-def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], smp: Smp) -> KvmState:
+def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], slots: CpuSlots) -> KvmState:
     """Read the paused machine's state from KVM; raises SnapshotError."""
     indices = kvm_state.msr_indices(system.fd)
     nested_size = kvm_state.nested_state_size(system.fd)
     fds = [vcpu.fd for vcpu in vcpus]
-    cpuid = new_cpuid(system, smp)
+    cpuid = new_cpuid(system, slots)
     try:
         # MSRs (with the TSC) and kvmclock first and together: both run on during the rest.
         msrs = [kvm_state.save_msrs(fd, indices) for fd in fds]

@@ -6,7 +6,7 @@ from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.host_cpuid import cpuid
 from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
 from stratovirt.accel.base import AccelError
-from stratovirt.config.machine import Smp
+from stratovirt.cpu.slots import CpuSlots
 from stratovirt.cpu.x86_64_boot import set_common_state
 from stratovirt.cpu.x86_64_cpuid import guest_cpuid, with_brand
 from stratovirt.cpu.x86_64_topology import Entry
@@ -24,21 +24,21 @@ def create_interrupt_controllers(vm: KvmVm) -> None:
         raise AccelError(f"-accel kvm: {error.strerror}") from error
 
 
-def new_cpuid(system: Kvm, smp: Smp) -> list[list[Entry]]:
-    """The CPUID entries of each vCPU."""
+def new_cpuid(system: Kvm, slots: CpuSlots) -> list[list[Entry]]:
+    """The CPUID entries of each vCPU that the machine has."""
     supported = with_brand(system.supported_cpuid(), cpuid)
     tsc_deadline = system.has_tsc_deadline_timer()
     return [
-        guest_cpuid(supported, smp.topology, index, tsc_deadline=tsc_deadline)
-        for index in range(smp.cpus)
+        guest_cpuid(supported, slots.topology, slot.hardware_id, tsc_deadline=tsc_deadline)
+        for slot in slots.present
     ]
 
 
-def new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, smp: Smp) -> list[KvmVcpu]:
+def new_vcpus(system: Kvm, vm: KvmVm, dispatcher: Dispatcher, slots: CpuSlots) -> list[KvmVcpu]:
     """Create the vCPUs with their CPUID and reset state; raises OSError."""
     vcpus = []
-    for index, entries in enumerate(new_cpuid(system, smp)):
-        vcpu = vm.create_vcpu(index, dispatcher)
+    for slot, entries in zip(slots.present, new_cpuid(system, slots), strict=True):
+        vcpu = vm.create_vcpu(slot.index, dispatcher)
         vcpu.set_cpuid(entries)
         set_common_state(vcpu)
         vcpus.append(vcpu)

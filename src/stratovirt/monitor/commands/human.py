@@ -40,7 +40,8 @@ def _kvm(vm: Vm) -> str:
 
 
 def _cpus(vm: Vm) -> str:
-    lines = [f"  CPU #{i}: thread_id={tid}" for i, tid in enumerate(vm.machine.vcpu_thread_ids())]
+    present = [slot for slot in vm.machine.cpus if slot.is_present]
+    lines = [f"  CPU #{slot.index}: thread_id={slot.thread_id}" for slot in present]
     return "\r\n".join(lines)
 
 

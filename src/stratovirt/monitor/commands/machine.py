@@ -10,8 +10,7 @@ from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from stratovirt.cpu.slots import CpuSlot
     from stratovirt.monitor.session import Session
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.vm import Vm
@@ -58,25 +57,23 @@ NEVER_POLLS = {"poll-max-ns": 0, "poll-grow": 0, "poll-shrink": 0}
 BALLOON_INFO = Struct("BalloonInfo", {"actual": "int"})
 
 
-def _cpus(vm: Vm) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """(index, host thread id, topology ids) of each vCPU."""
-    for index, thread_id in enumerate(vm.machine.vcpu_thread_ids()):
-        yield index, thread_id, _place(vm, index)
-
-
-def _place(vm: Vm, index: int) -> dict[str, object]:
-    """The topology ids of a present or possible vCPU."""
+def _props(vm: Vm, slot: CpuSlot) -> dict[str, object]:
+    """The topology ids of a place; a level above the core is named where there are several."""
     topology = vm.config.smp.topology
-    rest, thread = divmod(index, topology.threads)
-    rest, core = divmod(rest, topology.cores)
-    rest, cluster = divmod(rest, topology.clusters)
-    socket, die = divmod(rest, topology.dies)
-    props: dict[str, object] = {"socket-id": socket, "core-id": core, "thread-id": thread}
+    props: dict[str, object] = {
+        "socket-id": slot.socket, "core-id": slot.core, "thread-id": slot.thread,
+    }  # fmt: skip
     if topology.dies > 1:
-        props["die-id"] = die
+        props["die-id"] = slot.die
     if topology.clusters > 1:
-        props["cluster-id"] = cluster
+        props["cluster-id"] = slot.cluster
+    if slot.node is not None:
+        props["node-id"] = slot.node
     return props
+
+
+def _present(vm: Vm) -> list[CpuSlot]:
+    return [slot for slot in vm.machine.cpus if slot.is_present]
 
 
 def _arch(vm: Vm) -> str:
@@ -93,10 +90,11 @@ def query_cpus(session: Session, _arguments: NoArguments) -> object:
     vm = session.vm
     return [
         {
-            "CPU": index, "current": index == 0, "halted": vm.status != "running",
-            "qom_path": _path(index), "arch": _arch(vm), "thread_id": thread_id, "props": props,
+            "CPU": slot.index, "current": slot.index == 0, "halted": vm.status != "running",
+            "qom_path": _path(slot.index), "arch": _arch(vm), "thread_id": slot.thread_id,
+            "props": _props(vm, slot),
         }
-        for index, thread_id, props in _cpus(vm)
+        for slot in _present(vm)
     ]  # fmt: skip
 
 
@@ -106,10 +104,10 @@ def query_cpus_fast(session: Session, _arguments: NoArguments) -> object:
     vm = session.vm
     return [
         {
-            "cpu-index": index, "qom-path": _path(index), "thread-id": thread_id,
-            "arch": _arch(vm), "target": vm.machine.target, "props": props,
+            "cpu-index": slot.index, "qom-path": _path(slot.index), "thread-id": slot.thread_id,
+            "arch": _arch(vm), "target": vm.machine.target, "props": _props(vm, slot),
         }
-        for index, thread_id, props in _cpus(vm)
+        for slot in _present(vm)
     ]  # fmt: skip
 
 
@@ -117,17 +115,14 @@ def query_cpus_fast(session: Session, _arguments: NoArguments) -> object:
 def query_hotpluggable_cpus(session: Session, _arguments: NoArguments) -> object:
     """List the places for vCPUs; those that are taken have a path."""
     vm = session.vm
-    if vm.machine.board is None:
-        return []
-    smp = vm.config.smp
     return [
         {
             "type": f"host-{vm.machine.target}-cpu",
             "vcpus-count": 1,
-            "props": _place(vm, index),
-            **({"qom-path": _path(index)} if index < smp.cpus else {}),
+            "props": _props(vm, slot),
+            **({"qom-path": _path(slot.index)} if slot.is_present else {}),
         }
-        for index in reversed(range(smp.maximum))
+        for slot in reversed(list(vm.machine.cpus))
     ]
 
 

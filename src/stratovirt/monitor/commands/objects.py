@@ -147,8 +147,9 @@ def _tree(vm: Vm) -> Node:
             options["guest-stats"] = BalloonStatistics(vm.machine.balloon)
         place[device.id or f"device[{index}]"] = options
     cpus: Node = {
-        f"device[{index}]": {"type": f"host-{vm.machine.target}-cpu", "realized": True}
-        for index in range(len(vm.machine.vcpu_thread_ids()))
+        f"device[{slot.index}]": {"type": f"host-{vm.machine.target}-cpu", "realized": True}
+        for slot in vm.machine.cpus
+        if slot.is_present
     }
     machine: Node = {
         "type": f"{vm.config.machine.type}-machine",
