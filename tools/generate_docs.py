@@ -1,4 +1,4 @@
-"""Writes what the definitions say: docs/reference.md, docs/guidebook.md and docs/stratovirt.1.
+"""Writes what the code says: docs/reference.md, guidebook.md, rooms.md and stratovirt.1.
 
 With ``--check`` it writes nothing and fails when a file is stale.
 """
@@ -25,6 +25,7 @@ from stratovirt.monitor.registry import COMMANDS
 from stratovirt.monitor.schema import EVENTS, ListOf, Struct, Type
 from stratovirt.monitor.schema_listing import arguments_struct
 from stratovirt.runtime.trace_events import EVENTS as TRACE_EVENTS
+from tools import rooms
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTICE = "<!-- Written by `make docs` from the definitions; edit those. -->"
@@ -152,6 +153,7 @@ def manual() -> str:
 FILES = {
     "docs/reference.md": reference,
     "docs/guidebook.md": guidebook,
+    "docs/rooms.md": rooms.page,
     "docs/stratovirt.1": manual,
 }
 

@@ -1,1 +1,1 @@
-"""ACPI: the byte code (``aml``) and the static tables (``tables``), from typed descriptions."""
+"""ACPI: the byte code (``aml``) and the static tables, from typed descriptions."""

@@ -1,1 +1,1 @@
-"""Disk images on the host."""
+"""Disk images: how a file or device of the host is opened, locked and served."""

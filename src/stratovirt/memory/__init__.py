@@ -1,1 +1,1 @@
-"""Guest memory: RAM back ends (``ram``) and the address map (``address_space``)."""
+"""Guest memory: RAM (``ram``) and the map of regions with its listeners (``address_space``)."""

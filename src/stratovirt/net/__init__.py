@@ -1,1 +1,1 @@
-"""Network back ends: taps and vhost-user."""
+"""Network back ends: taps, with the kernel's vhost-net or without, and vhost-user."""

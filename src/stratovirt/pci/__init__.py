@@ -1,1 +1,4 @@
-"""PCI Express: configuration space, functions, buses, the host bridge, MSI-X and root ports."""
+"""PCI Express: configuration space, functions and BARs, buses, MSI-X, root ports with hotplug.
+
+``contracts`` says what each part needs of the one above it.
+"""

@@ -1,1 +1,1 @@
-"""The machine's process: event loop, clock, log, terminal, clean-up."""
+"""The machine's process: event loop, clock, log, traces, threads, terminal, sockets, clean-up."""

@@ -1,1 +1,1 @@
-"""Back ends outside this process: the front end's half of vhost-user."""
+"""Devices served outside this process: the front end's half of vhost-user."""
