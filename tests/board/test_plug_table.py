@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from stratovirt.config.chardev_add import ChardevAdd
-from stratovirt.config.devices import DRIVERS
 from stratovirt.config.hot_replace import Blockdev
-from stratovirt.config.hotplug import HOT_DRIVERS, HOT_NETDEVS
+from stratovirt.config.hotplug import HOT_NETDEVS
 from stratovirt.config.kinds import Choice, Integer, Kind, OnOff
 from stratovirt.config.options import Nested, Options
+from stratovirt.config.registry import DRIVERS, HOT_DRIVERS
 from tests.board.conftest import Board
 from tests.board.test_chardevs import connect
 from tests.board.test_slots import HOTPLUG_INTERRUPT, OFF, POWER_OFF, Slot

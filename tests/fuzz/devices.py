@@ -29,7 +29,6 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.console import Console
     from stratovirt.virtio.device import VirtioDevice
-    from stratovirt.virtio.makers import make_device
     from stratovirt.virtio.mmio import MmioTransport
     from stratovirt.virtio.net import Net
 
@@ -126,7 +125,7 @@ class Bench:
             card.connect(cable, None, None)
             self.device = card
         else:
-            self.device = make_device(config.devices[0], host)
+            self.device = config.devices[0].driver.make(config.devices[0], host)
         if isinstance(self.device, Console):
             self.chardev = host.open_chardev("c")
             self.device.add_port("c", self.chardev)

@@ -640,12 +640,12 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         (
             True,
             ["-device", "e1000"],
-            "-device e1000: unknown driver 'e1000'; known are virtio-blk-device, virtio-blk-pci, virtio-net-device, virtio-net-pci, virtio-serial-device, virtio-serial-pci, virtconsole, vhost-vsock-device, vhost-vsock-pci, virtio-balloon-device, virtio-balloon-pci, virtio-rng-device, virtio-rng-pci, pcie-root-port or vfio-pci",
+            "-device e1000: unknown driver 'e1000'; known are pcie-root-port, vfio-pci, vhost-vsock-device, vhost-vsock-pci, virtconsole, virtio-balloon-device, virtio-balloon-pci, virtio-blk-device, virtio-blk-pci, virtio-net-device, virtio-net-pci, virtio-rng-device, virtio-rng-pci, virtio-serial-device or virtio-serial-pci",
         ),
         (
             True,
             ["-device", "driver="],
-            "-device driver=: unknown driver ''; known are virtio-blk-device, virtio-blk-pci, virtio-net-device, virtio-net-pci, virtio-serial-device, virtio-serial-pci, virtconsole, vhost-vsock-device, vhost-vsock-pci, virtio-balloon-device, virtio-balloon-pci, virtio-rng-device, virtio-rng-pci, pcie-root-port or vfio-pci",
+            "-device driver=: unknown driver ''; known are pcie-root-port, vfio-pci, vhost-vsock-device, vhost-vsock-pci, virtconsole, virtio-balloon-device, virtio-balloon-pci, virtio-blk-device, virtio-blk-pci, virtio-net-device, virtio-net-pci, virtio-rng-device, virtio-rng-pci, virtio-serial-device or virtio-serial-pci",
         ),
         (
             True,

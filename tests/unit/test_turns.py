@@ -12,7 +12,6 @@ import pytest
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.virtqueue import DescriptorChain, Virtqueue
 from stratovirt.chardev.backend import Chardev
-from stratovirt.config.devices import VirtioSerial
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.devices.fw_cfg import DMA_LOW, DMA_READ, DMA_SELECT, DMA_STEP, FwCfg
 from stratovirt.runtime.eventfds import new_eventfd
@@ -102,7 +101,7 @@ class Sink(Chardev):
 
 def console(rig: Rig, sink: Sink, done: int = 0) -> Console:
     host = cast(DeviceHost, SimpleNamespace(loop=rig.loop))
-    console = Console(VirtioSerial(), host)
+    console = Console("virtio-serial", host)
     console.add_port("port", sink)
     console.activate([rig.queue(TRANSMIT, done)], 0)
     return console

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from stratovirt.config.driver import MMIO, PCI
 from stratovirt.config.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stratovirt.config.driver import DeviceOptions
     from stratovirt.config.vm_config import VmConfig
 
 BUILT_BOARDS = ("microvm", "q35", "none")
 PCI_BOARDS = ("q35",)
-MMIO_SUFFIX, PCI_SUFFIX = "-device", "-pci"
 
 
 def check_board(config: VmConfig) -> None:
@@ -41,23 +42,15 @@ def _check_microvm(config: VmConfig) -> None:
         raise ConfigError("-global pcie-root-port.fast-unplug: microvm has no PCI bus")
 
 
-def _source(device: object) -> str:
-    flag: str = device.flag  # type: ignore[attr-defined]
+def _source(device: DeviceOptions) -> str:
     name = getattr(device, "id", None)
-    return f"{flag},id={name}" if name else flag
+    return f"{device.flag},id={name}" if name else device.flag
 
 
-def _check_bus(device: object, board: str) -> None:
-    flag: str = device.flag  # type: ignore[attr-defined]
-    wants_pci = "bus" in device.fields  # type: ignore[attr-defined]
-    if wants_pci and board not in PCI_BOARDS:
-        stem = flag.removesuffix(PCI_SUFFIX)
-        has_both = flag.startswith(("-device virtio-", "-device vhost-"))
-        hint = f"; use {stem.rpartition(' ')[2]}{MMIO_SUFFIX}" if has_both else ""
+def _check_bus(device: DeviceOptions, board: str) -> None:
+    driver = device.driver
+    hint = f"; use {driver.twin}" if driver.twin else ""
+    if driver.bus == PCI and board not in PCI_BOARDS:
         raise ConfigError(f"{_source(device)}: {board} has no PCI bus{hint}")
-    if flag.endswith(MMIO_SUFFIX) and board in PCI_BOARDS:
-        stem = flag.removesuffix(MMIO_SUFFIX)
-        raise ConfigError(
-            f"{_source(device)}: {board} has no virtio-mmio slots; "
-            f"use {stem.rpartition(' ')[2]}{PCI_SUFFIX}"
-        )
+    if driver.bus == MMIO and board in PCI_BOARDS:
+        raise ConfigError(f"{_source(device)}: {board} has no virtio-mmio slots{hint}")

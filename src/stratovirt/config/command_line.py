@@ -155,7 +155,7 @@ class CommandLine:
         things[thing.id] = thing
 
     def _device(self, text: str) -> None:
-        from stratovirt.config.devices import DRIVERS
+        from stratovirt.config.registry import DRIVERS
 
         self.config.devices.append(DRIVERS.parse(text))
 

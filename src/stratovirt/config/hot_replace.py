@@ -1,28 +1,18 @@
-"""What QMP adds to a running machine: block nodes, and devices in hot-replace slots."""
+"""What QMP adds to a running machine: block nodes, and what all devices in slots have."""
 
 from __future__ import annotations
 
-from stratovirt.config.devices import (
-    BLOCK_QUEUES_MOST,
-    QUEUE_LARGEST,
-    QUEUE_SMALLEST,
-    SERIAL_LONGEST,
-    VECTORS_MOST,
-    Sent,
-    SentWithDisk,
-)
+from stratovirt.config.devices import QUEUE_LARGEST, QUEUE_SMALLEST, VECTORS_MOST
 from stratovirt.config.drive import IOPS_HIGHEST
 from stratovirt.config.kinds import (
     Choice,
     Identifier,
     Integer,
-    MacAddress,
     Only,
     OnOff,
     PathName,
     PowerOfTwo,
     Reference,
-    Text,
 )
 from stratovirt.config.options import Nested, Options, opt
 
@@ -99,39 +89,6 @@ class InSlot(Options):
     vectors: int | None = opt(
         Integer(0, VECTORS_MOST), default=None, help="no effect: a slot has one line"
     )
-
-
-class HotBlk(SentWithDisk, InSlot, flag="device_add virtio-blk-mmio"):
-    """A disk in a hot-replace slot."""
-
-    id: str = opt(Identifier(), help="device name")
-    addr: int = opt(Integer(0, BLOCK_SLOTS - 1), help="slot")
-    drive: str | None = opt(
-        Reference("blockdev-add"), default=None, help="node-name of the back end; the id if missing"
-    )
-    serial: str | None = opt(
-        Text(longest=SERIAL_LONGEST), default=None, help=f"up to {SERIAL_LONGEST} characters"
-    )
-    num_queues: int | None = opt(
-        Integer(1, BLOCK_QUEUES_MOST), default=None, help="request queues: those the slot has"
-    )
-    iothread: str | None = opt(
-        Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
-    )
-
-
-class HotNet(Sent, InSlot, flag="device_add virtio-net-mmio"):
-    """A network card in a hot-replace slot."""
-
-    id: str = opt(Identifier(), help="device name")
-    addr: int = opt(Integer(0, NET_SLOTS - 1), help="slot")
-    netdev: str | None = opt(
-        Reference("netdev_add"), default=None, help="id of the back end; the device's if missing"
-    )
-    mac: bytes | None = opt(
-        MacAddress(), default=None, help="address that a driver reads when it starts"
-    )
-    mq: bool = opt(OnOff(), default=False, help="the slot offers all queue pairs of the netdev")
     iothread: str | None = opt(
         Reference("-object iothread", shared=True), default=None, help="id of an -object iothread"
     )

@@ -211,12 +211,22 @@ class Family:
         *,
         key: str,
         noun: str,
-        variants: dict[str, type[Options]],
+        variants: dict[str, type[Options]] | None = None,
         default: str | None = None,
     ) -> None:
-        self.flag, self.key, self.noun, self.variants = flag, key, noun, variants
+        self.flag, self.key, self.noun = flag, key, noun
+        self._variants = variants or {}
         self.default = default
         """The variant that JSON arguments without `key` mean."""
+
+    @property
+    def variants(self) -> dict[str, type[Options]]:
+        """The definitions by the word that chooses each."""
+        return self._variants
+
+    def find(self, word: str) -> type[Options] | None:
+        """The definition that `word` chooses."""
+        return self.variants.get(word)
 
     def parse(self, text: str, flag: str | None = None, **defaults: str) -> Any:
         """Read ``variant,key=value``; `defaults` are pairs the text may not give."""
@@ -236,7 +246,7 @@ class Family:
         return self._variant(word, source).from_json(rest, source)
 
     def _variant(self, word: str, source: str) -> type[Options]:
-        variant = self.variants.get(word)
+        variant = self.find(word)
         if variant is None:
             raise ConfigError(
                 f"{source}: unknown {self.noun} '{word[:80]}'; known are {self._choices()}"

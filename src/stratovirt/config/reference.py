@@ -5,13 +5,13 @@ from __future__ import annotations
 from stratovirt.config import machine, monitor, process
 from stratovirt.config.chardev import CHARDEVS
 from stratovirt.config.command_line import IGNORED_SWITCHES, IGNORED_WITH_VALUE
-from stratovirt.config.devices import DRIVERS
 from stratovirt.config.drive import Drive, Pflash
 from stratovirt.config.kinds import SOCKET_PATH_LONGEST, OnOff, PathName
 from stratovirt.config.net import NETDEVS
 from stratovirt.config.numa import NUMA
 from stratovirt.config.objects import OBJECTS
 from stratovirt.config.options import REQUIRED, Family, Options, opt
+from stratovirt.config.registry import DRIVERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -91,7 +91,9 @@ class VmConfig:
     @property
     def is_silent(self) -> bool:
         """Whether a guest could neither be heard nor managed."""
-        has_console = any(device.flag == "-device virtconsole" for device in self.devices)
+        from stratovirt.config.driver import VIRTIO_SERIAL
+
+        has_console = any(device.driver.bus == VIRTIO_SERIAL for device in self.devices)
         is_led = self.machine.type == "none" or self.accel == "test"
         return not (self.serial or self.monitors or has_console or is_led)
 
@@ -161,13 +163,13 @@ class VmConfig:
             if device.id is not None and device.id in names:
                 raise ConfigError(f"{device.flag},id={device.id}: another device has this id")
             names.add(device.id)
-        for stem, noun in (
-            ("-device vhost-vsock", "socket"),
-            ("-device virtio-balloon", "balloon"),
-        ):
-            found = [device for device in self.devices if device.flag.startswith(stem)]
-            if len(found) > 1:
-                raise ConfigError(f"{found[1].flag}: a machine has one {noun} device")
+        found: set[str] = set()
+        for device in self.devices:
+            noun = device.driver.noun_of_only
+            if noun in found:
+                raise ConfigError(f"{device.flag}: a machine has one {noun} device")
+            if noun:
+                found.add(noun)
 
     def _check_references(self) -> None:
         owners: dict[tuple[str, str], str] = {}

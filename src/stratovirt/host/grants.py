@@ -28,7 +28,7 @@ NAMING = {
     "netdev_add": "stratovirt.config.hotplug.HOT_NETDEVS",
     "chardev-add": "stratovirt.config.chardev_add.ChardevAdd",
     "chardev-remove": "stratovirt.config.chardev_add.ChardevRemove",
-    "device_add": "stratovirt.config.hotplug.HOT_DRIVERS",
+    "device_add": "stratovirt.config.registry.HOT_DRIVERS",
     "migrate": "stratovirt.config.process.Migrate",
 }
 """The definition of the arguments of each command that `names` something, imported at its use."""

@@ -6,6 +6,7 @@ import sys
 import time
 from importlib import import_module
 
+from stratovirt.config.registry import drivers
 from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.imports import LateImports
 from stratovirt.lockdown.x86_64_calls import DECLINED, PREFERRED, calls_of
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from stratovirt.host.line import BrokerLine
     from stratovirt.machine.board import Board
 
-BLOCK = 2
-"""Device id of a disk (virtio 1.2, section 5)."""
-
 ALWAYS = ("stratovirt._native.kvm_state", "stratovirt._native.rate_limit")
 """Modules for a reset and the log."""
 ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
@@ -30,12 +28,6 @@ CODE_OF_MONITORS = (
     "stratovirt._native.rename",
 )  # fmt: skip
 """Extension modules of QMP commands; Python modules come through the broker."""
-CODE_OF_DEVICES = (
-    "stratovirt._native.block_engine", "stratovirt._native.net_engine",
-    "stratovirt._native.tap", "stratovirt._native.vhost", "stratovirt._native.disk",
-)  # fmt: skip
-"""Extension modules of devices that may be hotplugged."""
-CODE_OF_ROOT_PORTS = ("stratovirt._native.vfio",)
 
 
 def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) -> None:
@@ -48,10 +40,10 @@ def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) 
         _import(ON_Q35)
     if config.monitors:
         _import(CODE_OF_MONITORS)
-        if board is not None:
-            _import(CODE_OF_DEVICES)
-            if config.machine.type == "q35":
-                _import(CODE_OF_ROOT_PORTS)
+        # The files of all drivers: without a board their properties are listed all the same.
+        for driver in drivers():
+            if board is not None and driver.bus == board.bus and driver.is_hot:
+                _import(driver.native)
         _open_for_monitors()
     _make_rings(config, board)
     # Makes the C library read the host's time zone file now.
@@ -81,8 +73,8 @@ def _open_for_monitors() -> None:
 
 
 def _make_rings(config: VmConfig, board: Board | None) -> None:
-    disks = [device for device in board.devices if device.device_id == BLOCK] if board else []
-    count = len(disks) + sum(o.flag == "-device pcie-root-port" for o in config.devices)
+    count = sum(device.rings for device in board.devices) if board else 0
+    count += sum(options.driver.rings for options in config.devices)
     if count:
         from stratovirt._native.block_engine import RING_ENTRIES
         from stratovirt._native.uring import make_no_more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from stratovirt.boot.image import BootFile, KernelFile
-from stratovirt.config.errors import ConfigError
+from stratovirt.config.registry import drivers
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.memory.address_space import AddressSpace, IoRegion
 from stratovirt.memory.ram import Ram
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
-    from stratovirt.config.devices import Virtconsole
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 PHYSICAL_ADDRESS_BITS = 52
 PORT_SPACE = 1 << 16
-CONSOLE = 3
-"""Device id of a virtio console (virtio 1.2, section 5)."""
 LARGE_KERNEL = 1 << 20
 
 
@@ -60,8 +57,8 @@ class BoardContext:
 class Board(ABC):
     """A board: RAM, devices and boot code of a machine; subclasses add the devices."""
 
-    console_driver: str
-    """The driver name of -device that console ports are attached to."""
+    bus: str
+    """The bus of its virtio devices."""
     restarts_on_reset = False
     """Whether a reset by the guest reboots the machine; otherwise it ends the machine."""
 
@@ -119,18 +116,9 @@ class Board(ABC):
         """Map `handler` at a range of I/O ports."""
         self.port_space.add(port, IoRegion(name, size, handler))
 
-    def add_console_port(self, options: Virtconsole) -> None:
-        """Add a port to the last console device; raises ConfigError."""
-        consoles = [device for device in self.devices if device.device_id == CONSOLE]
-        source = f"{options.flag},chardev={options.chardev}"
-        if not consoles:
-            raise ConfigError(f"{source}: no -device {self.console_driver} before it carries it")
-        name = options.id or options.chardev
-        try:
-            chardev = self.host.open_chardev(options.chardev)
-            consoles[-1].add_port(name, chardev, options.nr)  # type: ignore[attr-defined]
-        except ValueError as error:
-            raise ConfigError(f"{source}: {error}") from error
+    def driver_that_provides(self, bus: str) -> str:
+        """The name of the driver whose device on this board provides `bus`."""
+        return next(d.name for d in drivers() if d.bus == self.bus and d.provides == bus)
 
     @property
     def has_large_kernel(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.config.driver import DeviceId
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 
@@ -66,9 +67,6 @@ if TYPE_CHECKING:
 
 
 log = Log(__name__)
-
-NET, BLOCK, BALLOON = 1, 2, 5
-"""Device ids (virtio 1.2, section 5)."""
 
 
 class Machine:
@@ -224,18 +222,18 @@ class Machine:
     @property
     def disks(self) -> list[tuple[Blk, Image]]:
         """The block devices with a medium, each with its image."""
-        disks: list[Blk] = self._devices_of(BLOCK)  # type: ignore[assignment]
+        disks: list[Blk] = self._devices_of(DeviceId.BLOCK)  # type: ignore[assignment]
         return [(disk, disk.image) for disk in disks if disk.image is not None]
 
     @property
     def cards(self) -> list[Net]:
         """The network cards."""
-        return self._devices_of(NET)  # type: ignore[return-value]
+        return self._devices_of(DeviceId.NET)  # type: ignore[return-value]
 
     @property
     def balloon(self) -> Balloon | None:
         """The balloon device, if there is one."""
-        found = self._devices_of(BALLOON)
+        found = self._devices_of(DeviceId.BALLOON)
         return found[0] if found else None  # type: ignore[return-value]
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from stratovirt.config.errors import ConfigError
 from stratovirt.pci.bus import PciBus, PlaceError, devfn_of
 from stratovirt.runtime.log import Log
-from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.pci import PciTransport
 
 TYPE_CHECKING = False
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stratovirt.accel.base import Accelerator
+    from stratovirt.config.driver import Driver
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.pci.function import PciFunction
     from stratovirt.pci.host_bridge import PciHost
@@ -31,9 +31,9 @@ class PciDevices:
     """Creates devices and attaches them to buses; raises StratovirtError naming the option."""
 
     def __init__(self, pci: PciHost, host: DeviceHost, accelerator: Accelerator) -> None:
-        self._pci = pci
-        self._host = host
-        self._accelerator = accelerator
+        self.pci = pci
+        self.host = host
+        self.accelerator = accelerator
         self.transports: dict[PciFunction, PciTransport] = {}
         self._passed_through: dict[PciFunction, VfioFunction] = {}
         self._vfio: VfioContainer | None = None
@@ -46,7 +46,7 @@ class PciDevices:
     def bus(self, options: Any) -> PciBus:
         """The bus that the options name."""
         name = BUS_ALIASES.get(options.bus, options.bus)
-        for bus in self._pci.buses():
+        for bus in self.pci.buses():
             if bus.name == name:
                 return bus
         raise ConfigError(f"{options.flag},bus={options.bus}: there is no bus of this name")
@@ -90,14 +90,14 @@ class PciDevices:
         from stratovirt.vfio.host import VfioError
 
         if self._vfio is None:
-            self._vfio = VfioContainer(self._pci.memory, self._accelerator, self._host.access)
+            self._vfio = VfioContainer(self.pci.memory, self.accelerator, self.host.access)
             # DMA pins guest RAM, so the balloon must not discard pages.
-            self._host.memory.is_pinned = True
+            self.host.memory.is_pinned = True
         device, group = self._vfio.open_device(address, source)
         try:
             function = VfioFunction(
-                name or f"vfio({address})", device, group, self._vfio, self._accelerator,
-                self._host.loop,
+                name or f"vfio({address})", device, group, self._vfio, self.accelerator,
+                self.host.loop,
             )  # fmt: skip
         except OSError as error:
             device.close()
@@ -110,45 +110,28 @@ class PciDevices:
     def _wanted_back(self, function: PciFunction) -> None:
         """Ask the guest to release a device that the host's administrator unbinds."""
         log.warn(f"{function.name}: the host wants the device back")
-        for port in self._pci.root_ports:
+        for port in self.pci.root_ports:
             if port.secondary is function.bus:
                 port.request_unplug()
 
     def _make(self, options: Any, bus: PciBus) -> PciFunction:
-        if options.flag == "-device pcie-root-port":
-            return self._make_root_port(options, bus)
-        if options.flag.endswith(" vfio-pci"):
-            return self.pass_through(
-                options.host, options.id, f"{options.flag},host={options.host}"
-            )
-        device = make_device(options, self._host)
-        return self.carry(device, bus, options.vectors)
+        driver: Driver = options.driver
+        if not driver.device_id:
+            function: PciFunction = driver.make(options, self)
+            return function
+        return self.carry(driver.make(options, self.host), bus, options.vectors)
 
     def carry(self, device: VirtioDevice, bus: PciBus, vectors: int | None) -> PciFunction:
         """Create a virtio device's PCI function for `bus`, with `vectors` MSI-X vectors."""
         transport = PciTransport(
             device,
-            self._host,
-            self._accelerator,
-            is_integrated=bus is self._pci.root,
+            self.host,
+            self.accelerator,
+            is_integrated=bus is self.pci.root,
             vectors=vectors,
         )
         self.transports[transport.function] = transport
         return transport.function
-
-    def _make_root_port(self, options: Any, bus: PciBus) -> PciFunction:
-        from stratovirt.pci.root_port import RootPort
-
-        if bus is not self._pci.root:
-            raise ConfigError(f"{options.flag},bus={options.bus}: root ports are on pcie.0 only")
-        if options.id in (known.name for known in self._pci.buses()):
-            raise ConfigError(f"{options.flag},id={options.id}: another bus has this name")
-        fast = any(given.fast_unplug for given in self._host.config.globals)
-        port = RootPort(
-            options.id, self._pci, self._accelerator, port=options.port, fast_unplug=fast
-        )
-        self._pci.root_ports.append(port)
-        return port
 
     def release(self, function: PciFunction) -> VirtioDevice | None:
         """Detach and close a function; its stopped virtio device passes to the caller."""
@@ -165,7 +148,7 @@ class PciDevices:
 
     def close(self) -> None:
         """Detach and close all functions and their devices."""
-        for bus in reversed(self._pci.buses()):
+        for bus in reversed(self.pci.buses()):
             for function in list(bus.functions.values()):
                 device = self.release(function)
                 if device is not None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from stratovirt.config.driver import HotPlugged
 from stratovirt.config.errors import ConfigError
-from stratovirt.config.hotplug import HotPciBlk, HotPciNet, HotVfio
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug, HotPlugError, NotThereError
 from stratovirt.machine.pci_devices import PciDevices
 from stratovirt.pci.bus import PciBus, PlaceError
-from stratovirt.virtio.blk import Blk
-from stratovirt.virtio.net import Net
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from stratovirt.config.net import VhostUser
-    from stratovirt.net.back_end import BackEnd
     from stratovirt.net.vhost_user import VhostUserBackEnd
     from stratovirt.pci.function import PciFunction
     from stratovirt.pci.host_bridge import PciHost
@@ -40,7 +37,8 @@ class PciHotPlug(HotPlug):
 
     def plug(self, options: Any) -> None:
         """Create a device and attach it to an empty slot; raises StratovirtError."""
-        if not isinstance(options, HotPciBlk | HotPciNet | HotVfio):
+        hot = options.driver.hot
+        if not isinstance(hot, HotPlugged):
             raise HotPlugError(f"{options.flag}: this board has no hot-replace slots")
         self.check_new(options.id)
         try:
@@ -54,20 +52,21 @@ class PciHotPlug(HotPlug):
         except (ConfigError, PlaceError) as error:
             raise HotPlugError(f"device_add: {error}") from error
         port = self._port_of(bus)
-        if isinstance(options, HotVfio):
-            source = f"device_add: vfio-pci,host={options.host}"
-            function = self._devices.pass_through(options.host, options.id, source)
+        if options.driver.device_id:
+            function = self._carry(hot.make(options, self), hot, bus, options.vectors)
         else:
-            function = self._carry(self._make(options), bus, options.vectors)
+            function = hot.make(options, self._devices)
         self._devices.attach(function, bus, options.addr, multifunction=options.multifunction)
         self.plugged[options.id] = options
         port.plugged()
 
-    def _carry(self, device: VirtioDevice, bus: PciBus, vectors: int | None) -> PciFunction:
+    def _carry(
+        self, device: VirtioDevice, hot: HotPlugged, bus: PciBus, vectors: int | None
+    ) -> PciFunction:
         try:
             return self._devices.carry(device, bus, vectors)
         except Exception:
-            self._free_back_end(device)
+            hot.give_back(device, self)
             device.close()
             raise
 
@@ -83,41 +82,6 @@ class PciHotPlug(HotPlug):
 
     def _port_of(self, bus: PciBus) -> RootPort:
         return next(port for port in self._pci.root_ports if port.secondary is bus)
-
-    def _make(self, options: HotPciBlk | HotPciNet) -> VirtioDevice:
-        if isinstance(options, HotPciBlk):
-            return self._make_disk(options)
-        return self._make_card(options)
-
-    def _make_disk(self, options: HotPciBlk) -> Blk:
-        iothread = self.iothread(options.iothread)
-        name = options.drive or options.id
-        image = self.images.take(name, options.id, "device_add")
-        try:
-            disk = Blk(options.id, options.num_queues, self.host, queue_size=options.queue_size)
-        except Exception:
-            self.images.give_back(name, image)
-            raise
-        disk.insert(image, options.serial, iothread, options.physical_block_size)
-        return disk
-
-    def _make_card(self, options: HotPciNet) -> Net:
-        iothread = self.iothread(options.iothread)
-        name = options.netdev or options.id
-        back_end = self.netdevs.take(name, options.id, "device_add")
-        try:
-            card = self._card_for(options, back_end)
-        except Exception:
-            self.netdevs.give_back(name, back_end)
-            raise
-        card.connect(back_end, None, iothread)
-        return card
-
-    def _card_for(self, options: HotPciNet, back_end: BackEnd) -> Net:
-        pairs = back_end.pairs if options.mq else 1
-        card = Net(options.id, pairs, options.mac, self.host, queue_size=options.queue_size)
-        card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
-        return card
 
     def unplug(self, name: str) -> None:
         """Ask the guest to release a device; raises HotPlugError."""
@@ -141,7 +105,7 @@ class PciHotPlug(HotPlug):
         return self.find(name)
 
     def _is_removable(self, options: Any) -> bool:
-        if "bus" not in options.fields or options.flag == "-device pcie-root-port":
+        if "bus" not in options.fields or options.driver.provides:
             return False
         return self._devices.bus(options) is not self._pci.root
 
@@ -160,16 +124,8 @@ class PciHotPlug(HotPlug):
     def _take_back(self, device: VirtioDevice) -> None:
         """Close the device; a back end created by QMP stays open, as in QEMU."""
         if device.name in self.plugged:
-            self._free_back_end(device)
+            self.plugged[device.name].driver.hot.give_back(device, self)
         device.close()
-
-    def _free_back_end(self, device: VirtioDevice) -> None:
-        if isinstance(device, Blk):
-            image = device.eject()
-            self.images.give_back(image.drive.id, image)
-        elif isinstance(device, Net):
-            back_end = device.disconnect()
-            self.netdevs.give_back(back_end.netdev.id, back_end)
 
     def _forget(self, name: str) -> None:
         self._asked_ns.pop(name, None)

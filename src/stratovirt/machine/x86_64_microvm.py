@@ -8,6 +8,7 @@ from stratovirt.acpi import aml, tables, vmgenid
 from stratovirt.acpi.x86_64_processors import madt
 from stratovirt.boot import x86_64_linux
 from stratovirt.boot.x86_64_mptable import mp_table
+from stratovirt.config.driver import MMIO
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_boot import EntryPoint
@@ -22,7 +23,6 @@ from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, X8664Board
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.state import FLAG, Each, Optional, State, Struct
-from stratovirt.virtio.makers import make_device
 from stratovirt.virtio.mmio import MmioState, MmioTransport
 
 TYPE_CHECKING = False
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from stratovirt.virtio.device import VirtioDevice
 
 
-CONSOLE_PORT = "-device virtconsole"
-"""The device without a virtio-mmio slot: a port of a console device."""
+HOT_REPLACE = ("virtio-blk-device", "virtio-net-device")
+"""The devices in the board's hot-replace slots, in the slots' order."""
 
 
 class BoardState(State):
@@ -52,7 +52,7 @@ class Microvm(X8664Board):
     Built from a template, it has `restore` called in place of `load`.
     """
 
-    console_driver = "virtio-serial-device"
+    bus = MMIO
 
     def __init__(self, context: BoardContext, *, has_hot_replace: bool) -> None:
         super().__init__(context, layout.ram_pieces(context.config.memory.size))
@@ -179,23 +179,24 @@ class Microvm(X8664Board):
         Linux numbers disks and cards in this order, so vda is block slot 0.
         """
         devices: list[Any] = self.config.devices
-        virtio = [options for options in devices if options.flag != CONSOLE_PORT]
+        virtio = [options for options in devices if options.driver.bus == MMIO]
         if len(virtio) > layout.VIRTIO_SLOTS:
             raise ConfigError(
                 f"{virtio[layout.VIRTIO_SLOTS].flag}: microvm has {layout.VIRTIO_SLOTS} virtio "
                 "slots and all are taken"
             )
-        make = make_device
         if with_hot_replace:
             from stratovirt.machine.hot_replace import HotReplace
 
-            self.hot_plug = slots = HotReplace(self.host)
-            make = slots.make_device
+            self.hot_plug = slots = HotReplace(self.host, HOT_REPLACE)
         for index, options in enumerate(virtio):
-            self._add_virtio(make(options, self.host), index, layout.VIRTIO_FIRST_GSI + index)
+            device = options.driver.make(options, self.host)
+            if with_hot_replace:
+                slots.adopt(options, device)
+            self._add_virtio(device, index, layout.VIRTIO_FIRST_GSI + index)
         for options in devices:
-            if options.flag == CONSOLE_PORT:
-                self.add_console_port(options)
+            if options.driver.bus != MMIO:
+                options.driver.make(options, self)
         if with_hot_replace:
             for number, device in slots.fill_up():
                 self._add_virtio(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from stratovirt.boot import x86_64_linux
+from stratovirt.config.driver import PCI
 from stratovirt.devices.i8042 import PORTS as KEYBOARD_PORTS
 from stratovirt.devices.i8042 import ResetController
 from stratovirt.devices.ich9 import LpcBridge, Mch, PowerManagement
@@ -36,7 +37,7 @@ class Q35(X8664Board):
     """The board."""
 
     restarts_on_reset = True
-    console_driver = "virtio-serial-pci"
+    bus = PCI
 
     def __init__(self, context: BoardContext) -> None:
         super().__init__(context, layout.ram_pieces(context.config.memory.size))
@@ -71,14 +72,11 @@ class Q35(X8664Board):
 
     def _add_devices(self) -> None:
         # Root ports first: a device may name a bus that is defined after it on the command line.
-        for options in self.config.devices:
-            if options.flag == "-device pcie-root-port":
+        for options in sorted(self.config.devices, key=lambda o: o.driver.provides != PCI):
+            if options.driver.bus == PCI:
                 self.pci_devices.add(options)
-        for options in self.config.devices:
-            if options.flag == "-device virtconsole":
-                self.add_console_port(options)
-            elif options.flag != "-device pcie-root-port":
-                self.pci_devices.add(options)
+            else:
+                options.driver.make(options, self)
         self.pci_devices.check_slots(self.config.devices)
         for port in self.pci.root_ports:
             port.reset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
-from stratovirt.config.devices import VirtioBalloon
+from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log
@@ -50,18 +50,20 @@ class BalloonState(State):
 class Balloon(PythonDevice):
     """Discards the pages that the guest gives; holds the target and the actual number of pages."""
 
-    device_id = 5
+    device_id = DeviceId.BALLOON
     state_type = BalloonState
 
-    def __init__(self, options: VirtioBalloon, host: DeviceHost) -> None:
+    def __init__(
+        self, name: str, host: DeviceHost, *, deflates_on_oom: bool, takes_reports: bool
+    ) -> None:
         super().__init__(host.loop)
-        self.name = options.id or "virtio-balloon"
+        self.name = name
         self._memory = host.memory
         self._ram_bytes = host.config.memory.size
         self._clock = host.clock
         self._send_event = host.send_event
-        self._deflates_on_oom = options.deflate_on_oom
-        self._takes_reports = options.free_page_reporting
+        self._deflates_on_oom = deflates_on_oom
+        self._takes_reports = takes_reports
         self._wanted_pages = 0
         self._given_pages = 0
         self._next_event_ns = 0
@@ -173,8 +175,3 @@ class Balloon(PythonDevice):
         self._event_is_due = False
         self._next_event_ns = self._clock.now_ns() + EVENT_INTERVAL_NS
         self._send_event("BALLOON_CHANGED", {"actual": self.actual})
-
-
-def make(options: VirtioBalloon, host: DeviceHost) -> Balloon:
-    """The device for `options`."""
-    return Balloon(options, host)

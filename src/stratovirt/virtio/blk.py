@@ -9,6 +9,7 @@ from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
 from stratovirt.config.devices import QUEUE_SIZE
+from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
@@ -20,7 +21,6 @@ from stratovirt.virtio.engine_thread import EngineThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.config.devices import VirtioBlkDevice, VirtioBlkPci
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.runtime.io_thread import IoThread
 
@@ -66,7 +66,8 @@ class Blk(VirtioDevice):
     `idle_thread` fails each request with an I/O error.
     """
 
-    device_id = 2
+    device_id = DeviceId.BLOCK
+    rings = 1
     state_type = BlkState
 
     def __init__(
@@ -81,7 +82,7 @@ class Blk(VirtioDevice):
         self.name = name
         self.image: Image | None = None
         self._serial = b""
-        self._iothread = self._idle_thread = idle_thread
+        self._iothread = self.idle_thread = idle_thread
         self._queue_count, self._queue_size = queue_count, queue_size
         self._physical_block_size = BLOCK_SIZE
         self._loop = host.loop
@@ -143,7 +144,7 @@ class Blk(VirtioDevice):
         assert self.image is not None
         self._stop()
         image, self.image = self.image, None
-        self._serial, self._iothread = b"", self._idle_thread
+        self._serial, self._iothread = b"", self.idle_thread
         self._physical_block_size = BLOCK_SIZE
         self._start()
         self.config_changed()
@@ -252,15 +253,3 @@ class Blk(VirtioDevice):
             return
         reasons = [queue.ring.failure for queue in self._queues if queue.ring.failure]
         self.broken(reasons[0] if reasons else "the engine stopped")
-
-
-def make(
-    options: VirtioBlkDevice | VirtioBlkPci, host: DeviceHost, idle_thread: IoThread | None = None
-) -> Blk:
-    """The device for `options`; with an `idle_thread` its medium may be ejected."""
-    image = Image(host.config.drives[options.drive], host.access)
-    name = options.id or f"virtio-blk({options.drive})"
-    disk = Blk(name, options.num_queues, host, idle_thread, options.queue_size)
-    iothread = host.iothread(options.iothread)
-    disk.insert(image, options.serial, iothread, options.physical_block_size)
-    return disk

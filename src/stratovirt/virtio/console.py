@@ -6,7 +6,8 @@ import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.chardev.backend import Chardev
-from stratovirt.config.devices import CONSOLES_MOST, VirtioSerial
+from stratovirt.config.devices import CONSOLES_MOST
+from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log
@@ -73,12 +74,12 @@ class ConsoleState(State):
 class Console(PythonDevice):
     """The device that carries the ports; they are added before the guest runs."""
 
-    device_id = 3
+    device_id = DeviceId.CONSOLE
     state_type = ConsoleState
 
-    def __init__(self, options: VirtioSerial, host: DeviceHost) -> None:
+    def __init__(self, name: str, host: DeviceHost) -> None:
         super().__init__(host.loop)
-        self.name = options.id or "virtio-serial"
+        self.name = name
         self._ports: list[Port] = []
         self._control: list[bytes] = []
         self._by_queue: dict[int, Port] = {}
@@ -217,8 +218,3 @@ class Console(PythonDevice):
             self._send_control(number, PORT_NAME, 1, port.name.encode() + b"\0")
             if port.chardev.is_connected:
                 self._send_control(number, PORT_OPEN, 1)
-
-
-def make(options: VirtioSerial, host: DeviceHost) -> Console:
-    """The device for `options`."""
-    return Console(options, host)

@@ -47,6 +47,8 @@ class VirtioDevice:
     device_id = 0
     """Virtio device id (virtio 1.2, section 5)."""
     name = "virtio"
+    rings = 0
+    """The io_uring rings that the device may make while the machine runs."""
     uses_kernel_interrupts = False
     """Whether the kernel or another process raises the queues' interrupts (vhost)."""
     feature_needs: tuple[tuple[int, int], ...] = ()

@@ -6,11 +6,11 @@ import os
 import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
-from stratovirt.config import net as config
-from stratovirt.config.devices import QUEUE_SIZE, VirtioNetDevice, VirtioNetPci
+from stratovirt.config.devices import QUEUE_SIZE
+from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
-from stratovirt.net.back_end import BackEnd, PairSetup, TapBackEnd
+from stratovirt.net.back_end import BackEnd, PairSetup
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE, Loop
@@ -56,7 +56,7 @@ class NetState(State):
 class Net(VirtioDevice):
     """One card. Its back end may be connected and removed; without one the link is down."""
 
-    device_id = 1
+    device_id = DeviceId.NET
     feature_needs = NEEDS
     state_type = NetState
 
@@ -311,31 +311,3 @@ class Net(VirtioDevice):
             self._queue_broken(reasons[0])
         elif gone:
             self._lose_link("the tap was deleted")
-
-
-def make(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> Net:
-    """The device for `options`."""
-    back_end = open_back_end(options, host)
-    pairs = back_end.pairs if options.mq else 1
-    name = options.id or f"virtio-net({options.netdev})"
-    card = Net(name, pairs, options.mac, host, queue_size=options.queue_size)
-    card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
-    card.connect(back_end, None, host.iothread(options.iothread))
-    return card
-
-
-def open_back_end(options: VirtioNetDevice | VirtioNetPci, host: DeviceHost) -> BackEnd:
-    """The back end of the card's -netdev; raises StratovirtError."""
-    netdev = host.config.netdevs[options.netdev]
-    if isinstance(netdev, config.VhostUser):
-        from stratovirt.net.vhost_user import VhostUserBackEnd
-
-        back_end = VhostUserBackEnd(netdev, host)
-        back_end.begin(back_end.meet())
-        return back_end
-    return TapBackEnd(
-        netdev,
-        host.access,
-        vhost=options.vhost,
-        vhostfds=options.vhostfds or options.vhostfd,
-    )

@@ -6,6 +6,7 @@ import os
 import struct
 
 from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt.config.driver import DeviceId
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci import config_space as regs
 from stratovirt.pci import express
@@ -35,8 +36,13 @@ log = Log(__name__)
 VENDOR, FIRST_DEVICE, REVISION = 0x1AF4, 0x1040, 1
 SUBSYSTEM = (0x1AF4, 0x1100)
 CLASS_OTHER = 0x00FF00
-CLASSES = {1: 0x020000, 2: 0x010000, 3: 0x078000, 19: 0x028000}
-"""Class codes by virtio device id: Ethernet, storage, communication, network."""
+CLASSES = {
+    DeviceId.NET: 0x020000,
+    DeviceId.BLOCK: 0x010000,
+    DeviceId.CONSOLE: 0x078000,
+    DeviceId.SOCKET: 0x028000,
+}
+"""Class codes: Ethernet, storage, communication, network."""
 
 MSIX_BAR, REGISTERS_BAR = 1, 4
 COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000

@@ -7,7 +7,7 @@ import os
 import struct
 
 from stratovirt._native.vhost import VhostDevice
-from stratovirt.config.devices import VhostVsock
+from stratovirt.config.driver import DeviceId
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
@@ -21,13 +21,13 @@ VHOST_VSOCK = "/dev/vhost-vsock"
 class Vsock(VirtioDevice):
     """The guest's AF_VSOCK device. The event queue is not served: it only matters on migration."""
 
-    device_id = 19
+    device_id = DeviceId.SOCKET
     uses_kernel_interrupts = True
 
-    def __init__(self, options: VhostVsock, vhost: VhostDevice, host: DeviceHost) -> None:
+    def __init__(self, name: str, cid: int, vhost: VhostDevice, host: DeviceHost) -> None:
         super().__init__()
-        self.name = options.id or "vhost-vsock"
-        self._cid = options.guest_cid
+        self.name = name
+        self._cid = cid
         self._vhost = vhost
         self._memory = host.memory
         self._queues: list[ActiveQueue] = []
@@ -108,14 +108,18 @@ class Vsock(VirtioDevice):
         self._vhost.close()
 
 
-def make(options: VhostVsock, host: DeviceHost) -> Vsock:
-    """The device for `options`."""
-    source = f"{options.flag},guest-cid={options.guest_cid}"
-    if options.vhostfd:
+def open_vsock(
+    name: str, cid: int, handed_over: tuple[str, ...], host: DeviceHost, source: str
+) -> Vsock:
+    """The device of a guest with this `cid`, on a vhost descriptor that may be handed over.
+
+    Raises StratovirtError, whose text starts with `source`.
+    """
+    if handed_over:
         try:
-            vhost = VhostDevice(take_descriptor(options.vhostfd[0]))
+            vhost = VhostDevice(take_descriptor(handed_over[0]))
         except DescriptorError as error:
-            raise StratovirtError(f"{source},vhostfd={options.vhostfd[0]}: {error}") from error
+            raise StratovirtError(f"{source},vhostfd={handed_over[0]}: {error}") from error
     else:
         try:
             vhost = VhostDevice(os.open(VHOST_VSOCK, os.O_RDWR | os.O_CLOEXEC))
@@ -126,8 +130,8 @@ def make(options: VhostVsock, host: DeviceHost) -> Vsock:
             ) from error
     try:
         vhost.set_owner()
-        vhost.set_guest_cid(options.guest_cid)
-        return Vsock(options, vhost, host)
+        vhost.set_guest_cid(cid)
+        return Vsock(name, cid, vhost, host)
     except OSError as error:
         vhost.close()
         if error.errno == errno.EADDRINUSE:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from stratovirt.config.chardev_add import ChardevAdd, ChardevRemove
 from stratovirt.config.hot_replace import Blockdev
-from stratovirt.config.hotplug import HOT_DRIVERS, HOT_NETDEVS, IdArguments
+from stratovirt.config.hotplug import HOT_NETDEVS, IdArguments
 from stratovirt.config.kinds import Identifier
 from stratovirt.config.net import VhostUser
 from stratovirt.config.options import Options, opt
+from stratovirt.config.registry import HOT_DRIVERS
 from stratovirt.machine.hot_plug import HotPlug, NotThereError
 from stratovirt.monitor.later import Later
 from stratovirt.monitor.registry import NoArguments, command

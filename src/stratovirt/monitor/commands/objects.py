@@ -52,9 +52,9 @@ class PropertyArguments(PathArguments):
 def concrete_types(target: str) -> dict[str, tuple[str, type[Options] | None]]:
     """(parent, definition) of every type that can be instantiated."""
     from stratovirt.config.board_check import BUILT_BOARDS
-    from stratovirt.config.devices import DRIVERS
     from stratovirt.config.machine import Cpu, Machine
     from stratovirt.config.objects import OBJECTS
+    from stratovirt.config.registry import DRIVERS
 
     types: dict[str, tuple[str, type[Options] | None]] = {}
     types |= {name: ("device", driver) for name, driver in DRIVERS.variants.items()}
@@ -143,8 +143,9 @@ def _tree(vm: Vm) -> Node:
             if isinstance(value := getattr(device, field.name), bool | int | str)
         }
         place = peripheral if device.id is not None else anonymous
-        if vm.machine.balloon is not None and device.flag.startswith("-device virtio-balloon"):
-            options["guest-stats"] = BalloonStatistics(vm.machine.balloon)
+        balloon = vm.machine.balloon
+        if balloon is not None and device.driver.device_id == balloon.device_id:
+            options["guest-stats"] = BalloonStatistics(balloon)
         place[device.id or f"device[{index}]"] = options
     cpus: Node = {
         f"device[{slot.index}]": {"type": f"host-{vm.machine.target}-cpu", "realized": True}

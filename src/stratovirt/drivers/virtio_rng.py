@@ -7,8 +7,11 @@ import stat
 
 from stratovirt._native.rate_limit import RateLimit
 from stratovirt._native.virtqueue import DescriptorChain
-from stratovirt.config.devices import VirtioRng
+from stratovirt.config.devices import SingleFunctionPlace
+from stratovirt.config.driver import DeviceId, DeviceOptions, over_mmio_and_pci
+from stratovirt.config.kinds import Identifier, Integer, Reference
 from stratovirt.config.objects import RngRandom
+from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
@@ -24,12 +27,45 @@ CHUNK = TURN_BYTES
 SMALLEST_BURST = 64
 """Size of a Linux request; a smaller burst would cost one interrupt per few bytes."""
 NS_PER_MS = 1_000_000
+RATE_LOWEST, RATE_LIMIT = 64, 1_000_000_000
+"""Bytes a second that the device may be held to: the lowest, and the first beyond the highest."""
+
+
+class VirtioRng(DeviceOptions):
+    """Entropy device (virtio 1.2, section 5.4)."""
+
+    rng: str = opt(Reference("-object rng-random", shared=True), help="id of an -object rng-random")
+    id: str | None = opt(Identifier(), default=None, help="device name")
+    max_bytes: int | None = opt(
+        Integer(1, RATE_LIMIT * 1000), default=None, help="bytes in a period at most"
+    )
+    period: int | None = opt(
+        Integer(1, 1 << 32), default=None, help="period of max-bytes in milliseconds"
+    )
+
+    def check(self) -> None:
+        """The rate lies in the guidebook's limits (section 2.8)."""
+        if (self.max_bytes is None) != (self.period is None):
+            raise ValueError("max-bytes and period go together")
+        rate = self.bytes_per_second
+        if rate is not None and not RATE_LOWEST <= rate < RATE_LIMIT:
+            raise ValueError(
+                f"max-bytes in period is {rate} bytes a second but must be at least "
+                f"{RATE_LOWEST} and less than {RATE_LIMIT}"
+            )
+
+    @property
+    def bytes_per_second(self) -> int | None:
+        """The limit, or None without one."""
+        if self.max_bytes is None or self.period is None:
+            return None
+        return self.max_bytes * 1000 // self.period
 
 
 class Rng(PythonDevice):
     """Serves one request queue from one source file, with an optional rate limit."""
 
-    device_id = 4
+    device_id = DeviceId.ENTROPY
 
     def __init__(self, options: VirtioRng, source: RngRandom, host: DeviceHost) -> None:
         super().__init__(host.loop)
@@ -113,3 +149,8 @@ def _open_source(source: RngRandom) -> int:
 def make(options: VirtioRng, host: DeviceHost) -> Rng:
     """The device for `options`."""
     return Rng(options, host.config.objects[options.rng], host)
+
+
+DRIVERS = over_mmio_and_pci(
+    "virtio-rng", VirtioRng, make, device_id=DeviceId.ENTROPY, pci_place=SingleFunctionPlace
+)
