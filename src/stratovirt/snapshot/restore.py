@@ -36,6 +36,7 @@ class Template:
             self.board = self._read_board()
             self.memory_fd = self._open_memory(folder_fd, config)
         except OSError as error:
+            self.close()
             name = os.path.basename(error.filename or "")
             raise SnapshotError(f"{self.source}: {name}: {error.strerror}") from error
         except (ConfigError, SnapshotError) as error:

@@ -33,7 +33,7 @@ INPUT_LIMIT = 4096
 OUTPUT_CHUNK = 4096
 LONGEST_NAME = 256
 MOST_CONTROL = 64
-"""Most control messages kept for a driver that offers no buffers; later ones are dropped."""
+"""Most control messages in a snapshot, above the four of each port that can wait."""
 
 
 def queues_of(port: int) -> tuple[int, int]:
@@ -194,8 +194,11 @@ class Console(PythonDevice):
             self._send_control(port.number, PORT_OPEN, int(is_open))
 
     def _send_control(self, port: int, event: int, value: int, text: bytes = b"") -> None:
-        if len(self._control) < MOST_CONTROL:
-            self._control.append(CONTROL.pack(port, event, value) + text)
+        message = CONTROL.pack(port, event, value) + text
+        # A driver without buffers hears the newest of each event: none is lost, none piles up.
+        about = message[: CONTROL.size - 2]
+        self._control = [older for older in self._control if not older.startswith(about)]
+        self._control.append(message)
         self.serve(CONTROL_RECEIVE)
 
     def _tell(self, chain: DescriptorChain) -> bool:
