@@ -1,4 +1,4 @@
-"""Where built images live, and when they are built again.
+"""The cache of built images, and the rule by which they are built again.
 
 Everything the lab builds is a file named by a recipe.  The recipe's text (its inputs and the
 code that builds it) is hashed into the file's name, so a changed recipe is a new file and an

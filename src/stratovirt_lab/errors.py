@@ -1,4 +1,4 @@
-"""What goes wrong in the lab, said in one line with its remedy."""
+"""Errors of the lab: one line that names the remedy."""
 
 
 class LabError(Exception):

@@ -1,4 +1,4 @@
-"""What boots: the lab host's initramfs, the guest's initramfs, kernels in every form, disks.
+"""Boot images: the lab host's initramfs, the guest's initramfs, kernels in every form, disks.
 
 All of it comes from Debian's packages and needs neither root rights nor loop devices.
 """

@@ -75,7 +75,7 @@ VFIO = (
 
 FIOCLEX = c_FIOCLEX
 FILES = (c_FIONBIO, FIOCLEX)
-"""What Python does to a descriptor that was just received."""
+"""Requests that Python makes of a descriptor that it has just received."""
 
 TERMINAL = (c_TCGETS, c_TCSETS, c_TCFLSH)
 """The user's terminal is put back at the end; without TIOCSTI nothing can be typed into it."""

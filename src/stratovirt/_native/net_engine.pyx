@@ -95,7 +95,7 @@ cdef class NetEngine(Engine):
     def set_filter(self, *, bytes own not None, bint promiscuous, bint all_multicast,
                    bint all_unicast, bint no_multicast, bint no_unicast, bint no_broadcast,
                    list unicast not None, list multicast not None, bytes vlans):
-        """What the guest wants to receive; only while the engine does not run.
+        """Set the filter of received packets; only while the engine does not run.
 
         `vlans` is a bitmap of 4096 bits, or None when tags are not looked at.
         """
@@ -140,7 +140,7 @@ cdef class NetEngine(Engine):
         return &self._tx_kick if index else &self._rx_kick
 
     cdef bint stop(self) noexcept nogil:
-        """Nothing is in flight between two rounds."""
+        """Stop at once: no packet is in flight between two rounds."""
         cdef int index
         self._is_deaf = True
         for index in range(3):

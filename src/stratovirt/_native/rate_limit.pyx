@@ -38,7 +38,7 @@ cdef class RateLimit:
             self._spent = 0
 
     cdef bint take(self, uint64_t now_ns, uint64_t count) noexcept nogil:
-        """As `admits`."""
+        """`admits` for Python."""
         cdef wide_t spent
         self._earn(now_ns)
         spent = self._spent + <wide_t>count * self._period_ns
@@ -48,7 +48,7 @@ cdef class RateLimit:
         return True
 
     cdef uint64_t when(self, uint64_t now_ns, uint64_t count) noexcept nogil:
-        """As `ready_at_ns`."""
+        """`ready_at_ns` for Python."""
         cdef wide_t spent, most
         self._earn(now_ns)
         spent = self._spent + <wide_t>count * self._period_ns
@@ -58,5 +58,5 @@ cdef class RateLimit:
         return now_ns + <uint64_t>((spent - most + self._count - 1) / self._count)
 
     cdef void give_back(self, uint64_t count) noexcept nogil:
-        """As `refund`."""
+        """`refund` for Python."""
         self._forgive(<wide_t>count * self._period_ns)

@@ -67,7 +67,7 @@ CLONE_THREAD_FLAGS = (
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
     | CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID
 )
-"""What pthread_create(3) asks for."""
+"""The flags of clone(2) that pthread_create(3) passes."""
 
 cdef extern from "malloc.h":
     int mallopt(int parameter, int value)

@@ -75,7 +75,7 @@ def set_header_size(int fd, int size):
 
 
 def set_offload(int fd, unsigned long flags):
-    """What the guest takes unfinished: OFFLOAD_* bits."""
+    """Set the offloads that the guest has negotiated, OFFLOAD_* bits."""
     if ioctl(fd, TUNSETOFFLOAD, flags) < 0:
         raise _failed("TUNSETOFFLOAD")
 

@@ -50,7 +50,7 @@ def take_ring(entries):
 
 
 def give_back_ring(Uring ring not None):
-    """Nothing is in flight in it any more; somebody else may have it."""
+    """Return the ring for reuse; no request is in flight in it."""
     spare.append(ring)
 
 

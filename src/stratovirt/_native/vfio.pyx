@@ -231,7 +231,7 @@ cdef class Device:
         return first.offset, first.size, areas
 
     def irq_count(self, uint32_t index):
-        """How many interrupts of a kind the device has."""
+        """The number of the device's interrupts of a kind."""
         cdef vfio_irq_info info
         info.argsz, info.index = sizeof(info), index
         if ioctl(self.fd, VFIO_DEVICE_GET_IRQ_INFO, &info) < 0:

@@ -55,7 +55,7 @@ cdef class Virtqueue:
 
     @property
     def failure(self):
-        """What the driver did wrong, or None while the queue is sound."""
+        """The driver's violation that broke the queue, or None."""
         return RING_ERRORS[self.error] if self.error else None
 
     @property

@@ -1,4 +1,4 @@
-"""What each board can have: options of another board are refused, never ignored."""
+"""Board restrictions: options that the chosen board cannot have are refused, never ignored."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ RECONNECT_LONGEST_S = 3600
 
 
 class Listening(Options):
-    """What sockets share: the server's end waits for its first client unless told otherwise."""
+    """Options common to sockets; a server waits for its first client unless told otherwise."""
 
     server: bool = opt(OnOff(), default=False, help="listen instead of connecting")
     nowait: bool | None = opt(OnOff(), default=None, help="start without a client")
@@ -85,7 +85,7 @@ class SocketChardev(Listening, flag="-chardev socket"):
 
     @property
     def address(self) -> str:
-        """Where it listens or connects, for messages."""
+        """The address that it listens at or connects to, for messages."""
         return self.path if self.path is not None else f"{self.host or '*'}:{self.port}"
 
 

@@ -27,7 +27,7 @@ class UnixAddressData(Options, flag="chardev-add backend.data.addr.data"):
 
 
 class Address(Options, flag="chardev-add backend.data.addr"):
-    """Where the other side listens."""
+    """The address of the peer's listening socket."""
 
     type: str = opt(Choice("unix"), help="kind of socket")
     data: UnixAddressData = opt(Nested(UnixAddressData), help="the address")
@@ -46,7 +46,7 @@ class SocketData(Options, flag="chardev-add backend.data"):
     )
 
     def check(self) -> None:
-        """Nothing that is added later could be served."""
+        """Refuse a server: only a client can be added to a running machine."""
         if self.server:
             raise ValueError("server must be false: a vhost-user back end listens itself")
 
@@ -66,7 +66,7 @@ class ChardevAdd(Options, flag="chardev-add"):
 
     @property
     def chardev(self) -> SocketChardev:
-        """As -chardev would have it."""
+        """The chardev as -chardev would define it."""
         data = self.backend.data
         return SocketChardev(id=self.id, path=data.addr.data.path, reconnect=data.reconnect)
 

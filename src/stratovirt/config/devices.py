@@ -32,14 +32,14 @@ BLOCK_LARGEST = 32768
 
 
 class Sent(Options):
-    """What managers send with every device; only what changes nothing here is taken."""
+    """Properties that managers send with every device; only values without effect are taken."""
 
     romfile: str = opt(NoRom(), default="", help="must be empty: devices have no option ROM")
     disable_modern: bool = opt(Only(False), default=False, help="must be off")
 
 
 class SentWithDisk(Sent):
-    """What managers send with every disk."""
+    """Properties that managers send with every disk."""
 
     share_rw: bool = opt(OnOff(), default=False, help="no effect: the image stays locked")
     write_cache: str = opt(
@@ -67,7 +67,7 @@ class WithQueueSize(Options):
 
 
 class PciPlace(Options):
-    """Where on a PCI bus."""
+    """A place on a PCI bus."""
 
     bus: str = opt(Identifier(), help="bus to attach to: pcie.0 or the id of a root port")
     addr: tuple[int, int] = opt(PciAddress(), help="SLOT.FUNCTION on the bus")
@@ -75,7 +75,7 @@ class PciPlace(Options):
 
 
 class VirtioPciPlace(PciPlace):
-    """Where on a PCI bus, and how a virtio device interrupts from there."""
+    """A place on a PCI bus, and the interrupt vectors of a virtio device there."""
 
     vectors: int | None = opt(
         Integer(0, VECTORS_MOST),
@@ -85,7 +85,7 @@ class VirtioPciPlace(PciPlace):
 
 
 class SingleFunctionPlace(VirtioPciPlace):
-    """Where on a PCI bus, for a device that the guidebook calls a single function device."""
+    """A place on a PCI bus for a device that the guidebook calls a single function device."""
 
     def check(self) -> None:
         """It has function 0 (sections 2.3 and 2.8)."""

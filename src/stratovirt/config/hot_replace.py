@@ -1,4 +1,4 @@
-"""What QMP adds to a running machine: block nodes, and what all devices in slots have."""
+"""Block nodes that QMP adds to a running machine, and options common to devices in slots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NET_SLOTS = 2
 
 
 class BlockdevFile(Options, flag="blockdev-add file"):
-    """Where a block node's content is."""
+    """The file of a block node."""
 
     driver: str = opt(Choice("file", "host_device"), default="file", help="kind of file")
     filename: str = opt(PathName(), help="image file or block device on the host")
@@ -37,7 +37,7 @@ class BlockdevFile(Options, flag="blockdev-add file"):
 
 
 class BlockdevCache(Options, flag="blockdev-add cache"):
-    """How a block node uses the host's page cache."""
+    """The use of the host's page cache by a block node."""
 
     direct: bool = opt(OnOff(), default=True, help="bypass it (O_DIRECT)")
     no_flush: bool = opt(

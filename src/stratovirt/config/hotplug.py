@@ -1,4 +1,4 @@
-"""What the options of hotplugged devices have in common, and the back ends that QMP adds."""
+"""Options common to hotplugged devices, and the back ends that QMP adds."""
 
 from __future__ import annotations
 

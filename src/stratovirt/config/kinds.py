@@ -27,7 +27,7 @@ else:
 
 
 class Kind(KindOf["T"]):
-    """How one value is read. `allowed` completes the sentence "must be ..."."""
+    """The parser of one value. `allowed` completes the sentence "must be ..."."""
 
     allowed = "a value"
     json_type = "str"
@@ -258,7 +258,7 @@ class NoRom(Kind["str"]):
     allowed = "empty: devices have no option ROM"
 
     def parse(self, text: str) -> str:
-        """Nothing."""
+        """The empty text; raises ValueError for any other."""
         if text:
             raise ValueError(self.allowed)
         return text

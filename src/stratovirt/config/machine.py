@@ -68,7 +68,7 @@ class Machine(Options, flag="-machine", first="type"):
 
 
 class Accel(Options, flag="-accel", first="accel"):
-    """What runs the vCPUs."""
+    """The accelerator, which runs the vCPUs."""
 
     accel: str = opt(Choice("kvm", "test"), help="kvm, or test: no vCPU, a client plays it")
 
@@ -122,7 +122,7 @@ class Smp(Options, flag="-smp", first="cpus"):
 
 
 class Topology:
-    """How many of each level the next level up holds."""
+    """The number of CPUs or groups of each level in a group of the next level up."""
 
     __slots__ = ("clusters", "cores", "dies", "sockets", "threads")
 

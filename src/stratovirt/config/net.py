@@ -49,7 +49,7 @@ class NoScript(Kind["str"]):
     allowed = "no or empty: the interface is the host's to set up"
 
     def parse(self, text: str) -> str:
-        """Nothing."""
+        """The empty text; raises ValueError for the name of a script."""
         if text not in ("", "no"):
             raise ValueError(self.allowed)
         return ""

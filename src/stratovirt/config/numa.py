@@ -24,7 +24,7 @@ class NumaNode(Options, flag="-numa node"):
 
 
 class NumaDistance(Options, flag="-numa dist"):
-    """How far one node's memory is from another's CPUs; 10 to itself and 20 by default."""
+    """The distance of one node's memory from another's CPUs; 10 to itself and 20 by default."""
 
     src: int = opt(Integer(0, MAX_NODES - 1), help="node of the CPUs")
     dst: int = opt(Integer(0, MAX_NODES - 1), help="node of the memory")

@@ -112,7 +112,7 @@ class Options:
         """Rules between fields; raises ValueError with a sentence about them."""
 
     def names(self) -> Named | None:
-        """What of the host a QMP command with these arguments names, and so may be opened."""
+        """The requests to the host that a QMP command with these arguments grants."""
         return None
 
     def replace(self, **changes: Any) -> Self:

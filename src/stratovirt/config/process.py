@@ -60,7 +60,7 @@ class Incoming(Options, flag="-incoming", whole="uri"):
 
 
 class Migrate(Options):
-    """Where to write a snapshot."""
+    """The place and mode of a snapshot to be written."""
 
     uri: str = opt(Text("file:PATH"), help="file:PATH, the folder to write")
 

@@ -74,7 +74,7 @@ def summary(option: type[Options]) -> str:
 
 
 def usage(option: type[Options]) -> str:
-    """How the option is written: ``-smp [cpus=]CPUS[,maxcpus=MAXCPUS]``."""
+    """The option's syntax: ``-smp [cpus=]CPUS[,maxcpus=MAXCPUS]``."""
     if not option.fields:
         return option.flag
     if option.whole is not None:
@@ -91,7 +91,7 @@ def usage(option: type[Options]) -> str:
 
 
 def placeholder(field: Field) -> str:
-    """What stands for the value: its words, or its name in capitals."""
+    """The placeholder of a value: its words, or its name in capitals."""
     if isinstance(field.kind, OnOff):
         return "on|off"
     words = getattr(field.kind, "words", None)

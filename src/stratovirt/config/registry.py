@@ -54,11 +54,11 @@ class AtStart(Family):
 
     @property
     def variants(self) -> dict[str, type[Options]]:
-        """All of them, by the driver's name."""
+        """The options of all drivers, by the driver's name."""
         return {driver.name: driver.options for driver in drivers()}
 
     def find(self, word: str) -> type[Options] | None:
-        """Those of one driver, without looking at the others."""
+        """The options of one driver; the others are not imported."""
         driver = find(word)
         return driver.options if driver is not None and driver.name == word else None
 
@@ -68,7 +68,7 @@ class AtRunTime(Family):
 
     @property
     def variants(self) -> dict[str, type[Options]]:
-        """All of them, by each of the driver's names."""
+        """The options of all drivers, by each of the driver's names."""
         return {
             name: hot.options
             for driver in drivers()
@@ -77,7 +77,7 @@ class AtRunTime(Family):
         }
 
     def find(self, word: str) -> type[Options] | None:
-        """Those of one driver, without looking at the others."""
+        """The options of one driver; the others are not imported."""
         driver = find(word)
         hot = driver.hot if driver is not None else None
         return hot.options if hot is not None else None

@@ -187,7 +187,7 @@ class VmConfig:
         self._check_used(owners)
 
     def _check_used(self, owners: Iterable[tuple[str, str]]) -> None:
-        """What no option refers to is a mistake, unless a device may be added that names it."""
+        """Refuse unused back ends, unless a device that names them may be added later."""
         made = [self.chardevs, self.objects, self.drives, self.netdevs]
         for thing in (thing for things in made for thing in things.values()):
             if any(n == thing.id and thing.flag.startswith(flag) for flag, n in owners):
