@@ -17,6 +17,11 @@ cdef extern from * nogil:
     static inline uint32_t load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
     static inline void store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     static inline uint64_t load64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static inline uint64_t fetch_or64(uint64_t *p, uint64_t v) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint64_t fetch_and64(uint64_t *p, uint64_t v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
+    /* The fence is the compiler's: what the program writes before stays before the look. */
+    static inline uint64_t *look_up(uint64_t *const *p) { __atomic_signal_fence(__ATOMIC_SEQ_CST); return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void publish(uint64_t **p, uint64_t *v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     static inline void store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     """
     void relax_cpu()
@@ -28,4 +33,8 @@ cdef extern from * nogil:
     uint32_t load32(const uint32_t *p)
     void store32(uint32_t *p, uint32_t v)
     uint64_t load64(const uint64_t *p)
+    uint64_t fetch_or64(uint64_t *p, uint64_t v)
+    uint64_t fetch_and64(uint64_t *p, uint64_t v)
+    uint64_t *look_up(uint64_t *const *p)
+    void publish(uint64_t **p, uint64_t *v)
     void store64(uint64_t *p, uint64_t v)

@@ -17,7 +17,8 @@ from stratovirt._native.board_time cimport BoardTime
 from stratovirt._native.disk cimport SECTOR_BYTES, Disk
 from stratovirt._native.interrupt cimport Notifier
 from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, Engine, Watch, ready_t
-from stratovirt._native.iovecs cimport advance, give, take
+from stratovirt._native.guest_memory cimport GuestMemory, wrote
+from stratovirt._native.iovecs cimport advance, filled, give, take
 from stratovirt._native.rate_limit cimport RateLimit
 from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.uring cimport Uring
@@ -393,7 +394,7 @@ cdef class BlockEngine(Engine):
             status = self._for_ranges(True)
         elif header.type == <uint32_t>VIRTIO_BLK_T_GET_ID:
             size = min(chain.writable_bytes, <uint64_t>VIRTIO_BLK_ID_BYTES)
-            give(chain.iov + chain.readable, chain.writable, self._serial, size)
+            give(queue.ring._memory, chain.iov + chain.readable, chain.writable, self._serial, size)
             written[0] = <uint32_t>size
             status = VIRTIO_BLK_S_OK
         else:
@@ -401,6 +402,7 @@ cdef class BlockEngine(Engine):
         if outcome == STARTED:
             return STARTED
         status_byte[0] = <uint8_t>status
+        wrote(queue.ring._memory, status_byte, 1)
         if block_complete.enabled:
             block_complete.report(header.type, status, 0, 0)
         written[0] += 1
@@ -428,7 +430,8 @@ cdef class BlockEngine(Engine):
             if outcome == STARTED:
                 return STARTED
             if outcome == REFUSED:
-                status[0] = self._disk.transfer(sector, data, count, size, is_write)
+                status[0] = self._disk.transfer(
+                    queue.ring._memory, sector, data, count, size, is_write)
                 if is_write and not self._writeback and status[0] == VIRTIO_BLK_S_OK:
                     status[0] = self._disk.flush()
         if status[0] == VIRTIO_BLK_S_OK:
@@ -462,6 +465,7 @@ cdef class BlockEngine(Engine):
         """Hand a transfer to the kernel, or do it if the page cache has it: that is faster."""
         cdef Pending *request
         cdef uint64_t offset = sector * SECTOR_BYTES
+        cdef ssize_t done
         cdef bint shared
         cdef int fd
         if self._uring is None:
@@ -473,9 +477,12 @@ cdef class BlockEngine(Engine):
             # What is written goes to the page cache, which does not make anybody wait for a disk.
             if is_write or self._reads_here:
                 return REFUSED
-            if preadv2(fd, iov, <int>count, offset, RWF_NOWAIT) == <ssize_t>size:
+            done = preadv2(fd, iov, <int>count, offset, RWF_NOWAIT)
+            if done == <ssize_t>size:
+                filled(queue.ring._memory, iov, count, size)
                 return DONE
-            if errno == EOPNOTSUPP:
+            # What a short read has left here is written again, by whichever way is next.
+            if done < 0 and errno == EOPNOTSUPP:
                 # A file system in memory: there is nothing to wait for.
                 self._reads_here = True
                 return REFUSED
@@ -543,6 +550,10 @@ cdef class BlockEngine(Engine):
         return any
 
     cdef void _continue(self, Pending *request, int result) noexcept nogil:
+        if not request.is_sync and not request.is_write:
+            # What a failed read has left is anybody's guess.
+            filled((<BlockQueue>request.queue).ring._memory, request.iov, request.count,
+                   <uint64_t>result if result > 0 else request.left)
         if result == -EINTR or result == -EAGAIN:
             pass
         elif request.is_sync:
@@ -571,6 +582,7 @@ cdef class BlockEngine(Engine):
         """Give a request back to the driver; the interrupt follows for all of them."""
         cdef uint32_t written = 1
         request.status[0] = <uint8_t>status
+        wrote((<BlockQueue>request.queue).ring._memory, request.status, 1)
         if status == VIRTIO_BLK_S_OK and request.size:
             self._count_transfer(request.is_write, request.size)
             if not request.is_write:

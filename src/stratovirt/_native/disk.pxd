@@ -1,4 +1,5 @@
 from libc.stdint cimport uint32_t, uint64_t
+from stratovirt._native.guest_memory cimport GuestMemory
 from stratovirt._native.virtqueue cimport Chain, iovec
 
 cdef enum:
@@ -13,8 +14,8 @@ cdef class Disk:
     cdef uint32_t block_size
     cdef int check_range(self, uint64_t sector, uint64_t size, bint is_write) noexcept nogil
     cdef int fd_for(self, const iovec *iov, uint32_t count, uint64_t offset) noexcept nogil
-    cdef int transfer(self, uint64_t sector, iovec *iov, uint32_t count, uint64_t size,
-                      bint is_write) noexcept nogil
+    cdef int transfer(self, GuestMemory memory, uint64_t sector, iovec *iov, uint32_t count,
+                      uint64_t size, bint is_write) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef int for_ranges(self, Chain *chain, uint64_t size, bint zero) noexcept nogil
     cdef int _discard(self, uint64_t sector, uint32_t count) noexcept nogil

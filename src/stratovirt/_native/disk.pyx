@@ -10,7 +10,8 @@ from posix.unistd cimport fdatasync
 
 import os
 
-from stratovirt._native.iovecs cimport advance, is_aligned, take
+from stratovirt._native.guest_memory cimport GuestMemory
+from stratovirt._native.iovecs cimport advance, filled, is_aligned, take
 from stratovirt._native.virtqueue cimport Chain, iovec
 
 cdef extern from "sys/uio.h" nogil:
@@ -114,9 +115,9 @@ cdef class Disk:
             return self.buffered_fd
         return self.fd
 
-    cdef int transfer(self, uint64_t sector, iovec *iov, uint32_t count, uint64_t size,
-                      bint is_write) noexcept nogil:
-        """Read or write, waiting for it."""
+    cdef int transfer(self, GuestMemory memory, uint64_t sector, iovec *iov, uint32_t count,
+                      uint64_t size, bint is_write) noexcept nogil:
+        """Read into guest memory or write from it, waiting for it."""
         cdef uint64_t offset = sector * SECTOR_BYTES
         cdef int fd = self.fd_for(iov, count, offset)
         cdef ssize_t done
@@ -128,6 +129,8 @@ cdef class Disk:
                 done = pwritev(fd, iov, <int>count, offset)
             else:
                 done = preadv2(fd, iov, <int>count, offset, 0)
+                # What a failed read has left is anybody's guess.
+                filled(memory, iov, count, done if done > 0 else size)
             if done < 0 and errno == EINTR:
                 continue
             if done <= 0:

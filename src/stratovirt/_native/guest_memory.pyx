@@ -5,6 +5,8 @@ from libc.errno cimport EINVAL, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
+from stratovirt._native.atomics cimport publish
+from stratovirt._native.dirty_log cimport PAGE_SHIFT, log_bytes, take_logged
 
 import os
 
@@ -190,11 +192,23 @@ cdef class GuestMemory:
 
     Blocks are added while the board is built and stay until the machine is gone, which is why
     engines may hold host pointers into them.
+
+    While it is logged (`start_log`), each write sets the bit of its pages.  Writers outside this
+    process's own code (the guest, the kernel's vhost, peers) are `writers`: see
+    memory.dirty_log.Writer.
     """
 
     def __cinit__(self):
         self._count = 0
         self._mappings = []
+        self.writers = []
+        self.log_fd = -1
+
+    def __dealloc__(self):
+        if self._log_area != NULL:
+            munmap(self._log_area, self._log_bytes())
+        if self.log_fd >= 0:
+            close(self.log_fd)
 
     def add(self, uint64_t gpa, RamMapping mapping not None, uint64_t offset, uint64_t size):
         """Place `size` bytes of `mapping`, from `offset`, at `gpa`."""
@@ -204,6 +218,8 @@ cdef class GuestMemory:
             raise ValueError("the block wraps around the address space")
         if self._count == MAX_BLOCKS:
             raise ValueError("too many RAM blocks")
+        if self._log_area != NULL:
+            raise ValueError("the log of written pages has no bits for further RAM")
         for i in range(self._count):
             if gpa < self._blocks[i].gpa + self._blocks[i].size and self._blocks[i].gpa < gpa + size:
                 raise ValueError("RAM blocks overlap")
@@ -275,6 +291,7 @@ cdef class GuestMemory:
         hva = self._checked(gpa, size)
         with nogil:
             memcpy(hva, &data[0], size)
+            wrote(self, hva, size)
 
     def discard_pages(self, bytes page_numbers not None):
         """Give 4 KiB pages, named by little-endian 32-bit numbers, back to the host.
@@ -316,6 +333,7 @@ cdef class GuestMemory:
         for i in range(self._count):
             if self._blocks[i].hva <= start < self._blocks[i].hva + self._blocks[i].size:
                 (<RamMapping>self._blocks[i].mapping).discard(start, length)
+                wrote(self, start, length)
                 return
 
     def readinto_from(self, int fd, uint64_t gpa, uint64_t size, uint64_t file_offset):
@@ -333,5 +351,90 @@ cdef class GuestMemory:
             count = os.preadv(fd, [view[done:]], file_offset + done)
             if count == 0:
                 break
+            wrote(self, hva + <uint64_t>done, count)
             done += count
         return done
+
+    cdef uint64_t _log_bytes(self) noexcept nogil:
+        # A word more: a bitmap that is moved in may end within the last one.
+        cdef uint64_t end = 1
+        cdef int i
+        for i in range(self._count):
+            end = max(end, self._blocks[i].gpa + self._blocks[i].size)
+        return (((end - 1) >> (PAGE_SHIFT + 6)) + 2) * 8
+
+    @property
+    def log_size(self):
+        """Bytes of the log, which has a bit for each page up to the end of the last block."""
+        return self._log_bytes()
+
+    def share_log(self, int fd):
+        """Keep the log in the file `fd`, from now on owned, so that peers can set bits in it."""
+        if self.log_fd >= 0 or self._log_area != NULL:
+            raise ValueError("the log has its place")
+        self.log_fd = fd
+
+    @property
+    def is_logged(self):
+        """Whether writes are logged."""
+        return self._log != NULL
+
+    @property
+    def log_address(self):
+        """Host virtual address of the log, for the kernel's vhost."""
+        return <uintptr_t>self._log_area
+
+    def start_log(self):
+        """Log this process's writes from now on; raises OSError without memory for the bits."""
+        cdef void *area
+        if self._log_area == NULL:
+            area = mmap(NULL, self._log_bytes(), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | (MAP_ANONYMOUS if self.log_fd < 0 else 0), self.log_fd, 0)
+            if area == MAP_FAILED:
+                raise OSError(errno, os.strerror(errno))
+            self._log_area = <uint64_t *>area
+        publish(&self._log, self._log_area)
+
+    def stop_log(self):
+        """Log no more; the bits' memory goes back to the host."""
+        publish(&self._log, NULL)
+        if self._log_area != NULL and madvise(self._log_area, self._log_bytes(), MADV_REMOVE) != 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def take_log(self):
+        """(gpa, size, bitmap) of each block; what is taken is logged no more.
+
+        Bit n of a bitmap, little endian, is the block's page n of 4 KiB.
+        """
+        cdef int i
+        cdef bytearray bits
+        if self._log == NULL:
+            raise ValueError("writes are not logged")
+        taken = []
+        for i in range(self._count):
+            bits = bytearray((((self._blocks[i].size - 1) >> (PAGE_SHIFT + 6)) + 1) * 8)
+            take_logged(self._log, self._blocks[i].gpa, self._blocks[i].size,
+                        <uint64_t *><char *>bits)
+            taken.append((self._blocks[i].gpa, self._blocks[i].size, bytes(bits)))
+        return taken
+
+    cdef void _log_write(self, uint64_t *log, const uint8_t *hva, uint64_t size) noexcept nogil:
+        cdef int i
+        cdef uint64_t offset
+        for i in range(self._count):
+            if self._blocks[i].hva <= hva < self._blocks[i].hva + self._blocks[i].size:
+                offset = hva - self._blocks[i].hva
+                if size:
+                    log_bytes(log, self._blocks[i].gpa + offset,
+                              min(size, self._blocks[i].size - offset))
+                return
+
+    def add_writer(self, writer not None):
+        """Have the log know of a writer, which begins at once if writes are logged."""
+        self.writers.append(writer)
+        if self._log != NULL:
+            writer.start_log()
+
+    def remove_writer(self, writer not None):
+        """Forget a writer, which writes no more."""
+        self.writers.remove(writer)

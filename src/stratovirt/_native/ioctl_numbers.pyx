@@ -13,12 +13,14 @@ cdef extern from "linux/kvm.h":
     unsigned int KVM_SET_MSRS, KVM_SET_NESTED_STATE, KVM_SET_PIT2, KVM_SET_REGS, KVM_SET_SREGS
     unsigned int KVM_SET_TSC_KHZ, KVM_SET_TSS_ADDR, KVM_SET_USER_MEMORY_REGION
     unsigned int KVM_SET_VCPU_EVENTS, KVM_SET_XCRS, KVM_SET_XSAVE
+    unsigned int KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG
 
 cdef extern from "linux/vhost.h":
     unsigned int VHOST_GET_FEATURES, VHOST_GET_VRING_BASE, VHOST_NET_SET_BACKEND
     unsigned int VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_OWNER, VHOST_SET_VRING_ADDR
     unsigned int VHOST_SET_VRING_BASE, VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK
     unsigned int VHOST_SET_VRING_NUM, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING
+    unsigned int VHOST_SET_LOG_BASE
 
 cdef extern from "linux/if_tun.h":
     unsigned int TUNGETIFF, TUNSETOFFLOAD, TUNSETQUEUE, TUNSETVNETHDRSZ
@@ -50,14 +52,16 @@ KVM = (
     KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS,
     KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_XCRS, KVM_SET_XCRS,
     KVM_GET_XSAVE, KVM_SET_XSAVE,
+    KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
 )
-"""Running vCPUs, interrupts, doorbells; a reset's twin machine; the state that a snapshot has."""
+"""Running vCPUs, interrupts, doorbells; a reset's twin machine; the state that a snapshot has;
+the log of written pages."""
 
 VHOST = (
     VHOST_GET_FEATURES, VHOST_GET_VRING_BASE, VHOST_NET_SET_BACKEND, VHOST_SET_FEATURES,
     VHOST_SET_MEM_TABLE, VHOST_SET_OWNER, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_BASE,
     VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK, VHOST_SET_VRING_NUM, VHOST_VSOCK_SET_GUEST_CID,
-    VHOST_VSOCK_SET_RUNNING,
+    VHOST_VSOCK_SET_RUNNING, VHOST_SET_LOG_BASE,
 )
 """vhost-net and vhost-vsock, which start with the driver."""
 

@@ -1,6 +1,8 @@
 # Lists of buffers: the pieces of a request, moved along as bytes are taken or given.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from stratovirt._native.atomics cimport look_up
+from stratovirt._native.guest_memory cimport GuestMemory, wrote
 from stratovirt._native.virtqueue cimport iovec
 
 
@@ -41,7 +43,20 @@ cdef inline void take(iovec *iov, uint32_t count, uint8_t *out, uint64_t size) n
             return
 
 
-cdef inline void give(iovec *iov, uint32_t count, const uint8_t *source,
+cdef inline void filled(GuestMemory memory, const iovec *iov, uint32_t count,
+                        uint64_t size) noexcept nogil:
+    """The kernel wrote the first `size` bytes of the pieces."""
+    cdef uint32_t i
+    if look_up(&memory._log) == NULL:
+        return
+    for i in range(count):
+        if size == 0:
+            return
+        wrote(memory, iov[i].iov_base, min(<uint64_t>iov[i].iov_len, size))
+        size -= min(<uint64_t>iov[i].iov_len, size)
+
+
+cdef inline void give(GuestMemory memory, iovec *iov, uint32_t count, const uint8_t *source,
                       uint64_t size) noexcept nogil:
     """Copy `size` bytes into the pieces."""
     cdef uint64_t piece
@@ -49,6 +64,7 @@ cdef inline void give(iovec *iov, uint32_t count, const uint8_t *source,
     for i in range(count):
         piece = min(iov[i].iov_len, size)
         memcpy(iov[i].iov_base, source, piece)
+        wrote(memory, iov[i].iov_base, piece)
         source += piece
         size -= piece
         if size == 0:

@@ -3,6 +3,7 @@ from typing import Any
 from typing_extensions import Buffer
 
 from stratovirt._native.dispatch import Dispatcher
+from stratovirt._native.guest_memory import GuestMemory
 
 KICKED: int
 SHUTDOWN: int
@@ -25,7 +26,17 @@ class Kvm:
 class KvmVm:
     fd: int
     def set_memory_region(
-        self, slot: int, gpa: int, size: int, hva: int, readonly: bool = False
+        self,
+        slot: int,
+        gpa: int,
+        size: int,
+        hva: int,
+        readonly: bool = False,
+        logged: bool = False,
+    ) -> None: ...
+    def enable_log_clearing(self) -> bool: ...
+    def take_written(
+        self, slot: int, gpa: int, size: int, memory: GuestMemory, clearing: bool
     ) -> None: ...
     def create_irqchip(self, identity_map: int, tss: int) -> None: ...
     def create_pit(self) -> None: ...

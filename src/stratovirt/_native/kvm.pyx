@@ -14,6 +14,7 @@ from posix.unistd cimport close
 from stratovirt._native.dispatch cimport MMIO, PIO, Dispatcher
 from stratovirt._native.guest_memory cimport GuestMemory, RamMapping
 from stratovirt._native.kvm_abi cimport *
+from stratovirt._native.kvm_dirty_log cimport has_clear, move_dirty
 from stratovirt._native.trace cimport TraceEvent
 
 import os
@@ -144,16 +145,37 @@ cdef class KvmVm:
             close(self.fd)
 
     def set_memory_region(self, uint32_t slot, uint64_t gpa, uint64_t size, uint64_t hva,
-                          bint readonly=False):
-        """Map `size` bytes of host memory at `gpa`; size 0 removes the slot."""
+                          bint readonly=False, bint logged=False):
+        """Map `size` bytes of host memory at `gpa`; size 0 removes the slot.
+
+        `logged` has KVM log the guest's writes, also of a slot that exists as it is otherwise.
+        """
         cdef kvm_userspace_memory_region region
         region.slot = slot
         region.flags = KVM_MEM_READONLY if readonly else 0
+        if logged:
+            region.flags |= KVM_MEM_LOG_DIRTY_PAGES
         region.guest_phys_addr = gpa
         region.memory_size = size
         region.userspace_addr = hva
         if ioctl(self.fd, KVM_SET_USER_MEMORY_REGION, &region) < 0:
             raise _failed("KVM_SET_USER_MEMORY_REGION")
+
+    def enable_log_clearing(self):
+        """Have `take_written` protect pages in small pieces; whether the kernel can do that."""
+        return has_clear(self.fd)
+
+    def take_written(self, uint32_t slot, uint64_t gpa, uint64_t size, GuestMemory memory not None,
+                     bint clearing):
+        """Move the pages that the guest wrote in a logged slot to the log of `memory`."""
+        cdef const char *failed
+        cdef int error = 0
+        if not memory.is_logged:
+            raise ValueError("writes are not logged")
+        with nogil:
+            failed = move_dirty(self.fd, slot, gpa, size, memory._log, clearing, &error)
+        if failed != NULL:
+            raise OSError(error, f"{failed.decode()}: {os.strerror(error)}")
 
     def create_irqchip(self, uint64_t identity_map, uint64_t tss):
         """Create PIC, IOAPIC and LAPICs in the kernel, with the pages Intel's VMX needs."""

@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport read, write
 
+from stratovirt._native.guest_memory cimport wrote
 from stratovirt._native.interrupt cimport Notifier
 from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, EPOLLOUT, Engine, Watch, ready_t
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
@@ -283,6 +284,7 @@ cdef class NetEngine(Engine):
             for i in range(self._chain.writable):
                 piece = min(self._chain.iov[i].iov_len, self._packet_size - done)
                 memcpy(self._chain.iov[i].iov_base, self._packet + done, piece)
+                wrote(self._rx._memory, self._chain.iov[i].iov_base, piece)
                 done += piece
                 here += piece
             heads[used] = self._chain.head
@@ -295,6 +297,7 @@ cdef class NetEngine(Engine):
                 return 1
         first[NUM_BUFFERS] = <uint8_t>(used & 0xFF)
         first[NUM_BUFFERS + 1] = <uint8_t>(used >> 8)
+        wrote(self._rx._memory, first + NUM_BUFFERS, 2)
         for i in range(used):
             self._rx.push(heads[i], lengths[i])
         return 1

@@ -43,6 +43,7 @@ cdef struct Chain:
 cdef class Virtqueue:
     cdef GuestMemory _memory
     cdef readonly uint16_t size
+    cdef readonly uint64_t used_gpa
     cdef vring_desc *_desc
     cdef uint16_t *_avail     # flags, idx, ring[size], used_event
     cdef uint16_t *_used      # flags, idx, then elements

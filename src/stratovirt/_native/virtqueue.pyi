@@ -8,6 +8,7 @@ class VirtqueueError(ValueError): ...
 
 class Virtqueue:
     size: int
+    used_gpa: int
     position: tuple[int, int]
     def __init__(
         self, memory: GuestMemory, size: int, desc: int, avail: int, used: int, event_idx: bool

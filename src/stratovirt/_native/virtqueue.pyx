@@ -9,8 +9,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from stratovirt._native.atomics cimport full_barrier, load_acquire16, relax_cpu, store_release16
-from stratovirt._native.guest_memory cimport GuestMemory
+from stratovirt._native.atomics cimport (
+    full_barrier, load_acquire16, look_up, relax_cpu, store_release16)
+from stratovirt._native.guest_memory cimport GuestMemory, wrote
 
 cdef enum:
     PAGE = 4096
@@ -46,6 +47,7 @@ cdef class Virtqueue:
             raise VirtqueueError("a part of the ring is not aligned")
         self._memory = memory
         self.size = <uint16_t>size
+        self.used_gpa = used
         self._desc = <vring_desc *>memory.translate(desc, 16 * size)
         self._avail = <uint16_t *>memory.translate(avail, 6 + 2 * size)
         self._used = <uint16_t *>memory.translate(used, 6 + 8 * size)
@@ -85,6 +87,7 @@ cdef class Virtqueue:
         """
         cdef DescriptorChain chain = DescriptorChain.__new__(DescriptorChain)
         cdef int got = self.pop(chain._chain)
+        chain._memory = self._memory
         if got < 0:
             raise VirtqueueError(RING_ERRORS[self.error])
         return chain if got else None
@@ -199,10 +202,15 @@ cdef class Virtqueue:
     cdef void push(self, uint16_t head, uint32_t written) noexcept nogil:
         cdef vring_used_elem *elements = <vring_used_elem *>(self._used + 2)
         cdef vring_used_elem *element = &elements[self._used_idx & (self.size - 1)]
+        cdef uint64_t *log
         element.id = head
         element.len = written
         self._used_idx += 1
         store_release16(&self._used[1], self._used_idx)
+        log = look_up(&self._memory._log)
+        if log != NULL:
+            self._memory._log_write(log, <uint8_t *>element, sizeof(vring_used_elem))
+            self._memory._log_write(log, <uint8_t *>&self._used[1], sizeof(uint16_t))
 
     cdef bint should_notify(self) noexcept nogil:
         """Whether the driver wants an interrupt for what was pushed since the last one."""
@@ -224,14 +232,17 @@ cdef class Virtqueue:
     cdef void disable_kicks(self) noexcept nogil:
         if not self._event_idx:
             self._used[0] = VRING_USED_F_NO_NOTIFY
+            wrote(self._memory, self._used, 2)
 
     cdef bint enable_kicks(self) noexcept nogil:
         """Ask for a kick on the next chain; True when one arrived meanwhile."""
         cdef uint16_t *avail_event = self._used + 2 + 4 * self.size
         if self._event_idx:
             avail_event[0] = self._last_avail
+            wrote(self._memory, avail_event, 2)
         else:
             self._used[0] = 0
+            wrote(self._memory, self._used, 2)
         full_barrier()
         return load_acquire16(&self._avail[1]) != self._last_avail
 
@@ -240,6 +251,7 @@ cdef class DescriptorChain:
     """One chain for devices that work in Python: read what the driver sent, write an answer."""
 
     cdef Chain *_chain
+    cdef GuestMemory _memory
     cdef uint64_t _read
     cdef uint64_t _written
 
@@ -288,6 +300,7 @@ cdef class DescriptorChain:
             piece = min(self._chain.iov[i].iov_len - offset, size - done)
             if to_guest:
                 memcpy(<uint8_t *>self._chain.iov[i].iov_base + offset, data + done, piece)
+                wrote(self._memory, <uint8_t *>self._chain.iov[i].iov_base + offset, piece)
             else:
                 memcpy(data + done, <uint8_t *>self._chain.iov[i].iov_base + offset, piece)
             done += piece

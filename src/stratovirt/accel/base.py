@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.memory.dirty_log import Writer
     from stratovirt.runtime.clock import Clock
 
-    class Accelerator(Protocol):
-        """Memory, interrupts, doorbells (ioeventfds) and vCPUs of one machine."""
+    class Accelerator(Writer, Protocol):
+        """Memory, interrupts, doorbells (ioeventfds) and vCPUs of one machine.
+
+        As a Writer of guest memory it logs the pages that the vCPUs write.
+        """
 
         @property
         def clock(self) -> Clock:
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
         def connect(
             self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
         ) -> None:
-            """Follow the machine's address spaces from now on."""
+            """Follow the machine's address spaces from now on, and be a writer of its memory."""
 
         def set_irq_level(self, gsi: int, level: bool) -> None:
             """Set the level of a GSI (global system interrupt)."""

@@ -13,6 +13,7 @@ from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.accel.base import AccelError
 from stratovirt.memory.address_space import AddressSpace, FlatRange, IoRegion, RamRegion, RomRegion
+from stratovirt.memory.dirty_log import DirtyLog, DirtyLogError
 from stratovirt.memory.dispatch import connect
 from stratovirt.runtime.clock import VirtualClock
 from stratovirt.runtime.eventfds import take_signal
@@ -34,7 +35,9 @@ LINE_LIMIT = 1 << 20
 TRANSFER_LIMIT = 1 << 19
 """Most bytes of one read, write or memset."""
 
-NONE_OR_ONE, ONE, TWO, THREE = range(2), range(1, 2), range(2, 3), range(3, 4)
+NONE, NONE_OR_ONE, ONE, TWO, THREE = (
+    range(1), range(2), range(1, 2), range(2, 3), range(3, 4)
+)  # fmt: skip
 """Allowed numbers of arguments of a command."""
 
 FIRST_MSI_GSI = 24
@@ -98,11 +101,23 @@ class TestAccelerator:
             raise AccelError(f"-mod-test {path}: cannot connect: {error.strerror}") from error
 
     def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
-        """Follow the machine's address spaces from now on."""
+        """Follow the machine's address spaces from now on, and be a writer of its memory."""
+        guest_memory.add_writer(self)
         self._ram = guest_memory
         self._memory = memory
         self._ports = ports
         connect(self.dispatcher, memory, ports)
+
+    log_obstacle = None
+
+    def start_log(self) -> None:
+        """Does nothing: the client's writes go through guest memory, which logs them."""
+
+    def collect_log(self) -> None:
+        """Does nothing: see `start_log`."""
+
+    def stop_log(self) -> None:
+        """Does nothing: see `start_log`."""
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
         """Set the level of a GSI (global system interrupt)."""
@@ -268,7 +283,7 @@ class TestAccelerator:
             return f"ERR {verb}: {len(words)} words follow, not {wanted}"
         try:
             return command(self, verb, *words)
-        except ValueError as error:
+        except (ValueError, DirtyLogError) as error:
             return f"ERR {verb}: {error}"
 
     def _read(self, command: str, address: str) -> str:
@@ -336,6 +351,18 @@ class TestAccelerator:
         self._levels[int(gsi)] = False
         return f"OK {'TRUE' if was_up else 'FALSE'}"
 
+    def _log_start(self, _command: str) -> str:
+        DirtyLog(self._ram).start()
+        return "OK"
+
+    def _log_collect(self, _command: str) -> str:
+        blocks = DirtyLog(self._ram).collect()
+        return "OK" + "".join(f" 0x{page:x}" for block in blocks for page in block)
+
+    def _log_stop(self, _command: str) -> str:
+        DirtyLog(self._ram).stop()
+        return "OK"
+
     _commands: dict[str, tuple[Callable[..., str], range]] = {
         **dict.fromkeys(("readb", "readw", "readl", "readq", "inb", "inw", "inl"), (_read, ONE)),
         **dict.fromkeys(("writeb", "writew", "writel", "writeq"), (_write, TWO)),
@@ -348,6 +375,9 @@ class TestAccelerator:
         "query_msix": (_query_msix, TWO),
         "query_intx": (_query_intx, ONE),
         "eoi_intx": (_eoi_intx, ONE),
+        "dirty_log_start": (_log_start, NONE),
+        "dirty_log_collect": (_log_collect, NONE),
+        "dirty_log_stop": (_log_stop, NONE),
     }
     """Each command with its function and allowed numbers of arguments."""
 

@@ -58,18 +58,22 @@ def open_kvm() -> Kvm:
 class MemslotListener:
     """Keeps KVM's memory slots equal to the RAM in the map."""
 
-    def __init__(self, vm: KvmVm) -> None:
+    def __init__(self, vm: KvmVm, guest_memory: GuestMemory) -> None:
         self._vm = vm
-        self._slots: dict[tuple[int, int, int, int], int] = {}
+        self._guest_memory = guest_memory
+        self._slots: dict[tuple[int, int, int, int], tuple[int, FlatRange]] = {}
         self._free: list[int] = []
+        self._is_logged = self._clears = False
 
     def changed(
         self, removed: list[FlatRange], added: list[FlatRange], _view: list[FlatRange]
     ) -> None:
         """Remove the slots of removed ranges, then add those of new ranges."""
         for piece in removed:
-            slot = self._slots.pop(piece.key(), None)
+            slot, _ = self._slots.pop(piece.key(), (None, None))
             if slot is not None:
+                if self._is_logged and self._is_guest_ram(piece):
+                    self._collect(slot, piece)
                 MEMORY_SLOT(slot, piece.start, 0)
                 self._vm.set_memory_region(slot, piece.start, 0, 0)
                 self._free.append(slot)
@@ -77,10 +81,40 @@ class MemslotListener:
             region = piece.region
             if isinstance(region, RamRegion):
                 slot = self._free.pop() if self._free else len(self._slots)
-                hva = region.mapping.address + region.offset + piece.offset
                 MEMORY_SLOT(slot, piece.start, piece.size)
-                self._vm.set_memory_region(slot, piece.start, piece.size, hva, region.readonly)
-                self._slots[piece.key()] = slot
+                self._set(slot, piece)
+                self._slots[piece.key()] = slot, piece
+
+    def _set(self, slot: int, piece: FlatRange) -> None:
+        region = piece.region
+        assert isinstance(region, RamRegion)
+        hva = region.mapping.address + region.offset + piece.offset
+        logged = self._is_logged and self._is_guest_ram(piece)
+        self._vm.set_memory_region(slot, piece.start, piece.size, hva, region.readonly, logged)
+
+    def _is_guest_ram(self, piece: FlatRange) -> bool:
+        """Whether the log has bits for it: not the memory of a flash or of a host's device."""
+        region = piece.region
+        if not isinstance(region, RamRegion) or region.readonly:
+            return False
+        return self._guest_memory.contains(piece.start, piece.size)
+
+    def set_logged(self, logged: bool) -> None:
+        """Start or stop KVM's log of the slots that are guest RAM; raises OSError."""
+        self._clears = self._clears or (logged and self._vm.enable_log_clearing())
+        self._is_logged = logged
+        for slot, piece in self._slots.values():
+            if self._is_guest_ram(piece):
+                self._set(slot, piece)
+
+    def collect(self) -> None:
+        """Move what KVM has logged to guest memory's log; raises OSError."""
+        for slot, piece in self._slots.values():
+            if self._is_guest_ram(piece):
+                self._collect(slot, piece)
+
+    def _collect(self, slot: int, piece: FlatRange) -> None:
+        self._vm.take_written(slot, piece.start, piece.size, self._guest_memory, self._clears)
 
 
 class KvmAccelerator:
@@ -106,12 +140,26 @@ class KvmAccelerator:
         self.exited: Callable[[ExitReport], None] = lambda _report: None
         prepare_vcpu_signals()
 
-    def connect(
-        self, _guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
-    ) -> None:
-        """Follow the machine's address spaces from now on."""
-        memory.listen(MemslotListener(self.vm))
+    def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
+        """Follow the machine's address spaces from now on, and be a writer of its memory."""
+        self._memslots = MemslotListener(self.vm, guest_memory)
+        memory.listen(self._memslots)
+        guest_memory.add_writer(self)
         connect(self.dispatcher, memory, ports)
+
+    log_obstacle = None
+
+    def start_log(self) -> None:
+        """Have KVM log the pages that the guest writes; raises OSError."""
+        self._memslots.set_logged(True)
+
+    def collect_log(self) -> None:
+        """Move what KVM has logged to guest memory's log; raises OSError."""
+        self._memslots.collect()
+
+    def stop_log(self) -> None:
+        """End KVM's log; raises OSError."""
+        self._memslots.set_logged(False)
 
     def add_vcpu(self, vcpu: KvmVcpu, name: str) -> VcpuThread:
         """Give `vcpu` a thread of this name, which starts with the machine."""
