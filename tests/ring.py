@@ -24,6 +24,11 @@ class DriverRing:
         self.next_avail = 0
         self.memory.write(base, bytes(self.used + 6 + 8 * size - base))
 
+    def keep_used_at(self, base: int) -> None:
+        """Have the used ring elsewhere: in a page that only the device writes."""
+        self.used = base
+        self.memory.write(base, bytes(6 + 8 * self.size))
+
     def describe(
         self, index: int, addr: int, length: int, flags: int = 0, following: int = 0
     ) -> None:

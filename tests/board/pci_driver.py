@@ -76,7 +76,9 @@ class PciDriver:
     def spoke(self, number: int) -> bool:
         return self.cpu.ask(f"query_msix {MESSAGE} {DATA + number}") == "OK TRUE"
 
-    def bring_up(self, queues: int = 1, *, msix: bool = True, size: int = 8) -> list[DriverRing]:
+    def bring_up(
+        self, queues: int = 1, *, msix: bool = True, size: int = 8, used_at: int | None = None
+    ) -> list[DriverRing]:
         if msix:
             self.enable_msix()
             for number in range(queues):
@@ -90,6 +92,8 @@ class PciDriver:
         assert self.get(0x14, 1) == 11
         self.rings = [DriverRing(self.cpu, RING + 0x1000 * n, size) for n in range(queues)]
         for queue, ring in enumerate(self.rings):
+            if used_at is not None:
+                ring.keep_used_at(used_at + 0x1000 * queue)
             self.set(0x16, queue, 2)
             self.set(0x18, size, 2)
             if msix:

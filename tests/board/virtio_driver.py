@@ -36,9 +36,17 @@ class MmioDriver:
         return found
 
     def bring_up(
-        self, queues: int, features: int = VERSION_1, size: int = 8, at: int = RING
+        self,
+        queues: int,
+        features: int = VERSION_1,
+        size: int = 8,
+        at: int = RING,
+        used_at: int | None = None,
     ) -> list[DriverRing]:
-        """Reset, agree, set up rings one page apart from `at` on, and say DRIVER_OK."""
+        """Reset, agree, set up rings one page apart from `at` on, and say DRIVER_OK.
+
+        With `used_at` the used rings have pages of their own.
+        """
         for status in (0, 1, 3):
             self.set(0x70, status)
         for word in (0, 1):
@@ -48,6 +56,8 @@ class MmioDriver:
         assert self.get(0x70) == 11
         self.rings = [DriverRing(self.cpu, at + 0x1000 * n, size) for n in range(queues)]
         for queue, ring in enumerate(self.rings):
+            if used_at is not None:
+                ring.keep_used_at(used_at + 0x1000 * queue)
             self.place(ring.desc, ring.avail, ring.used, size, queue)
         self.set(0x70, 15)
         return self.rings
