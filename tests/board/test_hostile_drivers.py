@@ -304,13 +304,12 @@ def test_control_messages_of_a_console_that_make_no_sense(
         driver.set(0x50, 3)
         count += 1
         driver.done(rings[3], count & 0xFFFF)
-    # Once it offers buffers it gets what was kept, 64 messages, and then what is new.
+    # Once it offers buffers it gets what was kept, the newest of each event, and then what is new.
     answers = DATA + 0x1000
-    for number in range(64):
-        rings[2].offer(rings[2].chain([(answers, 32, True)]))
-        driver.set(0x50, 2)
-        driver.done(rings[2], number + 1)
-        assert board.cpu.read(answers, 8) == struct.pack("<IHH", 0, 1, 1)
+    rings[2].offer(rings[2].chain([(answers, 32, True)]))
+    driver.set(0x50, 2)
+    driver.done(rings[2], 1)
+    assert board.cpu.read(answers, 8) == struct.pack("<IHH", 0, 1, 1)
     rings[2].offer(rings[2].chain([(answers, 32, True)]))
     driver.set(0x50, 2)
     # The device has looked at that buffer before it serves the next kick.
@@ -319,10 +318,10 @@ def test_control_messages_of_a_console_that_make_no_sense(
     driver.set(0x50, 1)
     driver.done(rings[1], 1)
     wait_until(lambda: log.read_text() == "hello", "the port still works")
-    assert rings[2].used_index() == 64
+    assert rings[2].used_index() == 1
     board.cpu.write(DATA, struct.pack("<IHH", 0, 3, 1))
     rings[3].offer(rings[3].chain([(DATA, 8, False)]))
     driver.set(0x50, 3)
-    driver.done(rings[2], 65)
+    driver.done(rings[2], 2)
     assert board.cpu.read(answers, 8) == struct.pack("<IHH", 0, 4, 1)
     assert driver.get(0x70) == 15
