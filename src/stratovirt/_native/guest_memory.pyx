@@ -431,9 +431,9 @@ cdef class GuestMemory:
 
     def add_writer(self, writer not None):
         """Have the log know of a writer, which begins at once if writes are logged."""
-        self.writers.append(writer)
         if self._log != NULL:
             writer.start_log()
+        self.writers.append(writer)
 
     def remove_writer(self, writer not None):
         """Forget a writer, which writes no more."""

@@ -13,6 +13,9 @@ from stratovirt._native.virtqueue cimport Virtqueue
 
 import os
 
+F_LOG_ALL = 1 << 26
+"""VHOST_F_LOG_ALL: the feature to log all writes to guest memory."""
+
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...)
 
@@ -20,6 +23,8 @@ cdef extern from "linux/vhost.h" nogil:
     unsigned long VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE
     unsigned long VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE
     unsigned long VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL
+    unsigned long VHOST_SET_LOG_BASE
+    int VHOST_VRING_F_LOG
     unsigned long VHOST_NET_SET_BACKEND, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING
 
     struct vhost_vring_state:
@@ -91,20 +96,32 @@ cdef class VhostDevice:
         finally:
             free(table)
 
-    def set_ring(self, uint32_t index, Virtqueue ring not None, int kick_fd, int call_fd):
-        """Hand ring `index` over: its place, its position, its doorbell and its interrupt."""
-        cdef vhost_vring_state state
-        cdef vhost_vring_file file
+    def set_log(self, GuestMemory memory not None):
+        """Tell the kernel where the log of `memory` is, which has been started before."""
+        cdef uint64_t base = <uint64_t>memory._log_area
+        self._do("VHOST_SET_LOG_BASE", VHOST_SET_LOG_BASE, &base)
+
+    def set_ring_address(self, uint32_t index, Virtqueue ring not None, bint logged):
+        """Say where the parts of ring `index` are and whether writes to its used ring are logged."""
         cdef vhost_vring_addr address
-        state.index, state.num = index, ring.size
-        self._do("VHOST_SET_VRING_NUM", VHOST_SET_VRING_NUM, &state)
-        state.num = ring._last_avail
-        self._do("VHOST_SET_VRING_BASE", VHOST_SET_VRING_BASE, &state)
-        address.index, address.flags, address.log_guest_addr = index, 0, 0
+        address.index = index
+        address.flags = 1 << VHOST_VRING_F_LOG if logged else 0
+        address.log_guest_addr = ring.used_gpa
         address.desc_user_addr = <uint64_t>ring._desc
         address.avail_user_addr = <uint64_t>ring._avail
         address.used_user_addr = <uint64_t>ring._used
         self._do("VHOST_SET_VRING_ADDR", VHOST_SET_VRING_ADDR, &address)
+
+    def set_ring(self, uint32_t index, Virtqueue ring not None, int kick_fd, int call_fd,
+                 bint logged=False):
+        """Hand ring `index` over: its place, its position, its doorbell and its interrupt."""
+        cdef vhost_vring_state state
+        cdef vhost_vring_file file
+        state.index, state.num = index, ring.size
+        self._do("VHOST_SET_VRING_NUM", VHOST_SET_VRING_NUM, &state)
+        state.num = ring._last_avail
+        self._do("VHOST_SET_VRING_BASE", VHOST_SET_VRING_BASE, &state)
+        self.set_ring_address(index, ring, logged)
         file.index, file.fd = index, kick_fd
         self._do("VHOST_SET_VRING_KICK", VHOST_SET_VRING_KICK, &file)
         file.fd = call_fd

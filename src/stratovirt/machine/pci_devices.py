@@ -90,7 +90,9 @@ class PciDevices:
         from stratovirt.vfio.host import VfioError
 
         if self._vfio is None:
-            self._vfio = VfioContainer(self.pci.memory, self.accelerator, self.host.access)
+            self._vfio = VfioContainer(
+                self.host.memory, self.pci.memory, self.accelerator, self.host.access
+            )
             # DMA pins guest RAM, so the balloon must not discard pages.
             self.host.memory.is_pinned = True
         device, group = self._vfio.open_device(address, source)

@@ -50,6 +50,18 @@ def open_backing(
     return fd
 
 
+def open_log(size: int) -> int:
+    """Open a file for the log of written pages, which peers cannot shorten; raises OSError."""
+    fd = os.memfd_create("stratovirt-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _named_file(config: VmConfig, source: str, path: str, size: int) -> int:
     """Open and lock the user's file, which must be new, empty or of this size already."""
     where = source if path in source else f"{source},mem-path={path}"

@@ -9,7 +9,7 @@ from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt.config.kinds import size_text
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.memory.address_space import AddressSpace, RamRegion
-from stratovirt.memory.backing import RamError, huge_page_hint, open_backing
+from stratovirt.memory.backing import RamError, huge_page_hint, open_backing, open_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Ram:
     ) -> list[RamPiece]:
         """Map RAM at the board's `room`, (gpa, size) each, from the mapping's start on.
 
-        Returns the pieces, split at NUMA node boundaries too.
+        Returns the pieces, split at NUMA node boundaries too; raises RamError.
         """
         pieces: list[RamPiece] = []
         parts = list(self._parts)
@@ -81,6 +81,13 @@ class Ram:
                 if left == taken:
                     parts.pop(0)
         space.commit()
+        if all(is_shared for *_, is_shared in memory.files()):
+            # Peers that write to the memory log their writes in a file, which has to be here before
+            # the process is locked down; it takes no memory until it is used.
+            try:
+                memory.share_log(open_log(memory.log_size))
+            except OSError as error:
+                raise RamError(f"cannot make a log of shared memory: {error.strerror}") from error
         return pieces
 
     def _reserve(self) -> RamMapping:

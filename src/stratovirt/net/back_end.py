@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from stratovirt._native import tap as tun
 from stratovirt._native.net_engine import NetEngine
-from stratovirt._native.vhost import VhostDevice
+from stratovirt._native.vhost import F_LOG_ALL, VhostDevice
 from stratovirt.config import net as config
 from stratovirt.errors import StratovirtError
 from stratovirt.net.tap import Tap
@@ -159,21 +159,60 @@ class VhostPair:
 
     is_gone = False
 
-    def __init__(self, vhost: VhostDevice, queues: tuple[ActiveQueue, ActiveQueue], tap: int):
-        self._vhost, self._queues, self._tap = vhost, queues, tap
+    def __init__(self, vhost: VhostDevice, tap: int, setup: PairSetup, source: str) -> None:
+        self._vhost, self._tap, self._source = vhost, tap, source
+        self._queues = setup.receive, setup.transmit
+        self._memory = setup.memory
+        self._offered = vhost.get_features()
+        self._features = setup.agreed & self._offered
 
     def start(self) -> None:
         """Hand the rings over; raises OSError."""
-        for index, queue in enumerate(self._queues):
-            self._vhost.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
-        for index in (0, 1):
-            self._vhost.set_net_backend(index, self._tap)
+        self._vhost.set_features(self._features)
+        self._vhost.set_memory(self._memory)
+        self._memory.add_writer(self)
+        try:
+            logged = self._memory.is_logged and self.log_obstacle is None
+            for index, queue in enumerate(self._queues):
+                fds = queue.kick_fd, queue.notifier.fd
+                self._vhost.set_ring(index, queue.ring, *fds, logged)
+            for index in (0, 1):
+                self._vhost.set_net_backend(index, self._tap)
+        except OSError:
+            self._memory.remove_writer(self)
+            raise
 
     def stop(self) -> None:
         """Take the rings back, with the kernel's ring positions."""
         for index, queue in enumerate(self._queues):
             self._vhost.set_net_backend(index, -1)
             self._vhost.take_back(index, queue.ring)
+        self._memory.remove_writer(self)
+
+    @property
+    def log_obstacle(self) -> str | None:
+        """Why the kernel cannot log its writes; None when it can."""
+        if self._offered & F_LOG_ALL:
+            return None
+        return f"{self._source}: the kernel's vhost-net has no log of writes"
+
+    def start_log(self) -> None:
+        """Have the kernel log its writes in guest memory's log; raises OSError."""
+        if self.log_obstacle is None:
+            self._vhost.set_log(self._memory)
+            self._set_logged(True)
+
+    def collect_log(self) -> None:
+        """Does nothing: the kernel sets the bits itself."""
+
+    def stop_log(self) -> None:
+        """End the kernel's log; raises OSError."""
+        self._set_logged(False)
+
+    def _set_logged(self, logged: bool) -> None:
+        self._vhost.set_features(self._features | (F_LOG_ALL if logged else 0))
+        for index, queue in enumerate(self._queues):
+            self._vhost.set_ring_address(index, queue.ring, logged)
 
 
 class TapBackEnd(BackEnd):
@@ -256,10 +295,7 @@ class TapBackEnd(BackEnd):
         receive, transmit = setup.receive, setup.transmit
         tap = self.tap.fds[setup.index]
         if self.vhosts:
-            vhost = self.vhosts[setup.index]
-            vhost.set_features(setup.agreed & vhost.get_features())
-            vhost.set_memory(setup.memory)
-            return VhostPair(vhost, (receive, transmit), tap)
+            return VhostPair(self.vhosts[setup.index], tap, setup, self.source)
         engine = NetEngine(
             receive.ring,
             receive.kick_fd,

@@ -14,6 +14,7 @@ from stratovirt.runtime.sockets import UnixRequest
 from stratovirt.runtime.threads import start_thread
 from stratovirt.vhost.conversation import Conversation
 from stratovirt.vhost.user import (
+    F_LOG_ALL,
     UNHURRIED_S,
     Inflight,
     MemoryRegion,
@@ -79,7 +80,10 @@ class VhostUserBackEnd(BackEnd):
         self._loop = host.loop
         self._access = host.access
         self._clock = host.clock
+        self._memory = host.memory
         self._regions = _shared_regions(host.memory, self.source)
+        self._rings: dict[int, ActiveQueue] = {}
+        """The rings that the peer has."""
         self._is_closed = False
         self._pause_s = self._reconnect_s
         self._agreed = 0
@@ -112,6 +116,7 @@ class VhostUserBackEnd(BackEnd):
                 f"{self.source},queues={self.pairs}: the back end has {peer.queues}"
             )
         self._use(peer)
+        self._memory.add_writer(self)
 
     def _connect(self) -> VhostUser:
         connection = self._access.open(UnixRequest(path=self._path))
@@ -171,10 +176,53 @@ class VhostUserBackEnd(BackEnd):
     def prepare(self, agreed: int, _pairs: int) -> None:
         """Send the negotiated features and the memory table to the peer."""
         self._agreed = agreed
+        logged = self._memory.is_logged
 
         def tell(peer: VhostUser) -> None:
-            peer.set_features(agreed & self._offered)
+            self._tell_features(peer, logged)
             peer.set_memory(self._regions)
+
+        self._say(tell)
+
+    def _tell_features(self, peer: VhostUser, logged: bool) -> None:
+        if logged and peer.can_log:
+            peer.set_log(self._memory.log_fd, self._memory.log_size)
+            peer.set_features(self._agreed & self._offered | F_LOG_ALL)
+        else:
+            peer.set_features(self._agreed & self._offered)
+
+    @property
+    def log_obstacle(self) -> str | None:
+        """Why the peer cannot log its writes; None when it can, or when there is none."""
+        if self._talk is None or self._talk.peer.can_log:
+            return None
+        return f"{self.source}: the back end cannot log what it writes"
+
+    def start_log(self) -> None:
+        """Have the peer log its writes in the log's file; waits for it, a failure is its loss."""
+        self._set_logged(True)
+        if self._talk is not None:
+            self._talk.settle()
+            if self._talk.failure is not None:
+                self._lost(self._talk.failure)
+
+    def collect_log(self) -> None:
+        """Does nothing: the peer sets the bits itself."""
+
+    def stop_log(self) -> None:
+        """Tell the peer to log no more; bits that it sets until it does are harmless."""
+        self._set_logged(False)
+
+    def _set_logged(self, logged: bool) -> None:
+        if not self._agreed:
+            # `prepare` comes later, and tells the peer.
+            return
+        rings = dict(self._rings)
+
+        def tell(peer: VhostUser) -> None:
+            self._tell_features(peer, logged)
+            for index, queue in rings.items():
+                peer.set_ring_address(index, queue.ring, logged and peer.can_log)
 
         self._say(tell)
 
@@ -184,11 +232,14 @@ class VhostUserBackEnd(BackEnd):
 
     def hand_over(self, queues: dict[int, ActiveQueue]) -> None:
         """Queue the messages that hand these rings to the peer; returns at once."""
+        self._rings |= queues
+        logged = self._memory.is_logged
 
         def give(peer: VhostUser) -> None:
             self._share_inflight(peer, max(queue.ring.size for queue in queues.values()))
             for index, queue in queues.items():
-                peer.set_ring(index, queue.ring, queue.kick_fd, queue.notifier.fd)
+                fds = queue.kick_fd, queue.notifier.fd
+                peer.set_ring(index, queue.ring, *fds, logged and peer.can_log)
             for index in queues:
                 peer.enable_ring(index, True)
             # The pause starts over only after a peer that got as far as serving.
@@ -208,6 +259,7 @@ class VhostUserBackEnd(BackEnd):
 
         Waits for the peer: it must not access guest memory of the rings after this has returned.
         """
+        self._rings = {index: ring for index, ring in self._rings.items() if index not in queues}
         if self._talk is not None:
             self._talk.settle()
             if self._talk.failure is not None:
@@ -287,6 +339,8 @@ class VhostUserBackEnd(BackEnd):
     def close(self) -> None:
         """Close the connection and stop reconnecting."""
         self._is_closed = True
+        if self in self._memory.writers:
+            self._memory.remove_writer(self)
         if self._talk is not None:
             self._loop.unwatch(self._talk.peer.fd)
             self._talk.settle()

@@ -11,6 +11,7 @@ from stratovirt.vfio.host import VfioError, VfioFiles, VfioRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.accel.base import Accelerator
     from stratovirt.host.access import HostAccess
 
@@ -18,7 +19,10 @@ log = Log(__name__)
 
 
 class DmaListener:
-    """Keeps the IOMMU's DMA maps equal to the RAM of the address space."""
+    """Keeps the IOMMU's DMA maps equal to the RAM of the address space.
+
+    As a Writer of guest memory it stands for all functions of the container.
+    """
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -37,6 +41,17 @@ class DmaListener:
                 vaddr = region.mapping.address + region.offset + piece.offset
                 self._container.map_dma(piece.start, piece.size, vaddr)
 
+    log_obstacle = "the host's functions (-device vfio-pci) write memory that no log is kept of"
+
+    def start_log(self) -> None:
+        """Does nothing: see `log_obstacle`."""
+
+    def collect_log(self) -> None:
+        """Does nothing: see `log_obstacle`."""
+
+    def stop_log(self) -> None:
+        """Does nothing: see `log_obstacle`."""
+
 
 def _is_ram(piece: FlatRange) -> bool:
     region = piece.region
@@ -50,8 +65,14 @@ def _is_ram(piece: FlatRange) -> bool:
 class VfioContainer:
     """The VFIO container of a machine and its groups; opened with the first device."""
 
-    def __init__(self, memory: AddressSpace, accelerator: Accelerator, access: HostAccess) -> None:
-        self._memory = memory
+    def __init__(
+        self,
+        guest_memory: GuestMemory,
+        memory: AddressSpace,
+        accelerator: Accelerator,
+        access: HostAccess,
+    ) -> None:
+        self._guest_memory, self._memory = guest_memory, memory
         self._accelerator = accelerator
         self._access = access
         self._container: Container | None = None
@@ -96,8 +117,7 @@ class VfioContainer:
             self._add_group(group, container, is_first, f"{source}: IOMMU group {number}")
         except Exception:
             if is_first and self._listener is not None:
-                self._memory.forget(self._listener)
-                self._listener = None
+                self._forget_listener(self._listener)
             group.close()
             if is_first:
                 container.close()
@@ -116,8 +136,14 @@ class VfioContainer:
             container.use_type1()
             listener = DmaListener(container)
             self._memory.listen(listener)
+            self._guest_memory.add_writer(listener)
             self._listener = listener
         self._accelerator.set_vfio_group(group.fd, added=True)
+
+    def _forget_listener(self, listener: DmaListener) -> None:
+        self._memory.forget(listener)
+        self._guest_memory.remove_writer(listener)
+        self._listener = None
 
     def leave(self, number: str) -> None:
         """A device of the group was closed; the last one closes the group."""
@@ -135,8 +161,7 @@ class VfioContainer:
             return
         # With its last group a container loses its maps; the next device begins anew.
         assert self._listener is not None
-        self._memory.forget(self._listener)
-        self._listener = None
+        self._forget_listener(self._listener)
         group.close()
         if self._container is not None:
             self._container.close()

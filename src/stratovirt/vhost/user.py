@@ -20,14 +20,18 @@ if TYPE_CHECKING:
     from stratovirt._native.virtqueue import Virtqueue
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
+SET_LOG_BASE = 6
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
 SET_VRING_KICK, SET_VRING_CALL = 12, 13
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 GET_INFLIGHT_FD, SET_INFLIGHT_FD = 31, 32
 
-F_PROTOCOL_FEATURES = 1 << 30
-PROTOCOL_MQ, PROTOCOL_REPLY_ACK, PROTOCOL_INFLIGHT = 1 << 0, 1 << 3, 1 << 12
-PROTOCOL_WANTED = PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_INFLIGHT
+F_PROTOCOL_FEATURES, F_LOG_ALL = 1 << 30, 1 << 26
+PROTOCOL_MQ, PROTOCOL_LOG_SHMFD = 1 << 0, 1 << 1
+PROTOCOL_REPLY_ACK, PROTOCOL_INFLIGHT = 1 << 3, 1 << 12
+PROTOCOL_WANTED = PROTOCOL_MQ | PROTOCOL_LOG_SHMFD | PROTOCOL_REPLY_ACK | PROTOCOL_INFLIGHT
+VRING_F_LOG = 1
+"""Flag of a ring's addresses: writes to its used ring are logged."""
 
 HEADER = struct.Struct("<III")
 VERSION, REPLY, NEED_REPLY = 1, 1 << 2, 1 << 3
@@ -116,6 +120,16 @@ class VhostUser:
         """Close the connection."""
         self._socket.close()
 
+    @property
+    def can_log(self) -> bool:
+        """Whether the peer can log its writes to guest memory in a file."""
+        return bool(self.features & F_LOG_ALL and self.protocol & PROTOCOL_LOG_SHMFD)
+
+    def set_log(self, fd: int, size: int) -> None:
+        """Send the file of the log; `set_features` with F_LOG_ALL has the peer use it."""
+        # Back ends answer this one anyway, each with what it likes.
+        self._ask(SET_LOG_BASE, struct.pack("<QQ", size, 0), size=8, fds=[fd])
+
     def set_features(self, features: int) -> None:
         """Send the negotiated features."""
         features |= self.features & F_PROTOCOL_FEATURES
@@ -131,12 +145,20 @@ class VhostUser:
         )
         self._command(SET_MEM_TABLE, table, [region.fd for region in regions])
 
-    def set_ring(self, index: int, ring: Virtqueue, kick_fd: int, call_fd: int) -> None:
-        """Hand ring `index` over: its addresses, position, doorbell and interrupt eventfds."""
+    def set_ring_address(self, index: int, ring: Virtqueue, logged: bool) -> None:
+        """Send where ring `index` is and whether writes to its used ring are logged."""
         desc, avail, used = ring.host_addresses
+        flags = VRING_F_LOG if logged else 0
+        address = struct.pack("<IIQQQQ", index, flags, desc, used, avail, ring.used_gpa)
+        self._command(SET_VRING_ADDR, address)
+
+    def set_ring(
+        self, index: int, ring: Virtqueue, kick_fd: int, call_fd: int, logged: bool
+    ) -> None:
+        """Hand ring `index` over: its addresses, position, doorbell and interrupt eventfds."""
         self._command(SET_VRING_NUM, struct.pack("<II", index, ring.size))
         self._command(SET_VRING_BASE, struct.pack("<II", index, ring.position[0]))
-        self._command(SET_VRING_ADDR, struct.pack("<IIQQQQ", index, 0, desc, used, avail, 0))
+        self.set_ring_address(index, ring, logged)
         self._command(SET_VRING_CALL, struct.pack("<Q", index), [call_fd])
         self._command(SET_VRING_KICK, struct.pack("<Q", index), [kick_fd])
 
@@ -187,8 +209,10 @@ class VhostUser:
         answer, _ = self._receive(request, 8)
         return int.from_bytes(answer, "little")
 
-    def _ask(self, request: int, payload: bytes, *, size: int) -> tuple[bytes, list[int]]:
-        self._send(request, payload)
+    def _ask(
+        self, request: int, payload: bytes, *, size: int, fds: list[int] | None = None
+    ) -> tuple[bytes, list[int]]:
+        self._send(request, payload, fds)
         return self._receive(request, size)
 
     def _send(

@@ -90,6 +90,7 @@ class Vsock(VirtioDevice):
             for queue in self._queues:
                 self._vhost.set_ring(queue.index, queue.ring, queue.kick_fd, queue.notifier.fd)
             self._vhost.set_vsock_running(1)
+            self._memory.add_writer(self)
         except OSError as error:
             self.broken(str(error))
             return
@@ -102,6 +103,21 @@ class Vsock(VirtioDevice):
         self._vhost.set_vsock_running(0)
         for queue in self._queues:
             self._vhost.take_back(queue.index, queue.ring)
+        self._memory.remove_writer(self)
+
+    @property
+    def log_obstacle(self) -> str:
+        """Why its writes cannot be logged: the kernel logs those to used rings, not to buffers."""
+        return f"{self.name}: the kernel's vhost-vsock does not log what it receives"
+
+    def start_log(self) -> None:
+        """Does nothing: see `log_obstacle`."""
+
+    def collect_log(self) -> None:
+        """Does nothing: see `log_obstacle`."""
+
+    def stop_log(self) -> None:
+        """Does nothing: see `log_obstacle`."""
 
     def close(self) -> None:
         """Close the vhost-vsock device, which releases the context id."""

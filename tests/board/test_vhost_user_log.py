@@ -1,0 +1,246 @@
+"""What a vhost-user back end writes is in the log of written pages, whoever connects and when."""
+
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.board.conftest import Board
+from tests.board.pci_driver import PciDriver
+from tests.board.test_vhost_user import options
+from tests.machine_process import wait_until
+from tests.ring import DriverRing
+
+Start = Callable[..., Board]
+GET_FEATURES, SET_FEATURES, SET_MEM_TABLE, SET_LOG_BASE = 1, 2, 5, 6
+SET_VRING_ADDR, GET_VRING_BASE, SET_VRING_KICK = 9, 11, 12
+GET_PROTOCOL_FEATURES = 15
+VERSION_1, F_PROTOCOL_FEATURES, F_LOG_ALL = 1 << 32, 1 << 30, 1 << 26
+LOG_SHMFD, REPLY_ACK = 1 << 1, 1 << 3
+NEED_REPLY = 8
+PAGE = 4096
+USED, BUFFER = 0x30_0000, 0x40_0000
+ALL = VERSION_1 | F_PROTOCOL_FEATURES | F_LOG_ALL
+
+
+class BackEnd:
+    """Maps what it is given; `write` stores to guest memory and logs it, if it was told to."""
+
+    def __init__(self, path: Path, offered: int = ALL, protocol: int = LOG_SHMFD | REPLY_ACK):
+        self.offered, self.protocol = offered, protocol
+        self.features = 0
+        self.logged_rings: dict[int, int] = {}
+        """Guest physical addresses of the used rings whose writes are to be logged."""
+        self.rings = 0
+        self._log: mmap.mmap | None = None
+        self._ram: mmap.mmap | None = None
+        self._fds: list[int] = []
+        self.connection: socket.socket | None = None
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.features, self.logged_rings, self.rings, self._log = 0, {}, 0, None
+            self.connection = connection
+            try:
+                while len(head := self._receive(12)) == 12:
+                    kind, flags, size = struct.unpack("<III", head)
+                    answer = self._take(kind, self._receive(size))
+                    if answer is not None or flags & NEED_REPLY:
+                        content = bytes(8) if answer is None else answer
+                        connection.sendall(struct.pack("<III", kind, 5, len(content)) + content)
+            except OSError:
+                continue
+
+    def _receive(self, size: int) -> bytes:
+        assert self.connection is not None
+        content = b""
+        while len(content) < size:
+            part, fds, _, _ = socket.recv_fds(self.connection, size - len(content), 8)
+            self._fds += fds
+            if not part:
+                break
+            content += part
+        return content
+
+    def _take(self, kind: int, body: bytes) -> bytes | None:
+        fds, self._fds = self._fds, []
+        answer = None
+        if kind == GET_FEATURES:
+            answer = struct.pack("<Q", self.offered)
+        elif kind == GET_PROTOCOL_FEATURES:
+            answer = struct.pack("<Q", self.protocol)
+        elif kind == SET_FEATURES:
+            (self.features,) = struct.unpack("<Q", body)
+        elif kind == SET_MEM_TABLE:
+            gpa, size, _, offset = struct.unpack_from("<QQQQ", body, 8)
+            assert gpa == 0
+            self._ram = mmap.mmap(fds[0], size, offset=offset)
+        elif kind == SET_LOG_BASE:
+            size, offset = struct.unpack("<QQ", body)
+            self._log = mmap.mmap(fds[0], size, offset=offset)
+            # As some do, the size comes back.
+            answer = struct.pack("<Q", size)
+        elif kind == SET_VRING_ADDR:
+            index, flags, _, _, _, log = struct.unpack("<IIQQQQ", body)
+            self.logged_rings.pop(index, None)
+            if flags & 1:
+                self.logged_rings[index] = log
+        elif kind == GET_VRING_BASE:
+            answer = body
+        self.rings += kind == SET_VRING_KICK
+        for fd in fds:
+            os.close(fd)
+        return answer
+
+    def write(self, gpa: int, content: bytes) -> None:
+        """Write as a back end does: first the page, then its bit."""
+        assert self._ram is not None
+        self._ram[gpa : gpa + len(content)] = content
+        if self.features & F_LOG_ALL:
+            assert self._log is not None
+            for page in range(gpa // PAGE, (gpa + len(content) - 1) // PAGE + 1):
+                self._log[page // 8] |= 1 << page % 8
+
+    def hang_up(self) -> None:
+        assert self.connection is not None
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def make_back_end(tmp_path: Path) -> Iterator[Callable[..., BackEnd]]:
+    made: list[BackEnd] = []
+
+    def make(**capabilities: int) -> BackEnd:
+        made.append(BackEnd(tmp_path / "peer", **capabilities))
+        return made[-1]
+
+    yield make
+    for back_end in made:
+        back_end.close()
+
+
+def collect(board: Board) -> set[int]:
+    words = board.cpu.ask("dirty_log_collect").split()
+    assert words[0] == "OK", words
+    return {int(word, 16) for word in words[1:]}
+
+
+def bring_up(board: Board, back_end: BackEnd) -> list[DriverRing]:
+    rings = PciDriver(board.cpu, 1).bring_up(2, used_at=USED)
+    wait_until(lambda: back_end.rings == 2, "both rings are handed over")
+    return rings
+
+
+def test_a_back_end_that_serves_logs_from_the_start_to_the_end(
+    start_board: Start, make_back_end: Callable[..., BackEnd], tmp_path: Path
+) -> None:
+    back_end = make_back_end()
+    board = start_board(*options(tmp_path), board="q35,mem-share=on")
+    bring_up(board, back_end)
+    back_end.write(BUFFER, b"early")
+    assert back_end.logged_rings == {}
+    for _ in range(2):
+        assert board.cpu.ask("dirty_log_start") == "OK"
+        # It has answered before the start has.
+        assert back_end.features & F_LOG_ALL
+        assert back_end.logged_rings == {0: USED, 1: USED + PAGE}
+        assert collect(board) == set()
+        back_end.write(BUFFER + PAGE - 1, b"packet")
+        back_end.write(USED + 2, b"\1")
+        assert collect(board) == {BUFFER, BUFFER + PAGE, USED}
+        assert collect(board) == set()
+        assert board.cpu.ask("dirty_log_stop") == "OK"
+        wait_until(lambda: back_end.logged_rings == {}, "it logs no more")
+        assert not back_end.features & F_LOG_ALL
+    back_end.write(BUFFER, b"late")
+    assert board.machine.terminate() == 0
+
+
+def test_a_driver_that_starts_and_a_back_end_that_returns_while_writes_are_logged(
+    start_board: Start, make_back_end: Callable[..., BackEnd], tmp_path: Path
+) -> None:
+    back_end = make_back_end()
+    board = start_board(*options(tmp_path, ",reconnect=1"), board="q35,mem-share=on")
+    assert board.cpu.ask("dirty_log_start") == "OK"
+    bring_up(board, back_end)
+    assert back_end.features & F_LOG_ALL and back_end.logged_rings == {0: USED, 1: USED + PAGE}
+    collect(board)
+    back_end.write(BUFFER, b"x")
+    back_end.hang_up()
+    wait_until(lambda: PciDriver(board.cpu, 1).get(0x2006, 2) & 1 == 0, "the link is down")
+    back_end.rings = 0
+    board.cpu.ask("clock_step 2000000000")
+    wait_until(lambda: back_end.rings == 2, "it is back")
+    assert back_end.logged_rings == {0: USED, 1: USED + PAGE}
+    assert back_end.features & F_LOG_ALL
+    back_end.write(BUFFER + 2 * PAGE, b"x")
+    assert collect(board) == {BUFFER, BUFFER + 2 * PAGE}, "of the one before and of this one"
+
+
+@pytest.mark.parametrize(
+    "lacking", [{"offered": ALL & ~F_LOG_ALL}, {"protocol": REPLY_ACK}, {"offered": VERSION_1}]
+)
+def test_a_back_end_without_a_log_serves_and_is_named_by_the_error(
+    start_board: Start,
+    make_back_end: Callable[..., BackEnd],
+    tmp_path: Path,
+    lacking: dict[str, int],
+) -> None:
+    back_end = make_back_end(**lacking)
+    board = start_board(*options(tmp_path), board="q35,mem-share=on")
+    bring_up(board, back_end)
+    assert board.cpu.ask("dirty_log_start") == (
+        "ERR dirty_log_start: cannot log writes to memory: "
+        "-netdev vhost-user,id=n: the back end cannot log what it writes"
+    )
+    # A driver may start it all the same.
+    back_end.rings = 0
+    bring_up(board, back_end)
+    assert back_end.logged_rings == {} and not back_end.features & F_LOG_ALL
+
+
+def test_one_that_loses_its_log_ends_the_log(
+    start_board: Start, make_back_end: Callable[..., BackEnd], tmp_path: Path
+) -> None:
+    back_end = make_back_end()
+    board = start_board(*options(tmp_path, ",reconnect=1"), board="q35,mem-share=on")
+    bring_up(board, back_end)
+    assert board.cpu.ask("dirty_log_start") == "OK"
+    back_end.protocol = REPLY_ACK
+    back_end.hang_up()
+    wait_until(lambda: PciDriver(board.cpu, 1).get(0x2006, 2) & 1 == 0, "the link is down")
+    assert board.cpu.ask("dirty_log_collect").startswith("OK"), "nobody writes"
+    back_end.rings = 0
+    board.cpu.ask("clock_step 2000000000")
+    wait_until(lambda: back_end.rings == 2, "it is back")
+    assert "the back end cannot log what it writes" in board.cpu.ask("dirty_log_collect")
+
+
+def test_a_back_end_that_cannot_shorten_the_log_cannot_end_the_machine(
+    start_board: Start, make_back_end: Callable[..., BackEnd], tmp_path: Path
+) -> None:
+    back_end = make_back_end()
+    board = start_board(*options(tmp_path), board="q35,mem-share=on")
+    bring_up(board, back_end)
+    assert board.cpu.ask("dirty_log_start") == "OK"
+    assert back_end._log is not None
+    with pytest.raises(PermissionError):
+        back_end._log.resize(PAGE)
+    back_end.write(BUFFER, b"x")
+    assert BUFFER in collect(board)
