@@ -41,6 +41,8 @@ TALK: list[tuple[str, dict[str, object]]] = [
     ("query-block-jobs", {}),
     ("query-mem", {}),
     ("query-mem-gpa", {"gpa": "0x100000"}),
+    ("calc-dirty-rate", {"calc-time": 1, "mode": "page-sampling"}),
+    ("query-dirty-rate", {}),
     ("query-balloon", {}),
     ("query-gic-capabilities", {}),
     ("query-sev-capabilities", {}),

@@ -2,6 +2,7 @@
 
 import _thread
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from stratovirt.cpu.x86_64_boot import RFLAGS_RESERVED
 from stratovirt.memory.address_space import AddressSpace, RamRegion
 from stratovirt.memory.dirty_log import DirtyLog
 from stratovirt.runtime.loop import Loop
+from tests.machine_process import NO_FILTER, MachineProcess, QmpClient, wait_until
+from tests.payload import say, write_kernel
 
 PAGE = 4096
 CODE, LOW_SIZE = 0x1000, 200 * PAGE
@@ -141,3 +144,33 @@ def test_memory_that_is_no_guest_ram_is_left_alone(machine: Machine) -> None:
     machine.log.start()
     machine.run(0x5000)
     assert machine.written() == [0x5000]
+
+
+WRITTEN_MIB = 16
+# mov edi, 32 MiB; mov ecx, pages; mov [rdi], al; add edi, 4096; dec ecx; jnz and jmp back
+WRITER = (
+    b"\xbf\x00\x00\x00\x02\xb9" + struct.pack("<I", WRITTEN_MIB << 8)
+    + b"\x88\x07\x81\xc7\x00\x10\x00\x00\xff\xc9\x75\xf4\xeb\xe8"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_the_dirty_rate_of_a_guest_is_measured_under_the_filter(
+    tmp_path: Path, filtered: bool
+) -> None:
+    kernel = write_kernel(tmp_path, say("on") + WRITER)
+    argv = ["-kernel", str(kernel), "-serial", "stdio", *([] if filtered else [NO_FILTER])]
+    with (
+        MachineProcess(*argv, "-qmp", f"unix:{tmp_path}/qmp,server,nowait") as machine,
+        QmpClient(tmp_path / "qmp") as client,
+    ):
+        machine.expect("on")
+        for _ in range(2):
+            client.cmd("calc-dirty-rate", **{"calc-time": 1, "mode": "dirty-bitmap"})
+
+            def is_measured() -> bool:
+                return bool(client.cmd("query-dirty-rate")["status"] == "measured")
+
+            wait_until(is_measured, "it is measured")
+            assert client.cmd("query-dirty-rate")["dirty-rate"] == WRITTEN_MIB
+        assert machine.terminate() == 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stratovirt.host.access import HostAccess
     from stratovirt.machine.board import Board, BoardContext
     from stratovirt.machine.hot_plug import HotPlug
+    from stratovirt.memory.dirty_rate import DirtyRate
     from stratovirt.memory.ram import RamPiece, RamTemplate
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
@@ -80,6 +81,8 @@ class Machine:
         self.accelerator: Accelerator | None = None
         self.board: Board | None = None
         self.iothreads: dict[str, IoThread] = {}
+        self.dirty_rate: DirtyRate | None = None
+        """The last measurement of `measure_dirty_rate`."""
 
     def build(self, owner: Owner, template: Template | None) -> None:
         """Create the parts of the configuration or the template; events go to `owner`.
@@ -251,6 +254,16 @@ class Machine:
         if self.board is None:
             raise ValueError("there is no machine")
         return self.board.guest_memory.read(gpa, size)
+
+    def measure_dirty_rate(self, duration_s: int) -> None:
+        """Begin to measure how much memory the machine writes; raises StratovirtError."""
+        from stratovirt.memory.dirty_rate import DirtyRate
+
+        if self.board is None:
+            raise StratovirtError("there is no machine that writes memory")
+        rate = DirtyRate(self.board.guest_memory, self.board.accelerator.clock)
+        rate.measure(duration_s)
+        self.dirty_rate = rate
 
     @property
     def runs_vcpus(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import Integer
+from stratovirt.config.kinds import Choice, Integer
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.registry import NoArguments, command
-from stratovirt.monitor.schema import ListOf, Struct
+from stratovirt.monitor.schema import Enum, ListOf, Struct
 from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 
 MEMORY_DEVICE = Struct("MemoryDeviceInfo", {"type": "str"})
 MEMORY_RANGE = Struct("MemoryRange", {"gpa": "int", "size": "int", "name": "str", "node": "int"})
+MEASURE_MODES = "page-sampling", "dirty-ring", "dirty-bitmap"
+SAMPLING, _, BITMAP = MEASURE_MODES
+DIRTY_RATE_INFO = Struct(
+    "DirtyRateInfo",
+    {
+        "dirty-rate?": "int",
+        "status": Enum("DirtyRateStatus", "unstarted", "measuring", "measured"),
+        "start-time": "int", "calc-time": "int", "sample-pages": "int",
+        "mode": Enum("DirtyRateMeasureMode", *MEASURE_MODES),
+    },
+)  # fmt: skip
 
 
 class Address(Integer):
@@ -32,6 +43,18 @@ class GpaArguments(Options):
     """Arguments that name a guest physical address."""
 
     gpa: int = opt(Address(), help="guest physical address in hexadecimal")
+
+
+class CalcDirtyRate(Options):
+    """Arguments of a measurement."""
+
+    calc_time: int = opt(Integer(1, 60), help="seconds it takes")
+    mode: str = opt(
+        Choice(*MEASURE_MODES), default=SAMPLING, help="must be dirty-bitmap; others are refused"
+    )
+    sample_pages: int | None = opt(
+        Integer(1, (1 << 63) - 1), default=None, help="ignored, as QEMU does but for page-sampling"
+    )
 
 
 @command("query-mem", answer=ListOf(MEMORY_RANGE))
@@ -57,3 +80,27 @@ def query_mem_gpa(session: Session, arguments: GpaArguments) -> object:
     except ValueError as error:
         raise QmpError(f"query-mem-gpa: no RAM at 0x{arguments.gpa:x}") from error
     return f"0x{int.from_bytes(content, 'little'):x}"
+
+
+@command("calc-dirty-rate", CalcDirtyRate)
+def calc_dirty_rate(session: Session, arguments: CalcDirtyRate) -> object:
+    """Measure how much memory the machine writes; query-dirty-rate tells when it is known."""
+    if arguments.mode != BITMAP:
+        raise QmpError(f"calc-dirty-rate: mode={arguments.mode} is not available; use {BITMAP}")
+    session.vm.machine.measure_dirty_rate(arguments.calc_time)
+    return {}
+
+
+@command("query-dirty-rate", answer=DIRTY_RATE_INFO)
+def query_dirty_rate(session: Session, _arguments: NoArguments) -> object:
+    """Say the dirty rate that was measured last, in MiB a second."""
+    rate = session.vm.machine.dirty_rate
+    info: dict[str, object] = {
+        "status": "unstarted", "start-time": 0, "calc-time": 0, "sample-pages": 0, "mode": BITMAP,
+    }  # fmt: skip
+    if rate is None:
+        return info
+    info |= {"status": rate.status, "start-time": rate.start_s, "calc-time": rate.duration_s}
+    if rate.rate_mib is not None:
+        info["dirty-rate"] = rate.rate_mib
+    return info
