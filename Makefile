@@ -25,13 +25,13 @@ demo: build
 test: build lint .venv/.fuzz
 	@tools/run_tests.sh
 
-SOURCES := src tests bench tools setup.py
+SOURCES := src tests bench tools examples setup.py
 LAYERS := build/layers.txt
 
 lint: build check-guidebook
 	@.venv/bin/ruff check $(SOURCES)
 	@.venv/bin/ruff format --check -q $(SOURCES)
-	@.venv/bin/mypy src/stratovirt src/stratovirt_lab src/ozone tests tools bench
+	@.venv/bin/mypy src/stratovirt src/stratovirt_lab src/ozone tests tools bench examples/kv
 	@mkdir -p build; .venv/bin/lint-imports --no-logo --no-cache layers.ini >$(LAYERS) || { cat $(LAYERS); false; }
 	@$(PY) -m tools.generate_docs --check
 

@@ -102,6 +102,7 @@ class Driver:
         hot: Callable[[], HotPlugged | HotReplaced] | None = None,
         aliases: tuple[str, ...] = (),
         native: tuple[str, ...] = (),
+        calls: tuple[str, ...] = (),
     ) -> None:
         self.name: Final = name
         self.options: Final = options
@@ -120,6 +121,8 @@ class Driver:
         self._hot = hot
         self.native: Final = native
         """Extension modules that device_add needs; a locked-down machine loads none later."""
+        self.calls: Final = calls
+        """System calls that its devices make beyond the lists of the lockdown."""
         self.aliases: Final = aliases
         """Further names that device_add takes for it."""
         options.driver = self
@@ -152,6 +155,7 @@ def over_mmio_and_pci(
     hot_plugged: Callable[[], HotPlugged] | None = None,
     slot_aliases: tuple[str, ...] = (),
     native: tuple[str, ...] = (),
+    calls: tuple[str, ...] = (),
 ) -> tuple[Driver, Driver]:
     """The drivers STEM-device and STEM-pci of a virtio device, with options for each bus."""
     names = {MMIO: f"{stem}-device", PCI: f"{stem}-pci"}
@@ -180,6 +184,7 @@ def over_mmio_and_pci(
             hot=hot,
             aliases=aliases,
             native=native,
+            calls=calls,
         )
 
     return driver(MMIO, hot_replaced, slot_aliases), driver(PCI, hot_plugged)

@@ -1,7 +1,9 @@
-"""The drivers of -device by name: each is in a file of the package `drivers`, found by its name.
+"""The drivers of -device by name: from a file of the package `drivers`, or from another package.
 
-The driver virtio-blk-pci is in virtio_blk_pci.py, virtio_blk.py or virtio.py, whichever there is;
-a file's drivers are its `DRIVERS`.  A file is imported when one of its names is met.
+The driver virtio-blk-pci is in virtio_blk_pci.py, virtio_blk.py or virtio.py, whichever there is.
+Another package names its module by an entry point of the group `stratovirt.devices`, whose own
+name is used like a file's name.  A module's drivers are its `DRIVERS`; it is imported when one of
+their names is met.  Entry points are read when a name is in no file, and for listings.
 """
 
 from __future__ import annotations
@@ -9,43 +11,90 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
+from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import Family
+from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratovirt.config.driver import Driver
     from stratovirt.config.options import Options
 
 PACKAGE = "stratovirt.drivers"
-_FILES: list[str] = []
+GROUP = "stratovirt.devices"
+log = Log(__name__)
 
 
-def files() -> list[str]:
-    """The package's files without their suffix; read once, before a machine is locked down."""
-    if not _FILES:
-        folder = import_module(PACKAGE).__path__[0]
-        names = (name.removesuffix(".py") for name in os.listdir(folder) if name.endswith(".py"))
-        _FILES.extend(sorted(name for name in names if name != "__init__"))
-    return _FILES
+def _files() -> dict[str, str]:
+    folder = import_module(PACKAGE).__path__[0]
+    names = sorted(name.removesuffix(".py") for name in os.listdir(folder) if name.endswith(".py"))
+    return {name: f"{PACKAGE}.{name}" for name in names if name != "__init__"}
+
+
+def installed() -> dict[str, str]:
+    """The driver modules of other packages by the names of their entry points."""
+    from importlib.metadata import entry_points
+
+    return {point.name.replace("-", "_"): point.module for point in entry_points(group=GROUP)}
+
+
+class Modules:
+    """Modules of drivers by name, read once, when they are first asked for."""
+
+    def __init__(self, read: Callable[[], dict[str, str]]) -> None:
+        self.read = read
+        self._names: dict[str, str] | None = None
+
+    def names(self) -> dict[str, str]:
+        """The modules by name."""
+        if self._names is None:
+            self._names = self.read()
+        return self._names
+
+    def find(self, driver: str) -> Driver | None:
+        """The driver of this name; raises ConfigError for a module that cannot be imported."""
+        name = driver.replace("-", "_")
+        while name and name not in self.names():
+            name = name.rpartition("_")[0]
+        if not name:
+            return None
+        found = _drivers_of(self.names()[name])
+        return next((d for d in found if driver in (*d.aliases, d.name)), None)
+
+
+BUILT_IN = Modules(_files)
+PLUG_INS = Modules(installed)
+
+
+def _drivers_of(module: str) -> tuple[Driver, ...]:
+    try:
+        found: tuple[Driver, ...] = import_module(module).DRIVERS
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"-device: the driver module {module} cannot be used: {error}") from error
+    return found
 
 
 def find(name: str) -> Driver | None:
-    """The driver that -device or device_add calls `name`."""
-    file = name.replace("-", "_")
-    while file and file not in files():
-        file = file.rpartition("_")[0]
-    if not file:
-        return None
-    return next((d for d in _drivers_of(file) if name in (*d.aliases, d.name)), None)
+    """The driver that -device or device_add calls `name`; raises ConfigError."""
+    return BUILT_IN.find(name) or PLUG_INS.find(name)
+
+
+def built_in_drivers() -> list[Driver]:
+    """The drivers of this package; imports their files."""
+    return [driver for module in BUILT_IN.names().values() for driver in _drivers_of(module)]
 
 
 def drivers() -> list[Driver]:
-    """All drivers; imports their files."""
-    return [driver for file in files() for driver in _drivers_of(file)]
-
-
-def _drivers_of(file: str) -> tuple[Driver, ...]:
-    found: tuple[Driver, ...] = import_module(f"{PACKAGE}.{file}").DRIVERS
+    """All drivers; those of a package that cannot be imported are left out, with a warning."""
+    found = built_in_drivers()
+    known = {driver.name for driver in found}
+    for module in PLUG_INS.names().values():
+        try:
+            found += [driver for driver in _drivers_of(module) if driver.name not in known]
+        except ConfigError as error:
+            log.warn(str(error))
     return found
 
 

@@ -6,10 +6,10 @@ import sys
 import time
 from importlib import import_module
 
-from stratovirt.config.registry import drivers
+from stratovirt.config.registry import PLUG_INS, built_in_drivers, drivers
 from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.imports import LateImports
-from stratovirt.lockdown.x86_64_calls import DECLINED, PREFERRED, calls_of
+from stratovirt.lockdown.x86_64_calls import ANY, DECLINED, PREFERRED, calls_of
 from stratovirt.runtime import log
 from stratovirt.runtime.descriptors import outputs
 
@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.host.line import BrokerLine
+    from stratovirt.lockdown.x86_64_calls import Alternatives
     from stratovirt.machine.board import Board
 
 ALWAYS = ("stratovirt._native.kvm_state", "stratovirt._native.rate_limit")
@@ -40,14 +41,19 @@ def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) 
         _import(ON_Q35)
     if config.monitors:
         _import(CODE_OF_MONITORS)
-        # The files of all drivers: without a board their properties are listed all the same.
-        for driver in drivers():
-            if board is not None and driver.bus == board.bus and driver.is_hot:
-                _import(driver.native)
+        if board is None:
+            # A process without a machine is there to list what could be in one.
+            drivers()
+        else:
+            for driver in built_in_drivers():
+                if driver.bus == board.bus and driver.is_hot:
+                    _import(driver.native)
         _open_for_monitors()
     _make_rings(config, board)
     # Makes the C library read the host's time zone file now.
     time.localtime()
+    if broker is not None:
+        PLUG_INS.read = lambda: broker.ask("plug-ins")[0]["modules"]
     LateImports(broker).install()
     sys.excepthook = sys.unraisablehook = _report
     _install(config)
@@ -94,6 +100,7 @@ def _install(config: VmConfig) -> None:
     try:
         rules = Filter()
         calls = calls_of(config.machine.type, config.accel or "kvm", outputs)
+        calls |= dict.fromkeys(_declared(config, calls), ANY)
         for name, alternatives in calls.items():
             for conditions in alternatives:
                 rules.allow(name, conditions)
@@ -107,3 +114,21 @@ def _install(config: VmConfig) -> None:
             f"seccomp: the kernel refuses the filter: {error.strerror}; "
             "-disable-seccomp runs without"
         ) from error
+
+
+def _declared(config: VmConfig, calls: dict[str, Alternatives]) -> list[str]:
+    """The calls that the devices' drivers declare beyond the list, each of which is logged."""
+    declared: list[str] = []
+    for driver in dict.fromkeys(options.driver for options in config.devices):
+        for name in driver.calls:
+            if name in DECLINED or calls.get(name, ANY) != ANY:
+                raise StratovirtError(
+                    f"-device {driver.name}: its driver declares the system call {name}, which "
+                    "the filter allows under conditions only; no driver may widen them"
+                )
+            if name not in calls and name not in declared:
+                log.Log(__name__).warn(
+                    f"-device {driver.name}: the filter allows {name}, which its driver declares"
+                )
+                declared.append(name)
+    return declared
