@@ -12,15 +12,33 @@ from ozone.elf import read_elf
 from ozone.errors import OzoneError
 
 PACKAGE = "/opt/stratovirt"
+GROUP = "stratovirt.devices"
+"""Entry points of packages that add devices (docs/plugins.md)."""
 START = (
     f"import sys; sys.path.insert(0, {PACKAGE!r}); from stratovirt.cli import main; "
     "sys.argv[0] = 'stratovirt'; main()"
 )
-PROBE = (
-    "import json, os, stratovirt, sys, sysconfig; print(json.dumps(["
-    "os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), "
-    "os.path.dirname(stratovirt.__file__)]))"
-)
+PROBE = f"""
+import glob, json, os, stratovirt, sys, sysconfig
+packages = []
+for path in sys.path:
+    for facts in glob.glob(glob.escape(path) + "/*.dist-info/entry_points.txt"):
+        if {GROUP!r} in open(facts, encoding="utf-8").read():
+            packages.append(os.path.dirname(facts))
+if packages:
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+    for module in {{point.module.split(".")[0] for point in entry_points(group={GROUP!r})}}:
+        spec = find_spec(module)
+        if spec is not None and spec.origin is not None:
+            is_folder = spec.submodule_search_locations is not None
+            packages.append(os.path.dirname(spec.origin) if is_folder else spec.origin)
+print(json.dumps([
+    os.path.realpath(sys.executable), sysconfig.get_path("stdlib"),
+    os.path.dirname(stratovirt.__file__), packages,
+]))
+"""
+"""Looks up the interpreter, its library, stratovirt, and the packages that add devices to it."""
 
 
 @dataclass
@@ -73,10 +91,11 @@ def _view_of_package(exec_file: str, python: str) -> View:
     )
     if done.returncode != 0:
         raise OzoneError(f"-exec_file {exec_file}: its {python} has no package stratovirt")
-    executable, library, package = json.loads(done.stdout)
+    executable, library, package, others = json.loads(done.stdout)
     shown = [(executable, executable), (library, library), (package, f"{PACKAGE}/stratovirt")]
-    # Extension modules lie there and nowhere else.
-    folders = (f"{library}/lib-dynload", f"{package}/_native")
+    shown += [(path, f"{PACKAGE}/{os.path.basename(path)}") for path in others]
+    # Extension modules of the library and of stratovirt lie there and nowhere else.
+    folders = [f"{library}/lib-dynload", f"{package}/_native", *filter(os.path.isdir, others)]
     shown += [(path, path) for path in _shared_objects(executable, *folders)]
     # Some Pythons keep other installed packages inside the standard library's folder.
     packages = [f"{library}/{name}" for name in ("site-packages", "dist-packages")]

@@ -96,6 +96,21 @@ def test_only_static_programs_and_stratovirt_are_taken(tmp_path: Path) -> None:
         view_for(str(tmp_path / "none"))
 
 
+def test_the_jail_shows_packages_that_add_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, group in (("with_device", "stratovirt.devices"), ("without", "console_scripts")):
+        (tmp_path / f"{name}.py").write_text("DRIVERS = ()\n")
+        facts = tmp_path / f"{name}-1.0.dist-info"
+        facts.mkdir()
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (facts / "entry_points.txt").write_text(f"[{group}]\nvirtio-x = {name}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    view = view_for(str(Path(sys.executable).with_name("stratovirt")))
+    shown = {inside for path, inside in view.shown if path.startswith(str(tmp_path))}
+    assert shown == {"/opt/stratovirt/with_device.py", "/opt/stratovirt/with_device-1.0.dist-info"}
+
+
 def test_the_loader_is_asked_once_for_all_that_ask_for_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
