@@ -16,9 +16,18 @@ from stratovirt.config.keyval import split
 from stratovirt.config.kinds import HostPciAddress, MacAddress, NumberSet, PciAddress, Size
 from stratovirt.config.machine import Machine, Memory, Smp
 from stratovirt.config.reference import IGNORED, definitions, help_text
+from stratovirt.config.registry import drivers, find, hot_drivers
 from tests.unit.command_line_mistakes import MISTAKES
 
 KERNEL = ["-kernel", "vmlinux"]
+
+
+def test_a_drivers_name_of_a_monitors_client_is_looked_up_at_once() -> None:
+    assert find("a-" * 500_000) is None
+
+
+def test_every_driver_for_device_add_has_a_file_in_hotplug() -> None:
+    assert {driver.name for driver in hot_drivers()} == {d.name for d in drivers() if d.is_hot}
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from stratovirt.config.driver import Driver
     from stratovirt.config.options import Options
 
-PACKAGE = "stratovirt.drivers"
+PACKAGE, HOT_PACKAGE = "stratovirt.drivers", "stratovirt.hotplug"
 GROUP = "stratovirt.devices"
+NAME_LONGEST = 64
+"""A monitor's client may send any; the search for a longer name would take its square in time."""
 log = Log(__name__)
 
 
-def _files() -> dict[str, str]:
-    folder = import_module(PACKAGE).__path__[0]
-    names = sorted(name.removesuffix(".py") for name in os.listdir(folder) if name.endswith(".py"))
-    return {name: f"{PACKAGE}.{name}" for name in names if name != "__init__"}
+def _files(package: str) -> list[str]:
+    names = os.listdir(import_module(package).__path__[0])
+    return sorted(name[:-3] for name in names if name.endswith(".py") and name != "__init__.py")
+
+
+def _built_in() -> dict[str, str]:
+    return {name: f"{PACKAGE}.{name}" for name in _files(PACKAGE)}
 
 
 def installed() -> dict[str, str]:
@@ -55,7 +60,7 @@ class Modules:
 
     def find(self, driver: str) -> Driver | None:
         """The driver of this name; raises ConfigError for a module that cannot be imported."""
-        name = driver.replace("-", "_")
+        name = driver.replace("-", "_") if len(driver) <= NAME_LONGEST else ""
         while name and name not in self.names():
             name = name.rpartition("_")[0]
         if not name:
@@ -64,7 +69,7 @@ class Modules:
         return next((d for d in found if driver in (*d.aliases, d.name)), None)
 
 
-BUILT_IN = Modules(_files)
+BUILT_IN = Modules(_built_in)
 PLUG_INS = Modules(installed)
 
 
@@ -81,14 +86,15 @@ def find(name: str) -> Driver | None:
     return BUILT_IN.find(name) or PLUG_INS.find(name)
 
 
-def built_in_drivers() -> list[Driver]:
-    """The drivers of this package; imports their files."""
-    return [driver for module in BUILT_IN.names().values() for driver in _drivers_of(module)]
+def hot_drivers() -> list[Driver]:
+    """This package's drivers for device_add, which are those with a file in `hotplug`."""
+    modules = [BUILT_IN.names()[name] for name in _files(HOT_PACKAGE)]
+    return [driver for module in modules for driver in _drivers_of(module) if driver.is_hot]
 
 
 def drivers() -> list[Driver]:
     """All drivers; those of a package that cannot be imported are left out, with a warning."""
-    found = built_in_drivers()
+    found = [driver for module in BUILT_IN.names().values() for driver in _drivers_of(module)]
     known = {driver.name for driver in found}
     for module in PLUG_INS.names().values():
         try:

@@ -6,7 +6,7 @@ import sys
 import time
 from importlib import import_module
 
-from stratovirt.config.registry import PLUG_INS, built_in_drivers, drivers
+from stratovirt.config.registry import PLUG_INS, drivers, hot_drivers
 from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.imports import LateImports
 from stratovirt.lockdown.x86_64_calls import ANY, DECLINED, PREFERRED, calls_of
@@ -45,8 +45,8 @@ def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) 
             # A process without a machine is there to list what could be in one.
             drivers()
         else:
-            for driver in built_in_drivers():
-                if driver.bus == board.bus and driver.is_hot:
+            for driver in hot_drivers():
+                if driver.bus == board.bus:
                     _import(driver.native)
         _open_for_monitors()
     _make_rings(config, board)
