@@ -23,7 +23,9 @@ Start = Callable[..., Board]
 Load = Callable[["Machine"], Iterator[None]]
 PAGE = 4096
 RAM_MIB = 256
-HEADERS, USED, BUFFERS = 0x20_0000, 0x30_0000, 0x40_0000
+HEADERS, BUFFERS = 0x20_0000, 0x40_0000
+USED = 0x30_0000 + PAGE - 4
+"""A used ring's index is in one page and its elements are in the next."""
 TAP, ETHERTYPE = "svdirty0", 0x88B5
 
 

@@ -393,6 +393,8 @@ cdef class GuestMemory:
             if area == MAP_FAILED:
                 raise OSError(errno, os.strerror(errno))
             self._log_area = <uint64_t *>area
+        # A writer that looked before this has stored before it looked.  Its processor may hold the
+        # store back for nanoseconds still; the caller's next system call takes longer.
         publish(&self._log, self._log_area)
 
     def stop_log(self):
