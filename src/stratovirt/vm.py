@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+from contextlib import ExitStack
 
 from stratovirt import __version__
 from stratovirt.config.vm_config import VmConfig
@@ -61,6 +62,9 @@ class Vm:
         self.loop = Loop(self.lock)
         self.status = "prelaunch"
         self.exit_status = 0
+        self.closing = ExitStack()
+        """Closes the parts in the reverse order of their making, of all or of a failed start."""
+        self.closing.callback(self.loop.close)
         self.chardevs: list[Chardev] = []
         self.machine = Machine(config)
         self._has_started = False
@@ -90,13 +94,17 @@ class Vm:
             from stratovirt.host.broker import start_broker
 
             self._broker = start_broker(config)
-        for monitor, chardev in zip(config.monitors, self._open_monitors(), strict=True):
-            self._monitors.append(self._make_monitor(self, chardev, monitor.pretty))
+            self.closing.callback(self._broker.close)
+        for options, chardev in zip(config.monitors, self._open_monitors(), strict=True):
+            monitor = self._make_monitor(self, chardev, options.pretty)
+            self.closing.callback(monitor.close)
+            self._monitors.append(monitor)
         if config.machine.type != "none":
             if config.incoming is not None:
                 from stratovirt.snapshot.restore import Template
 
                 self._template = Template(config)
+                self.closing.callback(self._template.close)
             self.machine.build(self, self._template)
 
     @property
@@ -107,7 +115,8 @@ class Vm:
     def _open_monitors(self) -> Sequence[Chardev]:
         if self._broker is not None:
             relayed = self._broker.open_monitors(self.loop, self.config.monitors)
-            self.chardevs += relayed
+            for chardev in relayed:
+                self._add(chardev)
             return relayed
         return [
             self.add_chardev(monitor.chardev, monitor.source)
@@ -120,8 +129,12 @@ class Vm:
         from stratovirt.chardev.open import make_chardev
 
         chardev = make_chardev(self.loop, options, self.access, self._user_quit, source)
-        self.chardevs.append(chardev)
+        self._add(chardev)
         return chardev
+
+    def _add(self, chardev: Chardev) -> None:
+        self.closing.callback(chardev.close)
+        self.chardevs.append(chardev)
 
     def guest_powers_off(self) -> None:
         """The guest powered itself off; called from any thread."""
@@ -206,21 +219,12 @@ class Vm:
         return self.exit_status
 
     def close(self) -> None:
-        """End snapshot, vCPUs, devices, monitors, chardevs and broker, in this order."""
+        """End the snapshot that is being written, then the parts, the last made first."""
         if self.snapshot is not None:
             self.snapshot.cancel()
             self.snapshot.wait()
-        if self._template is not None:
-            self._template.close()
         with self.lock:
-            self.machine.close()
-            for monitor in self._monitors:
-                monitor.close()
-            for chardev in self.chardevs:
-                chardev.close()
-        if self._broker is not None:
-            self._broker.close()
-        self.loop.close()
+            self.closing.close()
         log.info("the machine is gone")
 
     def pause(self) -> None:

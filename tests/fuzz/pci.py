@@ -8,6 +8,7 @@ import _thread
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from typing import Any
 
 import atheris
@@ -77,7 +78,8 @@ def make_board() -> Q35:
     return Q35(
         BoardContext(
             config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
-            serial=None, guest_reset=lambda: None, guest_power_off=lambda: None,
+            closing=ExitStack(), serial=None, guest_reset=lambda: None,
+            guest_power_off=lambda: None,
         )
     )  # fmt: skip
 

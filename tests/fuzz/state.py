@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from typing import Any
 
 import atheris
@@ -85,7 +86,7 @@ def make_board() -> Microvm:
     serial: Any = OutputFile(loop, serial_options)  # type: ignore[arg-type]
     context = BoardContext(
         config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
-        serial=serial, guest_reset=lambda: None, guest_power_off=lambda: None,
+        closing=ExitStack(), serial=serial, guest_reset=lambda: None, guest_power_off=lambda: None,
     )  # fmt: skip
     return Microvm(context, has_hot_replace=config.has_hot_replace)
 
@@ -100,7 +101,7 @@ def sound_state() -> dict[str, object]:
         options=guest_visible(config), memory_bytes=256 << 20, board=board.save().to_json(),
         kvm=kvm.to_json(),
     )  # fmt: skip
-    board.close()
+    board.closing.close()
     return state.to_json()
 
 
@@ -163,7 +164,7 @@ def restore(text: bytes) -> None:
             device.quiesce()
         assert board.save().to_json() is not None
     finally:
-        board.close()
+        board.closing.close()
 
 
 if __name__ == "__main__":

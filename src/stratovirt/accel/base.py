@@ -114,6 +114,9 @@ if TYPE_CHECKING:
         def stop(self) -> None:
             """End every vCPU; returns when their threads have ended."""
 
+        def close(self) -> None:
+            """Release the machine; no part of it is used any more."""
+
 
 class AccelError(StratovirtError):
     """The accelerator is missing or cannot do what the machine needs."""

@@ -215,8 +215,11 @@ class TestAccelerator:
         self._loop.watch(self._socket.fileno(), READABLE, self._readable)
 
     def stop(self) -> None:
-        """Close the connection to the client."""
+        """Serve the client no longer."""
         self._loop.unwatch(self._socket.fileno())
+
+    def close(self) -> None:
+        """Close the connection to the client."""
         self._socket.close()
 
     def _readable(self, _events: int) -> None:

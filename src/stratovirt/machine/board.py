@@ -13,6 +13,7 @@ from stratovirt.memory.ram import Ram
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
     from typing import Any
 
     from stratovirt.accel.base import Accelerator
@@ -33,6 +34,7 @@ LARGE_KERNEL = 1 << 20
 class BoardContext:
     """What a board is built with: its configuration, the accelerator, and what is around it.
 
+    `closing` takes the close of each part where the part is made, and runs them in reverse order.
     `guest_reset` and `guest_power_off` are called when the guest does either.  With a `template`
     RAM has the content of a snapshot.
     """
@@ -44,13 +46,14 @@ class BoardContext:
         cpus: CpuSlots,
         accelerator: Accelerator,
         host: DeviceHost,
+        closing: ExitStack,
         serial: Chardev | None,
         guest_reset: Callable[[], None],
         guest_power_off: Callable[[], None],
         template: RamTemplate | None = None,
     ) -> None:
         self.config, self.cpus, self.accelerator, self.host = config, cpus, accelerator, host
-        self.serial, self.template = serial, template
+        self.closing, self.serial, self.template = closing, serial, template
         self.guest_reset, self.guest_power_off = guest_reset, guest_power_off
 
 
@@ -67,14 +70,21 @@ class Board(ABC):
         self.cpus = context.cpus
         self.accelerator = accelerator = context.accelerator
         self.host = host = context.host
+        self.closing = context.closing
         self.serial = context.serial
         self.ram = room
         self.memory_space = AddressSpace("memory", 1 << PHYSICAL_ADDRESS_BITS)
         self.port_space = AddressSpace("port", PORT_SPACE)
         self.guest_memory = host.memory
         self.hot_plug: HotPlug | None = None
-        self.kernel = KernelFile(config.kernel) if config.kernel is not None else None
-        self.initrd = BootFile("-initrd", config.initrd) if config.initrd is not None else None
+        self.kernel: KernelFile | None = None
+        if config.kernel is not None:
+            self.kernel = KernelFile(config.kernel)
+            self.closing.callback(self.kernel.close)
+        self.initrd: BootFile | None = None
+        if config.initrd is not None:
+            self.initrd = BootFile("-initrd", config.initrd)
+            self.closing.callback(self.initrd.close)
         accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
         ram = Ram(config, context.template)
         self.ram_mapping, self.allocations = ram.mapping, ram.allocations
@@ -107,10 +117,6 @@ class Board(ABC):
     @abstractmethod
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Stop the devices and close their files; requests in flight are completed."""
 
     def add_ports(self, name: str, port: int, size: int, handler: Handler) -> None:
         """Map `handler` at a range of I/O ports."""

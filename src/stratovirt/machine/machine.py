@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
     from collections.abc import Iterable
+    from contextlib import ExitStack
     from typing import Protocol
 
     from stratovirt.accel.base import Accelerator
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
         loop: Loop
         lock: RLock
         access: HostAccess
+        closing: ExitStack
+        """Runs what is registered, in reverse order, at the machine's end or failed start."""
 
         def add_chardev(self, options: ChardevOptions, source: str = "") -> Chardev:
             """Create a chardev, to be opened before the machine starts; raises StratovirtError."""
@@ -73,7 +76,7 @@ log = Log(__name__)
 class Machine:
     """Empty until `build`; a machine of type none stays empty: no board and no accelerator.
 
-    After an error in `build`, `close` releases the parts that exist.
+    Each part is registered in its owner's `closing` where it is made.
     """
 
     def __init__(self, config: VmConfig) -> None:
@@ -99,7 +102,7 @@ class Machine:
         from stratovirt.devices.device_host import DeviceHost
         from stratovirt.machine.board import BoardContext
 
-        self._start_iothreads()
+        self._start_iothreads(owner.closing)
         host = DeviceHost(
             config=config,
             loop=owner.loop,
@@ -119,6 +122,7 @@ class Machine:
             cpus=cpus,
             accelerator=accelerator,
             host=host,
+            closing=owner.closing,
             serial=serial,
             guest_reset=owner.guest_resets,
             guest_power_off=owner.guest_powers_off,
@@ -128,6 +132,7 @@ class Machine:
         entry = board.load() if template is None else None
         if config.flashes or board.has_large_kernel:
             accelerator.check_host()
+        owner.closing.callback(accelerator.stop)
         accelerator.create_vcpus(cpus, "CPU {}/KVM" if self._names_as_qemu else "vcpu{}")
         if entry is not None:
             accelerator.set_entry(entry)
@@ -152,15 +157,18 @@ class Machine:
             kvm = X8664Accelerator(owner.loop, owner.lock)
             kvm.exited = owner.vcpu_exited
             self.accelerator = kvm
+        owner.closing.callback(self.accelerator.close)
         return self.accelerator
 
-    def _start_iothreads(self) -> None:
+    def _start_iothreads(self, closing: ExitStack) -> None:
         names = [o.id for o in self._config.objects.values() if o.flag == "-object iothread"]
         if names:
             from stratovirt.runtime.io_thread import IoThread
 
             for name in names:
-                self.iothreads[name] = IoThread(f"IO {name}" if self._names_as_qemu else name)
+                thread = IoThread(f"IO {name}" if self._names_as_qemu else name)
+                closing.callback(thread.close)
+                self.iothreads[name] = thread
 
     @property
     def _names_as_qemu(self) -> bool:
@@ -199,15 +207,6 @@ class Machine:
         self.accelerator.reset()
         if entry is not None:
             self.accelerator.set_entry(entry)
-
-    def close(self) -> None:
-        """End the vCPUs, then the devices, then the I/O threads."""
-        if self.accelerator is not None:
-            self.accelerator.stop()
-        if self.board is not None:
-            self.board.close()
-        for thread in self.iothreads.values():
-            thread.close()
 
     @property
     def target(self) -> str:

@@ -19,6 +19,8 @@ class X8664Board(Board):
         super().__init__(context, room)
         self.uart: Uart16550 | None = None
         if self.serial is not None:
+            # Output that the client has not read yet, once the devices are closed.
+            self.closing.callback(self.serial.drain)
             self.uart = Uart16550(self.serial, self._uart_irq)
             self.add_ports("uart", UART_PORT, UART_REGISTERS, self.uart)
 

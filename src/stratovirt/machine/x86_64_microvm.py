@@ -64,11 +64,7 @@ class Microvm(X8664Board):
         self._ged = GenericEventDevice(self._ged_irq)
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
         self._generation_id = os.urandom(vmgenid.BYTES)
-        try:
-            self._add_devices(has_hot_replace)
-        except Exception:
-            self.close()
-            raise
+        self._add_devices(has_hot_replace)
         self.memory_space.commit()
         self.port_space.commit()
 
@@ -158,18 +154,6 @@ class Microvm(X8664Board):
         """Signal a power-off request to the guest through ACPI."""
         self._ged.raise_event(POWER_BUTTON)
 
-    def close(self) -> None:
-        """Stop the devices and close their files; requests in flight are completed."""
-        for slot in self.slots:
-            slot.reset()
-        for device in self.devices:
-            device.close()
-        if self.hot_plug is not None:
-            self.hot_plug.close()
-        self.slots.clear()
-        if self.serial is not None:
-            self.serial.drain()
-
     def _ged_irq(self, level: bool) -> None:
         self.accelerator.set_irq_level(layout.GED_GSI, level)
 
@@ -189,6 +173,7 @@ class Microvm(X8664Board):
             from stratovirt.machine.hot_replace import HotReplace
 
             self.hot_plug = slots = HotReplace(self.host, HOT_REPLACE)
+            self.closing.callback(slots.close)
         for index, options in enumerate(virtio):
             device = options.driver.make(options, self.host)
             if with_hot_replace:
@@ -204,16 +189,17 @@ class Microvm(X8664Board):
                 )
 
     def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> None:
-        self.slots.append(
-            MmioTransport(
-                device,
-                self.guest_memory,
-                self.accelerator,
-                self.memory_space,
-                layout.VIRTIO_MMIO + index * layout.VIRTIO_SLOT,
-                gsi,
-            )
+        self.closing.callback(device.close)
+        slot = MmioTransport(
+            device,
+            self.guest_memory,
+            self.accelerator,
+            self.memory_space,
+            layout.VIRTIO_MMIO + index * layout.VIRTIO_SLOT,
+            gsi,
         )
+        self.closing.callback(slot.close)
+        self.slots.append(slot)
 
     def _command_line(self) -> bytes:
         # In front, because words after "--" in the user's text go to init, not to the kernel.

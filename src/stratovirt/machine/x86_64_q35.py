@@ -46,6 +46,7 @@ class Q35(X8664Board):
             self.memory_space, self.port_space, layout.INTX_FIRST_GSI, accelerator.set_irq_level
         )
         self.pci_devices = PciDevices(self.pci, self.host, accelerator)
+        self.closing.callback(self.pci_devices.close)
         self._config_ports = ConfigPorts(self.pci, guest_reset)
         self.add_ports("pci-config", layout.CONFIG_PORTS, CONFIG_PORTS, self._config_ports)
         self.add_ports("i8042", layout.KEYBOARD_PORT, KEYBOARD_PORTS, ResetController(guest_reset))
@@ -58,15 +59,11 @@ class Q35(X8664Board):
         self._rtc.set_last_cpu(len(self.cpus.present) - 1)
         self.add_ports("rtc", layout.RTC_PORT, RTC_PORTS, self._rtc)
         self._firmware: Firmware | None = None
-        try:
-            if config.flashes:
-                from stratovirt.machine.x86_64_q35_firmware import Firmware
+        if config.flashes:
+            from stratovirt.machine.x86_64_q35_firmware import Firmware
 
-                self._firmware = Firmware(self, self.mch, self.pci, self.pci_devices)
-            self._add_devices()
-        except Exception:
-            self.close()
-            raise
+            self._firmware = Firmware(self, self.mch, self.pci, self.pci_devices)
+        self._add_devices()
         self.memory_space.commit()
         self.port_space.commit()
 
@@ -84,6 +81,7 @@ class Q35(X8664Board):
             from stratovirt.machine.pci_hotplug import PciHotPlug
 
             self.hot_plug = PciHotPlug(self.host, self.pci, self.pci_devices)
+            self.closing.callback(self.hot_plug.close)
 
     @property
     def devices(self) -> list[VirtioDevice]:
@@ -155,13 +153,3 @@ class Q35(X8664Board):
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""
         self.power.press_power_button()
-
-    def close(self) -> None:
-        """Stop the devices and close their files; requests in flight are completed."""
-        self.pci_devices.close()
-        if self.hot_plug is not None:
-            self.hot_plug.close()
-        if self._firmware is not None:
-            self._firmware.close()
-        if self.serial is not None:
-            self.serial.drain()

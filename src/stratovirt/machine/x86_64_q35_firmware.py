@@ -37,17 +37,14 @@ class Firmware:
         self.fw_cfg = FwCfg(board.guest_memory, board.accelerator.let_others_in)
         self._flashes: list[Pflash] = []
         self._blobs: list[mmap.mmap] = []
-        try:
-            self._add_flashes()
-        except Exception:
-            self.close()
-            raise
+        self._add_flashes()
         board.add_ports("fw_cfg", layout.FW_CFG_PORT, fw_cfg.PORTS, self.fw_cfg)
 
     def _add_flashes(self) -> None:
         end = layout.FLASH_END
         for options in sorted(self._board.config.flashes, key=lambda flash: flash.unit):
             flash = Pflash(options)
+            self._board.closing.callback(flash.close)
             self._flashes.append(flash)
             if sum(chip.size for chip in self._flashes) > layout.FLASH_MOST:
                 raise PflashError(
@@ -113,6 +110,7 @@ class Firmware:
         if file.size <= SETUP_SECTS:
             raise file.error("the file is too short to be booted")
         blob = mmap.mmap(file.fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        self._board.closing.callback(blob.close)
         self._blobs.append(blob)
         return blob
 
@@ -121,13 +119,6 @@ class Firmware:
         self.fw_cfg.reset()
         for flash in self._flashes:
             flash.reset()
-
-    def close(self) -> None:
-        """Close the flash files and unmap kernel and initrd."""
-        for flash in self._flashes:
-            flash.close()
-        for blob in self._blobs:
-            blob.close()
 
 
 def boot_order(devices: list[Any], pci: PciHost, pci_devices: PciDevices) -> bytes:

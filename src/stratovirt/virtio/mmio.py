@@ -100,10 +100,14 @@ class MmioTransport(VirtioTransport):
         self.base = base
         self.gsi = gsi
         self._interrupts = InterruptStatus()
-        irqfd = accelerator.irqfd(gsi)
-        self._used_notifier = Notifier(self._interrupts, INTERRUPT_USED, irqfd)
-        self._config_notifier = Notifier(self._interrupts, INTERRUPT_CONFIG, irqfd)
-        super().__init__(device, memory)
+        self._irqfd = accelerator.irqfd(gsi)
+        self._used_notifier = Notifier(self._interrupts, INTERRUPT_USED, self._irqfd)
+        self._config_notifier = Notifier(self._interrupts, INTERRUPT_CONFIG, self._irqfd)
+        try:
+            super().__init__(device, memory)
+        except OSError:
+            os.close(self._irqfd)
+            raise
         if device.uses_kernel_interrupts:
             self._interrupts.hold(INTERRUPT_USED)
         space.add(base, IoRegion(f"virtio-mmio@0x{base:x}", SLOT_BYTES, self))
@@ -114,6 +118,11 @@ class MmioTransport(VirtioTransport):
         )
         for index, queue in enumerate(self.queues):
             accelerator.add_doorbell(queue.kick_fd, base + QUEUE_NOTIFY, 4, index)
+
+    def close(self) -> None:
+        """Reset the device and close the eventfds; the accelerator is closed after it."""
+        super().close()
+        os.close(self._irqfd)
 
     def notifier(self, _queue: int) -> Notifier:
         """The slot's used-buffer notifier, shared by all queues."""

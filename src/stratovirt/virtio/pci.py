@@ -382,8 +382,7 @@ class PciTransport(VirtioTransport):
         self._drive_pin()
 
     def close(self) -> None:
-        """Close the eventfds; the device was reset and detached from its bus."""
+        """Reset the device and close the eventfds; it was detached from its bus."""
+        super().close()
         for notifier in self._notifiers:
             os.close(notifier.fd)
-        for queue in self.queues:
-            os.close(queue.kick_fd)

@@ -228,6 +228,12 @@ class VirtioTransport(ABC):
             self.rings = {}
         self._reset_registers()
 
+    def close(self) -> None:
+        """Reset the device and close the doorbells."""
+        self.reset()
+        for queue in self.queues:
+            os.close(queue.kick_fd)
+
 
 def low_half(address: int, value: int) -> int:
     """`address` with its lower 32 bits replaced."""

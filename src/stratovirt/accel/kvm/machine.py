@@ -272,6 +272,10 @@ class KvmAccelerator:
             vcpu.request_stop()
         self._without_lock(VcpuThread.join)
 
+    def close(self) -> None:
+        """Release the machine in the kernel; its threads have ended."""
+        self.vcpus.clear()
+
     def _without_lock(self, wait: Callable[[VcpuThread], None]) -> None:
         # A vCPU on its way to a stop may first need the lock for a device access.
         self._vm_lock.release()
