@@ -19,6 +19,7 @@ from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import Disk
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt._native.uring import SpareRings
 from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.virtio.engine_thread import EngineThread
 
@@ -45,7 +46,7 @@ def measure(image: Path, *, direct: bool, depth: int, count: int, uring: bool) -
             fd, buffered, direct_align=4096 if direct else 0,
             capacity=image.stat().st_size // 512, readonly=False,
         ),
-        writeback=True, serial=b"", failure_fd=failure, uring=uring,
+        writeback=True, serial=b"", failure_fd=failure, rings=SpareRings() if uring else None,
     )  # fmt: skip
     sectors = image.stat().st_size // 4096
     for number in range(depth):

@@ -17,6 +17,7 @@ from stratovirt.devices.device_host import DeviceHost
 from stratovirt.host.access import HostAccess
 from stratovirt.runtime.clock import MonotonicClock
 from stratovirt.runtime.loop import Loop
+from stratovirt.runtime.process import Process
 from stratovirt.virtio.blk import F_FLUSH, Blk
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 
@@ -29,7 +30,8 @@ def main() -> int:
     memory.add(0, RamMapping(RAM_BYTES, ram_fd, True), 0, RAM_BYTES)
     loop = Loop(_thread.RLock())
     host = DeviceHost(
-        config=VmConfig(), loop=loop, clock=MonotonicClock(loop), memory=memory, iothreads={},
+        process=Process(), config=VmConfig(), loop=loop,
+        clock=MonotonicClock(loop), memory=memory, iothreads={},
         open_chardev=lambda _name: (_ for _ in ()).throw(KeyError()),
         send_event=lambda _name, _content: None, access=HostAccess(),
     )  # fmt: skip

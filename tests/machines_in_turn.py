@@ -18,7 +18,7 @@ from pathlib import Path
 from stratovirt.cli import _make_monitor
 from stratovirt.config.command_line import parse_command_line
 from stratovirt.errors import StratovirtError
-from stratovirt.runtime import cleanup
+from stratovirt.runtime.process import Process
 from stratovirt.vm import Vm
 from tests.payload import SPIN, write_kernel
 
@@ -148,9 +148,9 @@ def _objects() -> Counter[str]:
     return Counter(name for name in names if name.startswith("stratovirt."))
 
 
-def _run_one(argv: list[str], *, fails: bool) -> None:
+def _run_one(process: Process, argv: list[str], *, fails: bool) -> None:
     """Make a machine, let it run for a moment and close it."""
-    vm = Vm(parse_command_line(argv), _make_monitor)
+    vm = Vm(process, parse_command_line(argv), _make_monitor)
     try:
         vm.build()
         vm.open()
@@ -166,19 +166,19 @@ def _run_one(argv: list[str], *, fails: bool) -> None:
         assert not fails
     finally:
         vm.close()
-        cleanup.run_all()
+        process.cleanup.run_all()
 
 
-def _run_with_client(argv: list[str], *, fails: bool) -> None:
+def _run_with_client(process: Process, argv: list[str], *, fails: bool) -> None:
     """Run one with a client of the test accelerator, if that is its accelerator."""
     if "-mod-test" not in argv:
-        _run_one(argv, fails=fails)
+        _run_one(process, argv, fails=fails)
         return
     path = argv[argv.index("-mod-test") + 1].removeprefix("unix:")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(1)
-        _run_one(argv, fails=fails)
+        _run_one(process, argv, fails=fails)
     os.unlink(path)
 
 
@@ -186,8 +186,9 @@ def main() -> None:
     """Make and close the machines; print the counts after the first few and after all."""
     fails = sys.argv[1] == FAILS
     argv = sys.argv[2 if fails else 1 :]
+    process = Process()
     for number in range(1, MACHINES + 1):
-        _run_with_client(argv, fails=fails)
+        _run_with_client(process, argv, fails=fails)
         if number in (WARM_UP, MACHINES):
             gc.collect()
             counts = {

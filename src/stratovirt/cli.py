@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.runtime.daemon import Daemon
+    from stratovirt.runtime.process import Process
     from stratovirt.vm import Monitor, Vm
 
 EXIT_FAILED = 1
@@ -38,11 +39,13 @@ def run(argv: list[str]) -> int:
         from stratovirt.runtime.trace import listing
 
         return _say(listing())
-    from stratovirt.runtime.signals import SignalledError, interrupt_start
+    from stratovirt.runtime.process import Process
+    from stratovirt.runtime.signals import SignalledError
 
+    process = Process()
     try:
-        interrupt_start()
-        return _run_machine(argv)
+        process.signals.interrupt_start()
+        return _run_machine(process, argv)
     except SignalledError:
         return 0
     except StratovirtError as error:
@@ -83,12 +86,12 @@ def _report_bug(error: Exception) -> None:
     print(f"stratovirt: internal error, please report it: {describe(error)}", file=sys.stderr)
 
 
-def _run_machine(argv: list[str]) -> int:
+def _run_machine(process: Process, argv: list[str]) -> int:
     from stratovirt.config.command_line import parse_command_line
 
     config = parse_command_line(argv)
     if not config.daemonize:
-        return _run(config, None)
+        return _run(process, config, None)
     from stratovirt.runtime.daemon import Daemon, detach
     from stratovirt.runtime.signals import SignalledError
 
@@ -98,7 +101,7 @@ def _run_machine(argv: list[str]) -> int:
     if not isinstance(outcome, Daemon):
         raise StratovirtError(outcome)
     try:
-        return _run(config, outcome)
+        return _run(process, config, outcome)
     except StratovirtError as error:
         outcome.report_error(str(error))
     except OSError as error:
@@ -108,12 +111,12 @@ def _run_machine(argv: list[str]) -> int:
     return EXIT_FAILED
 
 
-def _run(config: VmConfig, daemon: Daemon | None) -> int:
-    from stratovirt.runtime import cleanup, log
+def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
+    from stratovirt.runtime import log
 
     _raise_descriptor_limit()
     try:
-        log.configure(config.log_file, to_stderr=config.log_to_stderr)
+        process.open_log(config.log_file, to_stderr=config.log_to_stderr)
     except ValueError as error:
         raise StratovirtError(str(error)) from error
     except OSError as error:
@@ -122,14 +125,14 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
 
     from stratovirt.vm import Vm
 
-    vm = Vm(config, _make_monitor)
+    vm = Vm(process, config, _make_monitor)
     try:
         if config.name is not None and config.name.process is not None:
             _name_process(config.name.process)
         if config.pidfile is not None:
             from stratovirt.runtime.pidfile import write_pidfile
 
-            write_pidfile(config.pidfile)
+            write_pidfile(config.pidfile, process.cleanup)
         vm.build()
         vm.open()
         if config.is_silent:
@@ -142,7 +145,7 @@ def _run(config: VmConfig, daemon: Daemon | None) -> int:
         status = vm.run()
     finally:
         vm.close()
-        cleanup.run_all()
+        process.cleanup.run_all()
     if status and log.last_error():
         print(f"stratovirt: {one_line(log.last_error())}", file=sys.stderr)
     return status

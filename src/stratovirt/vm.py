@@ -13,7 +13,7 @@ from stratovirt.host.access import HostAccess
 from stratovirt.machine.machine import Machine
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
-from stratovirt.runtime.signals import ENDING, was_lost
+from stratovirt.runtime.signals import ENDING
 from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
 from stratovirt.snapshot.errors import SnapshotError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.host.line import BrokerLine
+    from stratovirt.runtime.process import Process
     from stratovirt.snapshot.restore import Template
     from stratovirt.snapshot.save import Snapshot
 
@@ -55,8 +56,8 @@ class Vm:
     states of QMP's query-status.
     """
 
-    def __init__(self, config: VmConfig, make_monitor: MakeMonitor) -> None:
-        self.config = config
+    def __init__(self, process: Process, config: VmConfig, make_monitor: MakeMonitor) -> None:
+        self.process, self.config = process, config
         self._make_monitor = make_monitor
         self.lock = _thread.RLock()
         self.loop = Loop(self.lock)
@@ -128,7 +129,9 @@ class Vm:
         """Create a chardev, for `open` to open and `close` to close; raises StratovirtError."""
         from stratovirt.chardev.open import make_chardev
 
-        chardev = make_chardev(self.loop, options, self.access, self._user_quit, source)
+        chardev = make_chardev(
+            self.process, self.loop, options, self.access, self._user_quit, source
+        )
         self._add(chardev)
         return chardev
 
@@ -168,7 +171,7 @@ class Vm:
         """
         for number in ENDING:
             self.loop.on_signal(number, self._signalled)
-        if was_lost():
+        if self.process.signals.was_lost:
             self._signalled()
         with self.lock:
             for chardev in self.chardevs:
@@ -201,16 +204,16 @@ class Vm:
 
     def _lock_down(self) -> None:
         from stratovirt.lockdown import lock_down
-        from stratovirt.runtime import cleanup
 
         if self._broker is not None:
+            removals = self.process.cleanup.take_removals()
             self._broker.ask(
                 "seal",
-                removals=[(path, *identity) for path, identity in cleanup.take_removals()],
+                removals=[(path, *identity) for path, identity in removals],
                 detached=self.config.daemonize,
             )
             self.access.use(self._broker)
-        lock_down(self.config, self.machine.board, self._broker)
+        lock_down(self.process, self.config, self.machine.board, self._broker)
         log.info("locked down: only the system calls of a running machine are allowed")
 
     def run(self) -> int:

@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["stratovirt.host", "stratovirt.qmp.fram
     from stratovirt.host.broker import Broker
     from stratovirt.host.grants import Witness
     from stratovirt.host.request import Request
+    from stratovirt.runtime.process import Process
 
 NAMES = ("", "/dev/null", "/nonexistent", "tap0", "0000:1a:00.3", "host:1", "file:/nonexistent/x",
          "/nonexistent/x")  # fmt: skip
@@ -35,7 +36,7 @@ COMMANDS = (
 
 ours, theirs = wire.pair()
 news, _ = wire.pair()
-broker = Broker(VmConfig(), ours, news, os.pidfd_open(os.getpid()))
+broker = Broker(Process(), VmConfig(), ours, news, os.pidfd_open(os.getpid()))
 witness = Witness(broker._grants)
 named: list[tuple[object, ...]] = []
 """The grants when the machine asks."""

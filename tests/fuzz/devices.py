@@ -26,6 +26,7 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
+    from stratovirt.runtime.process import Process
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.console import Console
     from stratovirt.virtio.device import VirtioDevice
@@ -62,6 +63,7 @@ DEVICES = {
     "virtio-net": [],
 }  # fmt: skip
 target = sys.argv.pop(1)
+process = Process()
 config = parse_command_line(["-kernel", "k", *DEVICES[target]])
 
 
@@ -112,8 +114,9 @@ class Bench:
         self.memory = GuestMemory()
         self.memory.add(0, RamMapping(RAM), 0, RAM)
         host = DeviceHost(
-            config=config, loop=self.loop, clock=self.clock, memory=self.memory, iothreads={},
-            open_chardev=lambda name: OutputFile(self.loop, config.chardevs[name]),  # type: ignore[arg-type]
+            process=process, config=config, loop=self.loop,
+            clock=self.clock, memory=self.memory, iothreads={},
+            open_chardev=lambda name: OutputFile(process, self.loop, config.chardevs[name]),  # type: ignore[arg-type]
             send_event=lambda _name, _content: None,
             access=HostAccess(),
         )  # fmt: skip

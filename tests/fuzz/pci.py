@@ -26,6 +26,7 @@ with atheris.instrument_imports(
     from stratovirt.machine.x86_64_q35 import Q35
     from stratovirt.runtime import log
     from stratovirt.runtime.loop import Loop
+    from stratovirt.runtime.process import Process
 
 import socket
 
@@ -66,6 +67,7 @@ def make_board() -> Q35:
         listener.listen(1)
         accelerator = TestAccelerator(loop, lock, f"{scratch}/cpu")
     host = DeviceHost(
+        process=Process(),
         config=config,
         loop=loop,
         clock=accelerator.clock,

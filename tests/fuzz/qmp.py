@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["stratovirt.monitor", "stratovirt.confi
     from stratovirt.monitor.registry import COMMANDS
     from stratovirt.monitor.schema_listing import arguments_struct
     from stratovirt.runtime import log
+    from stratovirt.runtime.process import Process
     from stratovirt.vm import Vm
 
 NAMES = sorted(COMMANDS)
@@ -61,7 +62,7 @@ def request(data: atheris.FuzzedDataProvider) -> bytes:
 
 
 config = parse_command_line(["-machine", "none"])
-vm = Vm(config, lambda vm, chardev, pretty: open_session(vm, chardev, pretty=pretty))
+vm = Vm(Process(), config, lambda vm, chardev, pretty: open_session(vm, chardev, pretty=pretty))
 wire = Wire(vm.loop, "wire")
 session = open_session(vm, wire)
 session._limit = RateLimit(1 << 40, 1, 1 << 40)

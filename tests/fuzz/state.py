@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
+    from stratovirt.runtime.process import Process
     from stratovirt.snapshot.files import decode, encode
     from stratovirt.snapshot.machine import MachineState, check_fits, guest_visible
 
@@ -44,6 +45,7 @@ scratch = tempfile.mkdtemp(prefix="stratovirt-fuzz-")
 image = os.path.join(scratch, "disk.img")
 with open(image, "wb") as file:
     file.truncate(1 << 20)
+process = Process()
 config = parse_command_line([
     "-accel", "test", "-mod-test", "/x", "-m", "256M", "-qmp", "unix:/x,server,nowait",
     "-drive", f"id=d,file={image},direct=off", "-device", "virtio-blk-device,drive=d",
@@ -78,12 +80,13 @@ def make_board() -> Microvm:
     loop = Loop(_thread.RLock())
     accelerator: Any = FakeAccelerator()
     host = DeviceHost(
-        config=config, loop=loop, clock=VirtualClock(), memory=GuestMemory(), iothreads={},
-        open_chardev=lambda name: OutputFile(loop, config.chardevs[name]),  # type: ignore[arg-type]
+        process=process, config=config, loop=loop,
+        clock=VirtualClock(), memory=GuestMemory(), iothreads={},
+        open_chardev=lambda name: OutputFile(process, loop, config.chardevs[name]),  # type: ignore[arg-type]
         send_event=lambda _name, _content: None,
         access=HostAccess(),
     )  # fmt: skip
-    serial: Any = OutputFile(loop, serial_options)  # type: ignore[arg-type]
+    serial: Any = OutputFile(process, loop, serial_options)  # type: ignore[arg-type]
     context = BoardContext(
         config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
         closing=ExitStack(), serial=serial, guest_reset=lambda: None, guest_power_off=lambda: None,

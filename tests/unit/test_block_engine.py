@@ -12,6 +12,7 @@ from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import Disk
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt._native.uring import SpareRings
 from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.virtio.engine_thread import EngineThread
 from tests.machine_process import wait_until
@@ -49,7 +50,8 @@ class DriverSide:
                 self._fds[1], self._fds[0], direct_align=4096 if direct else 0,
                 capacity=image.stat().st_size // 512, readonly=False,
             ),
-            writeback=writeback, serial=b"s", failure_fd=self.failure, uring=uring,
+            writeback=writeback, serial=b"s", failure_fd=self.failure,
+            rings=SpareRings() if uring else None,
         )  # fmt: skip
         self._thread = EngineThread(self.engine, None, "blk-test")
         self._offered = 0

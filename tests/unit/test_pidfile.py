@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt.runtime import pidfile
+from stratovirt.runtime.cleanup import CleanUp
+from stratovirt.runtime.pidfile import write_pidfile
 
 
 def test_what_holds_the_pidfile_cannot_write_another_process_into_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Whoever took the process over could otherwise have root kill what it likes."""
-    monkeypatch.setattr(pidfile, "remove_at_exit", lambda *_: None)
     path = tmp_path / "pid"
-    pidfile.write_pidfile(str(path))
+    write_pidfile(str(path), CleanUp())
     held = [
         int(fd)
         for fd in os.listdir("/proc/self/fd")

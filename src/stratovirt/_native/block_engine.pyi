@@ -2,6 +2,7 @@ from stratovirt._native.board_time import BoardTime
 from stratovirt._native.disk import Disk
 from stratovirt._native.interrupt import Notifier
 from stratovirt._native.io_loop import Engine
+from stratovirt._native.uring import SpareRings
 from stratovirt._native.virtqueue import Virtqueue
 
 RING_ENTRIES: int
@@ -26,6 +27,6 @@ class BlockEngine(Engine):
         failure_fd: int,
         iops: int = 0,
         time: BoardTime | None = None,
-        uring: bool = True,
+        rings: SpareRings | None = None,
     ) -> None: ...
     def release(self) -> None: ...

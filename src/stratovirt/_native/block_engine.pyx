@@ -26,7 +26,6 @@ from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, io
 
 import os
 
-from stratovirt._native.uring import give_back_ring, take_ring
 from stratovirt.runtime import trace_events
 
 cdef extern from "sys/uio.h" nogil:
@@ -138,7 +137,8 @@ cdef class BlockEngine(Engine):
     """Serves the queues of one disk while a loop drives it.
 
     Without `writeback` each write is made durable before it completes.  `iops` is the most
-    requests a second of `time`, 0 for no limit.  `uring` lets io_uring be used where there is one.
+    requests a second of `time`, 0 for no limit.  io_uring is used if there are
+    `rings` for it.
     """
 
     cdef Disk _disk
@@ -155,6 +155,7 @@ cdef class BlockEngine(Engine):
     cdef BoardTime _time
     cdef RateLimit _limit
     cdef Uring _uring
+    cdef object _rings
     cdef Pending *_pool
     cdef Pending *_free
     cdef int _in_flight
@@ -170,7 +171,7 @@ cdef class BlockEngine(Engine):
 
     def __cinit__(self, list queues not None, Disk disk not None, *, bint writeback,
                   bytes serial not None, int failure_fd, uint64_t iops=0,
-                  BoardTime time=None, bint uring=True):
+                  BoardTime time=None, object rings=None):
         if not 0 < len(queues) <= MAX_QUEUES:
             raise ValueError(f"a disk has 1 to {MAX_QUEUES} queues")
         self._chain = <Chain *>calloc(1, sizeof(Chain))
@@ -195,12 +196,13 @@ cdef class BlockEngine(Engine):
             self._clock.fd = self._time.new_alarm()
             self._clock.ready = <ready_t>_clock_rang
             self._clock.context = <void *>self
-        if uring and disk.capacity:
+        self._rings = rings
+        if rings is not None and disk.capacity:
             self._prepare_uring()
 
     def _prepare_uring(self):
         try:
-            self._uring = take_ring(IN_FLIGHT)
+            self._uring = self._rings.take(IN_FLIGHT)
         except OSError:
             # An old kernel, or one whose owner forbids it: one request after the other, then.
             return
@@ -225,7 +227,7 @@ cdef class BlockEngine(Engine):
             self._time.forget_alarm(self._clock.fd)
             self._limit = None
         if self._uring is not None and self._in_flight == 0:
-            give_back_ring(self._uring)
+            self._rings.give_back(self._uring)
         self._uring = None
 
     def __dealloc__(self):

@@ -35,35 +35,39 @@ cdef extern from "liburing.h" nogil:
     uint64_t io_uring_cqe_get_data64(const io_uring_cqe *cqe)
     unsigned int IORING_FSYNC_DATASYNC
 
-spare: list[Uring] = []
-"""Rings that rest; see `take_ring`."""
-cdef bint may_make = True
 
+class SpareRings:
+    """The rings of a process that no engine uses."""
 
-def take_ring(entries):
-    """A ring that nobody uses; raises OSError when there is none and none can be made."""
-    if spare:
-        return spare.pop()
-    if not may_make:
-        raise OSError(EPERM, "io_uring_queue_init: no spare ring is left")
-    return Uring(entries)
+    def __init__(self):
+        self._spare = []
+        self._may_make = True
 
+    def __len__(self):
+        """How many there are."""
+        return len(self._spare)
 
-def give_back_ring(Uring ring not None):
-    """Return the ring for reuse; no request is in flight in it."""
-    spare.append(ring)
+    def take(self, entries):
+        """A ring that nobody uses; raises OSError when there is none and none can be made."""
+        if self._spare:
+            return self._spare.pop()
+        if not self._may_make:
+            raise OSError(EPERM, "io_uring_queue_init: no spare ring is left")
+        return Uring(entries)
 
+    def give_back(self, Uring ring not None):
+        """Return the ring for reuse; no request is in flight in it."""
+        self._spare.append(ring)
 
-def make_no_more(count, entries):
-    """From now on there are `count` spare rings and no new ones: the process is locked down."""
-    global may_make
-    may_make = False
-    try:
-        while len(spare) < count:
-            spare.append(Uring(entries))
-    except OSError:
-        # Without io_uring the engines do one request after the other.
-        return
+    def make_no_more(self, count, entries):
+        """From now on there are `count` spare rings and no new ones: the process is locked down."""
+        self._may_make = False
+        try:
+            while len(self._spare) < count:
+                self._spare.append(Uring(entries))
+        except OSError:
+            # Without io_uring the engines do one request after the other.
+            return
 
 
 cdef class Uring:

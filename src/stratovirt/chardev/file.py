@@ -6,9 +6,12 @@ import os
 
 from stratovirt.chardev.backend import Chardev, ChardevError
 from stratovirt.config.chardev import FileChardev
-from stratovirt.runtime.descriptors import outputs
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.runtime.process import Process
 
 log = Log(__name__)
 
@@ -18,8 +21,9 @@ class OutputFile(Chardev):
 
     chunk = 1 << 16
 
-    def __init__(self, loop: Loop, options: FileChardev) -> None:
+    def __init__(self, process: Process, loop: Loop, options: FileChardev) -> None:
         super().__init__(loop, options.id)
+        self._outputs = process.outputs
         self.description = f"file:{options.path}"
         start = 0 if options.append else os.O_TRUNC
         # A FIFO is not waited for, neither now nor when it is full.
@@ -30,7 +34,7 @@ class OutputFile(Chardev):
             raise ChardevError(
                 f"{options.flag},path={options.path}: cannot open: {error.strerror}"
             ) from error
-        outputs.add(self._file)
+        self._outputs.add(self._file)
 
     def open(self) -> None:
         """Start to write."""
@@ -47,5 +51,5 @@ class OutputFile(Chardev):
     def close(self) -> None:
         """Close the file."""
         super().close()
-        outputs.discard(self._file)
+        self._outputs.discard(self._file)
         os.close(self._file)

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt.host.access import HostAccess
+    from stratovirt.runtime.process import Process
 
 
 def make_chardev(
+    process: Process,
     loop: Loop,
     options: config.Chardev,
     access: HostAccess,
@@ -27,15 +29,16 @@ def make_chardev(
     if isinstance(options, config.StdioChardev):
         from stratovirt.chardev.stdio import Stdio
 
-        return Stdio(loop, options.id, quit_requested)
+        return Stdio(process, loop, options.id, quit_requested)
     if isinstance(options, config.FileChardev):
         from stratovirt.chardev.file import OutputFile
 
-        return OutputFile(loop, options)
+        return OutputFile(process, loop, options)
     if isinstance(options, config.PtyChardev):
         from stratovirt.chardev.pty import Pty
 
         return Pty(loop, options)
     from stratovirt.chardev.socket import SocketBackend
 
-    return SocketBackend(loop, options, access, source or f"{options.flag},id={options.id}")
+    source = source or f"{options.flag},id={options.id}"
+    return SocketBackend(process, loop, options, access, source)

@@ -18,6 +18,8 @@ from stratovirt.runtime.threads import start_thread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.host.access import HostAccess
+    from stratovirt.runtime.cleanup import CleanUp
+    from stratovirt.runtime.process import Process
 
 log = Log(__name__)
 
@@ -28,7 +30,14 @@ ACCEPT_PAUSE_NS = 1_000_000_000
 class SocketBackend(PeerChardev):
     """A socket chardev: a server with one client at a time, or a client that may reconnect."""
 
-    def __init__(self, loop: Loop, options: SocketChardev, access: HostAccess, source: str) -> None:
+    def __init__(
+        self,
+        process: Process,
+        loop: Loop,
+        options: SocketChardev,
+        access: HostAccess,
+        source: str,
+    ) -> None:
         super().__init__(loop, options.id)
         self._options = options
         self._access = access
@@ -39,7 +48,7 @@ class SocketBackend(PeerChardev):
         self.waits = options.waits
         if options.server:
             try:
-                self._listener = self._listen()
+                self._listener = self._listen(process.cleanup)
             except OSError as error:
                 raise ChardevError(
                     f"{source}: cannot listen on {options.address}: {error.strerror}"
@@ -48,9 +57,9 @@ class SocketBackend(PeerChardev):
             self._connect_first()
         self.description = self._describe()
 
-    def _listen(self) -> socket.socket:
+    def _listen(self, cleanup: CleanUp) -> socket.socket:
         if self._options.path is not None:
-            return listen_unix(self._options.path)
+            return listen_unix(self._options.path, cleanup)
         assert self._options.port is not None
         return listen_tcp(self._options.host, self._options.port)
 

@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stratovirt.runtime.process import Process
+
 ESCAPE = 0x01
 """Ctrl-A: at a terminal the next byte is a command to this process, as in QEMU's console."""
 HELP = (
@@ -30,8 +32,11 @@ class Stdio(Chardev):
 
     description = "stdio"
 
-    def __init__(self, loop: Loop, label: str, quit_requested: Callable[[], None]) -> None:
+    def __init__(
+        self, process: Process, loop: Loop, label: str, quit_requested: Callable[[], None]
+    ) -> None:
         super().__init__(loop, label)
+        self._process = process
         self._quit_requested = quit_requested
         self._escaped = False
         self._is_terminal = False
@@ -43,7 +48,7 @@ class Stdio(Chardev):
         if self._is_terminal:
             from stratovirt.runtime.terminal import make_raw
 
-            make_raw(0)
+            make_raw(0, self._process.cleanup)
         self._attach(0, 1)
         self.on_connected()
 

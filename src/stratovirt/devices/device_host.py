@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from stratovirt.runtime.clock import Clock
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
+    from stratovirt.runtime.process import Process
 
 
 class DeviceHost:
-    """Options, loop, clock, guest memory, iothreads and chardevs by id, QMP events, host access."""
+    """Process, options, loop, clock, memory, iothreads and chardevs by id, events, host access."""
 
     def __init__(
         self,
         *,
+        process: Process,
         config: VmConfig,
         loop: Loop,
         clock: Clock,
@@ -30,6 +32,7 @@ class DeviceHost:
         send_event: Callable[[str, dict[str, object]], None],
         access: HostAccess,
     ) -> None:
+        self.process = process
         self.config, self.loop, self.clock, self.memory = config, loop, clock, memory
         self._iothreads = iothreads
         self.open_chardev = open_chardev

@@ -20,8 +20,9 @@ from stratovirt.host import wire
 from stratovirt.host.grants import Grants, Witness
 from stratovirt.host.line import BrokerLine
 from stratovirt.host.relay import Relay
-from stratovirt.runtime import cleanup, log, signals
+from stratovirt.runtime import log, signals
 from stratovirt.runtime.loop import READABLE, Loop
+from stratovirt.runtime.process import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,26 +82,32 @@ def _be_broker(
     signals.ignore()
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     _outlive_machine()
-    cleanup.forget()
     kept = sorted({0, 1, 2, questions.fileno(), news.fileno()} | log.descriptors())
     for low, high in zip(kept, [*kept[1:], 1 << 30], strict=True):
         os.closerange(low + 1, high)
-    process = os.pidfd_open(machine)
+    machine_fd = os.pidfd_open(machine)
     if os.getppid() != machine:
         # The machine has ended already, and its process id may have been reused.
         return
     with open("/proc/self/comm", "w", encoding="utf-8") as comm:
         comm.write(NAME)
-    Broker(config, questions, news, process).serve()
+    # The machine's own clean-up stays with the machine.
+    Broker(Process(), config, questions, news, machine_fd).serve()
 
 
 class Broker:
     """Answers the requests of one machine, the process of the pidfd `machine`."""
 
     def __init__(
-        self, config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
+        self,
+        process: Process,
+        config: VmConfig,
+        questions: socket.socket,
+        news: socket.socket,
+        machine: int,
     ) -> None:
-        self._config, self._questions, self._news = config, questions, news
+        self._process, self._config = process, config
+        self._questions, self._news = questions, news
         self._machine = machine
         self._has_left = False
         self._loop = Loop(_thread.RLock())
@@ -137,7 +144,7 @@ class Broker:
         self._finish_relays()
         if self._kept is not None:
             self._kept.discard()
-        cleanup.run_all()
+        self._process.cleanup.run_all()
 
     def _asked(self, _events: int) -> None:
         try:
@@ -205,7 +212,12 @@ class Broker:
         for number, monitor in enumerate(self._config.monitors):
             assert monitor.chardev is not None
             chardev = make_chardev(
-                self._loop, monitor.chardev, HostAccess(), self._quit, monitor.source
+                self._process,
+                self._loop,
+                monitor.chardev,
+                HostAccess(),
+                self._quit,
+                monitor.source,
             )
             self._chardevs.append(chardev)
             self._relays.append(Relay(number, chardev, Witness(self._grants), self._news))
@@ -223,7 +235,7 @@ class Broker:
         """Take over the files to be removed at exit, and end the time of AT_START requests."""
         self._is_sealed = True
         for path, device, inode in removals:
-            cleanup.remove_at_exit(path, (device, inode))
+            self._process.cleanup.remove_at_exit(path, (device, inode))
         if detached:
             null = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):

@@ -11,7 +11,6 @@ from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.imports import LateImports
 from stratovirt.lockdown.x86_64_calls import ANY, DECLINED, PREFERRED, calls_of
 from stratovirt.runtime import log
-from stratovirt.runtime.descriptors import outputs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from stratovirt.host.line import BrokerLine
     from stratovirt.lockdown.x86_64_calls import Alternatives
     from stratovirt.machine.board import Board
+    from stratovirt.runtime.process import Process
 
 ALWAYS = ("stratovirt._native.kvm_state", "stratovirt._native.rate_limit")
 """Modules for a reset and the log."""
@@ -31,7 +31,9 @@ CODE_OF_MONITORS = (
 """Extension modules of QMP commands; Python modules come through the broker."""
 
 
-def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) -> None:
+def lock_down(
+    process: Process, config: VmConfig, board: Board | None, broker: BrokerLine | None
+) -> None:
     """Load modules, open files and create rings for later use, and install the filter.
 
     Raises StratovirtError where the kernel has no seccomp filters.
@@ -49,14 +51,14 @@ def lock_down(config: VmConfig, board: Board | None, broker: BrokerLine | None) 
                 if driver.bus == board.bus:
                     _import(driver.native)
         _open_for_monitors()
-    _make_rings(config, board)
+    _make_rings(process, config, board)
     # Makes the C library read the host's time zone file now.
     time.localtime()
     if broker is not None:
         PLUG_INS.read = lambda: broker.ask("plug-ins")[0]["modules"]
     LateImports(broker).install()
     sys.excepthook = sys.unraisablehook = _report
-    _install(config)
+    _install(config, process.outputs)
 
 
 def _import(names: tuple[str, ...]) -> None:
@@ -78,14 +80,13 @@ def _open_for_monitors() -> None:
         ) from error
 
 
-def _make_rings(config: VmConfig, board: Board | None) -> None:
+def _make_rings(process: Process, config: VmConfig, board: Board | None) -> None:
     count = sum(device.rings for device in board.devices) if board else 0
     count += sum(options.driver.rings for options in config.devices)
     if count:
         from stratovirt._native.block_engine import RING_ENTRIES
-        from stratovirt._native.uring import make_no_more
 
-        make_no_more(count, RING_ENTRIES)
+        process.rings.make_no_more(count, RING_ENTRIES)
 
 
 def _report(*what: object) -> None:
@@ -94,7 +95,7 @@ def _report(*what: object) -> None:
     log.Log(__name__).error(f"internal error: {type(error).__name__}: {error}")
 
 
-def _install(config: VmConfig) -> None:
+def _install(config: VmConfig, outputs: set[int]) -> None:
     from stratovirt._native.seccomp import Filter
 
     try:

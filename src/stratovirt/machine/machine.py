@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stratovirt.memory.ram import RamPiece, RamTemplate
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
+    from stratovirt.runtime.process import Process
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.virtio.blk import Blk
     from stratovirt.virtio.device import VirtioDevice
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
         loop: Loop
         lock: RLock
+        process: Process
         access: HostAccess
         closing: ExitStack
         """Runs what is registered, in reverse order, at the machine's end or failed start."""
@@ -104,6 +106,7 @@ class Machine:
 
         self._start_iothreads(owner.closing)
         host = DeviceHost(
+            process=owner.process,
             config=config,
             loop=owner.loop,
             clock=accelerator.clock,

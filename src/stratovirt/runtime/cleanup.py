@@ -15,57 +15,52 @@ if TYPE_CHECKING:
     Identity = tuple[int, int]
     """Device and inode of a file."""
 
-_actions: list[Callable[[], None]] = []
-_removals: list[tuple[str, Identity]] = []
 
+class CleanUp:
+    """The clean-up of one process."""
 
-def at_exit(action: Callable[[], None]) -> None:
-    """Run `action` when the process ends, newest first."""
-    _register()
-    _actions.append(action)
+    def __init__(self) -> None:
+        self._actions: list[Callable[[], None]] = []
+        self._removals: list[tuple[str, Identity]] = []
+        self._is_registered = False
 
+    def at_exit(self, action: Callable[[], None]) -> None:
+        """Run `action` when the process ends, newest first."""
+        self._register()
+        self._actions.append(action)
 
-def remove_at_exit(path: str, identity: Identity | None = None) -> None:
-    """Unlink the file that is at `path` now, or the one of `identity`, when the process ends.
+    def remove_at_exit(self, path: str, identity: Identity | None = None) -> None:
+        """Unlink the file that is at `path` now, or the one of `identity`, at the process's end.
 
-    A file that another process has put there since is kept.
-    """
-    _register()
-    path = os.path.abspath(path)
-    _removals.append((path, identity or _identity(path)))
+        A file that another process has put there since is kept.
+        """
+        self._register()
+        path = os.path.abspath(path)
+        self._removals.append((path, identity or _identity(path)))
 
+    def _register(self) -> None:
+        if not self._is_registered:
+            self._is_registered = True
+            atexit.register(self.run_all)
 
-def _register() -> None:
-    if not _actions and not _removals:
-        atexit.register(run_all)
+    def take_removals(self) -> list[tuple[str, Identity]]:
+        """Hand over the registered files to a process that can still remove them (the broker)."""
+        taken, self._removals = self._removals, []
+        return taken
+
+    def run_all(self) -> None:
+        """Run all registered actions and removals now instead of at exit."""
+        while self._actions:
+            self._actions.pop()()
+        while self._removals:
+            path, identity = self._removals.pop()
+            try:
+                if _identity(path) == identity:
+                    os.unlink(path)
+            except FileNotFoundError:
+                continue
 
 
 def _identity(path: str) -> Identity:
     status = os.lstat(path)
     return status.st_dev, status.st_ino
-
-
-def take_removals() -> list[tuple[str, Identity]]:
-    """Hand over the registered files to a process that can still remove them (the broker)."""
-    taken = list(_removals)
-    _removals.clear()
-    return taken
-
-
-def forget() -> None:
-    """Drop all registrations, which belong to the parent process after a fork."""
-    _actions.clear()
-    _removals.clear()
-
-
-def run_all() -> None:
-    """Run all registered actions and removals now instead of at exit."""
-    while _actions:
-        _actions.pop()()
-    while _removals:
-        path, identity = _removals.pop()
-        try:
-            if _identity(path) == identity:
-                os.unlink(path)
-        except FileNotFoundError:
-            continue

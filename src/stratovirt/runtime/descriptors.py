@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
 STREAMS = ("stdin", "stdout", "stderr")
 
-outputs = {0, 1, 2}
-"""Descriptors of logs and streams, barred from fallocate so that a guest cannot erase them."""
-
 
 def open_at_once(path: str, flags: int, mode: int = 0o600) -> int:
     """Open a file with close-on-exec and without blocking in open(2); raises OSError.

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from stratovirt.errors import one_line
-from stratovirt.runtime.descriptors import open_at_once, outputs
+from stratovirt.runtime.descriptors import open_at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def configure(path: str | None, *, to_stderr: bool) -> None:
     _Sink.level = LEVELS.index(name)
     if path is not None:
         _Sink.fd = open_at_once(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        outputs.add(_Sink.fd)
     elif not to_stderr:
         _Sink.fd = NOWHERE
 

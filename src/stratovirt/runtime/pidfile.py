@@ -7,12 +7,15 @@ import os
 import stat
 
 from stratovirt.errors import StratovirtError
-from stratovirt.runtime.cleanup import remove_at_exit
 from stratovirt.runtime.descriptors import open_at_once
 from stratovirt.runtime.signals import held
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.runtime.cleanup import CleanUp
 
-def write_pidfile(path: str) -> None:
+
+def write_pidfile(path: str, cleanup: CleanUp) -> None:
     """Write this process's id to `path`; raises StratovirtError when another instance holds it.
 
     The lock, not the content, shows that the writer runs; the kernel ends it with the process.
@@ -27,7 +30,7 @@ def write_pidfile(path: str) -> None:
             if _is_held(path):
                 raise StratovirtError(f"-pidfile {path}: another instance holds it")
             with held():
-                remove_at_exit(path, _put(path))
+                cleanup.remove_at_exit(path, _put(path))
         finally:
             os.close(folder)
     except OSError as error:

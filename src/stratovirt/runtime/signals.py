@@ -12,40 +12,39 @@ if TYPE_CHECKING:
     from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_came = False
 
 
 class SignalledError(BaseException):
     """A signal arrived before the machine ran; only the end of the process catches it."""
 
 
-def interrupt_start() -> None:
-    """From now on one of ENDING raises SignalledError, once, in the main thread."""
-    sys.unraisablehook = _dropped
-    for number in ENDING:
-        signal.signal(number, _interrupt)
+class StartSignals:
+    """The signals of ENDING during the start, before the loop handles them.
+
+    `was_lost` says whether a signal arrived: its exception may be lost in a callback of Python's
+    own, for example in the one that frees the lock of an imported module.
+    """
+
+    def __init__(self) -> None:
+        self.was_lost = False
+
+    def interrupt_start(self) -> None:
+        """From now on one of ENDING raises SignalledError, once, in the main thread."""
+        sys.unraisablehook = _dropped
+        for number in ENDING:
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        self.was_lost = True
+        # Further signals must not interrupt the clean-up.
+        ignore()
+        raise SignalledError(signal.Signals(number).name)
 
 
 def _dropped(what: sys.UnraisableHookArgs) -> None:
     # `was_lost` reports the dropped SignalledError.
     if not isinstance(what.exc_value, SignalledError):
         sys.__unraisablehook__(what)
-
-
-def was_lost() -> bool:
-    """Whether a signal arrived: its exception may be lost in a callback of Python's own.
-
-    For example in the callback that frees the lock of an imported module.
-    """
-    return _came
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    global _came
-    _came = True
-    # Further signals must not interrupt the clean-up.
-    ignore()
-    raise SignalledError(signal.Signals(number).name)
 
 
 def ignore() -> None:

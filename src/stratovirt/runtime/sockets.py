@@ -11,14 +11,17 @@ import stat
 import time
 
 from stratovirt.host.request import Opened, Request
-from stratovirt.runtime.cleanup import remove_at_exit
 from stratovirt.runtime.signals import held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.runtime.cleanup import CleanUp
 
 _UNIX_KIND = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 """Non-blocking: a blocking connect would wait without limit for a server with a full queue."""
 
 
-def listen_unix(path: str) -> socket.socket:
+def listen_unix(path: str, cleanup: CleanUp) -> socket.socket:
     """Listen at `path` with mode 0600; raises OSError.
 
     A socket file without a listener, left by a killed process, is replaced.
@@ -33,7 +36,7 @@ def listen_unix(path: str) -> socket.socket:
                 listener.bind(path)
             finally:
                 os.umask(before)
-            remove_at_exit(path)
+            cleanup.remove_at_exit(path)
         listener.listen(1)
     except OSError:
         listener.close()

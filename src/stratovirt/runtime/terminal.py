@@ -7,10 +7,12 @@ import os
 import termios
 import tty
 
-from stratovirt.runtime.cleanup import at_exit
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stratovirt.runtime.cleanup import CleanUp
 
 
-def make_raw(fd: int) -> None:
+def make_raw(fd: int, cleanup: CleanUp) -> None:
     """Put the terminal `fd` into raw mode until the process ends; ignores other files."""
     if not os.isatty(fd):
         return
@@ -27,5 +29,5 @@ def make_raw(fd: int) -> None:
                 raise
             # Its window was closed: there is no mode to go back to.
 
-    at_exit(restore)
+    cleanup.at_exit(restore)
     tty.setraw(fd, termios.TCSANOW)

@@ -85,7 +85,7 @@ class Blk(VirtioDevice):
         self._iothread = self.idle_thread = idle_thread
         self._queue_count, self._queue_size = queue_count, queue_size
         self._physical_block_size = BLOCK_SIZE
-        self._loop = host.loop
+        self._process, self._loop = host.process, host.loop
         self._clock = host.clock
         self._queues: list[ActiveQueue] = []
         self._features = 0
@@ -214,7 +214,7 @@ class Blk(VirtioDevice):
             failure_fd=self._failure_fd,
             iops=image.drive.throttling_iops_total if image else 0,
             time=self._clock.native,
-            uring=image.uses_uring if image else False,
+            rings=self._process.rings if image and image.uses_uring else None,
         )
         try:
             self._thread = EngineThread(engine, self._iothread, f"blk-{self.name}")
