@@ -1,5 +1,9 @@
 """Builds the native data plane; everything else is in pyproject.toml."""
 
+import os
+import platform
+import shlex
+import subprocess
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -8,9 +12,26 @@ from setuptools import Extension, setup
 LIBRARIES = {"uring": ["-l:liburing.a"], "seccomp": ["-l:libseccomp.a"]}
 """What a module is linked with: statically, so that nothing is loaded when it is not used."""
 
+ARCHITECTURES = ("x86_64", "aarch64")
+"""Those whose name a module may begin with."""
+
+
+def target() -> str:
+    """The architecture to build for: that of the compiler in CC, otherwise this machine's."""
+    compiler = os.environ.get("CC")
+    if compiler is None:
+        return platform.machine()
+    command = [*shlex.split(compiler), "-dumpmachine"]
+    triplet = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return triplet.partition("-")[0]
+
+
+OTHERS = tuple(f"{name}_" for name in ARCHITECTURES if name != target())
 NATIVE = Path("src/stratovirt/_native")
 MODULES = {
-    f"stratovirt._native.{source.stem}": source for source in sorted(NATIVE.glob("*.pyx"))
+    f"stratovirt._native.{source.stem}": source
+    for source in sorted(NATIVE.glob("*.pyx"))
+    if not source.name.startswith(OTHERS)
 } | {"ozone.linux": Path("src/ozone/linux.pyx")}
 
 setup(

@@ -19,6 +19,7 @@ from stratovirt._native import kvm as native
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.interrupt import InterruptStatus
+from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
 from stratovirt.cpu.x86_64_boot import RFLAGS_RESERVED
 from stratovirt.runtime.faults import access_failed
 
@@ -60,10 +61,10 @@ class Machine:
         self.dispatcher = Dispatcher(_thread.RLock(), access_failed)
         self.ram = RamMapping(RAM_BYTES)
         memoryview(self.ram)[LOAD_ADDRESS : LOAD_ADDRESS + len(PAYLOAD)] = PAYLOAD
-        self.vm = native.Kvm().create_vm()
+        self.vm = X8664Vm(X8664Kvm())
         self.vm.create_irqchip(0xFEF0_C000, 0xFEF0_D000)
         self.vm.set_memory_region(0, 0, RAM_BYTES, self.ram.address)
-        self.vcpu = self.vm.create_vcpu(0, self.dispatcher)
+        self.vcpu = X8664Vcpu(self.vm, 0, self.dispatcher)
         sregs = self.vcpu.get_sregs()
         sregs["cs"]["base"] = sregs["cs"]["selector"] = 0
         self.vcpu.set_sregs(sregs)

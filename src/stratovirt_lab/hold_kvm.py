@@ -10,7 +10,7 @@ import _thread
 import signal
 
 from stratovirt._native.dispatch import Dispatcher
-from stratovirt._native.kvm import Kvm
+from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
 from stratovirt.runtime.faults import access_failed
 
 IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
@@ -18,10 +18,10 @@ IDENTITY_MAP, TSS = 0xFEF0_C000, 0xFEF0_D000
 
 def main() -> None:
     """Create the machine and sleep."""
-    machine = Kvm().create_vm()
+    machine = X8664Vm(X8664Kvm())
     machine.create_irqchip(IDENTITY_MAP, TSS)
     # A vCPU whose local APIC is software disabled, as after power-on, holds the keys of APICs.
-    vcpu = machine.create_vcpu(0, Dispatcher(_thread.RLock(), access_failed))
+    vcpu = X8664Vcpu(machine, 0, Dispatcher(_thread.RLock(), access_failed))
     signal.pause()
     del vcpu
 

@@ -9,7 +9,8 @@ import pytest
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.kvm import HALTED, KvmVm
-from stratovirt.accel.kvm.machine import KvmAccelerator
+from stratovirt._native.x86_64_kvm import X8664Vcpu
+from stratovirt.accel.kvm.x86_64 import X8664Accelerator
 from stratovirt.cpu.x86_64_boot import RFLAGS_RESERVED
 from stratovirt.memory.address_space import AddressSpace, RamRegion
 from stratovirt.memory.dirty_log import DirtyLog
@@ -29,7 +30,7 @@ class Machine:
 
     def __init__(self) -> None:
         lock = _thread.RLock()
-        self.accelerator = KvmAccelerator(Loop(lock), lock)
+        self.accelerator = X8664Accelerator(Loop(lock), lock)
         self.memory = GuestMemory()
         self.space = AddressSpace("memory", 1 << 52)
         self.accelerator.connect(self.memory, self.space, AddressSpace("port", 1 << 16))
@@ -41,7 +42,7 @@ class Machine:
             self.space.add(gpa, self.regions[-1])
         self.space.commit()
         self.log = DirtyLog(self.memory)
-        self.vcpu = self.accelerator.vm.create_vcpu(0, self.accelerator.dispatcher)
+        self.vcpu = X8664Vcpu(self.accelerator.vm, 0, self.accelerator.dispatcher)
         sregs = self.vcpu.get_sregs()
         for name, base in (("cs", 0), ("ds", 0), ("es", HIGH)):
             sregs[name].update(base=base, selector=0, limit=0xFFFF_FFFF)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt.accel.kvm.machine import KvmAccelerator
+from stratovirt.accel.kvm.x86_64 import X8664Accelerator
 from stratovirt.boot.x86_64_linux import ACPI_TABLES, GENERATION_ID
 from stratovirt.runtime.loop import Loop
 from tests.machine_process import MachineProcess, QmpClient
@@ -89,7 +89,7 @@ def local_apics(tables: bytes) -> set[int]:
 
 def test_a_long_access_lets_in_who_waits_for_the_lock() -> None:
     lock = _thread.RLock()
-    accelerator = KvmAccelerator(Loop(lock), lock)
+    accelerator = X8664Accelerator(Loop(lock), lock)
     let_in = False
 
     def want_in() -> None:

@@ -19,12 +19,11 @@ from stratovirt._native.interrupt cimport Notifier
 from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, Engine, Watch, ready_t
 from stratovirt._native.guest_memory cimport GuestMemory, wrote
 from stratovirt._native.iovecs cimport advance, filled, give, take
+from stratovirt._native.kernel cimport failed
 from stratovirt._native.rate_limit cimport RateLimit
 from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.uring cimport Uring
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
-
-import os
 
 from stratovirt.runtime import trace_events
 
@@ -251,7 +250,7 @@ cdef class BlockEngine(Engine):
     cdef _watch(self, Watch *watch):
         # Edge-triggered: eventfds need not be read, which saves a system call a kick.
         if self._loop.watch(watch, EPOLLIN | EPOLLET) < 0:
-            raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+            raise failed("epoll_ctl")
 
     cdef bint stop(self) noexcept nogil:
         """Take nothing new; whether nothing is in flight."""

@@ -1,11 +1,11 @@
 """The board's clock for native engines: the host's monotonic one, or one that is moved by hand."""
 
-from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
 import os
 
 from stratovirt._native.atomics cimport load64, store64
+from stratovirt._native.kernel cimport failed
 
 cdef extern from "time.h" nogil:
     struct timespec:
@@ -42,7 +42,7 @@ cdef class BoardTime:
             return fd
         fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
         if fd < 0:
-            raise OSError(errno, f"timerfd_create: {os.strerror(errno)}")
+            raise failed("timerfd_create")
         return fd
 
     def forget_alarm(self, int fd):

@@ -8,10 +8,9 @@ from libc.errno cimport EINTR, EINVAL, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.unistd cimport fdatasync
 
-import os
-
 from stratovirt._native.guest_memory cimport GuestMemory
 from stratovirt._native.iovecs cimport advance, filled, is_aligned, take
+from stratovirt._native.kernel cimport ioctl, os_error
 from stratovirt._native.virtqueue cimport Chain, iovec
 
 cdef extern from "sys/uio.h" nogil:
@@ -21,9 +20,6 @@ cdef extern from "sys/uio.h" nogil:
 cdef extern from "fcntl.h" nogil:
     int fallocate(int fd, int mode, long offset, long length)
     int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
-
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, ...)
 
 cdef extern from "linux/fs.h" nogil:
     unsigned long BLKSSZGET
@@ -75,7 +71,7 @@ def device_block_size(int fd):
     """The logical block (bytes) of a block device; raises OSError."""
     cdef int size = 0
     if ioctl(fd, BLKSSZGET, &size) != 0:
-        raise OSError(errno, os.strerror(errno))
+        raise os_error(errno)
     return size
 
 

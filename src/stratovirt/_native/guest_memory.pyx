@@ -8,6 +8,8 @@ from posix.unistd cimport close
 from stratovirt._native.atomics cimport publish
 from stratovirt._native.dirty_log cimport PAGE_SHIFT, log_bytes, take_logged
 
+from stratovirt._native.kernel cimport os_error
+
 import os
 
 cdef extern from "sys/mman.h" nogil:
@@ -67,7 +69,7 @@ cdef class RamMapping:
         base = <uint8_t *>mmap(NULL, size + alignment, PROT_NONE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if base == <uint8_t *>MAP_FAILED:
-            raise OSError(errno, os.strerror(errno))
+            raise os_error(errno)
         start = <uint8_t *>((<uintptr_t>base + alignment - 1) & ~(alignment - 1))
         if start > base:
             munmap(base, start - base)
@@ -92,9 +94,9 @@ cdef class RamMapping:
             # file's pages are reserved, because hugetlbfs would kill who touches one too many.
             flags |= MAP_ANONYMOUS | MAP_NORESERVE
         if mmap(start, size, PROT_READ | PROT_WRITE, flags, fd, <long>file_offset) == MAP_FAILED:
-            raise OSError(errno, os.strerror(errno))
+            raise os_error(errno)
         if not dump and madvise(start, size, MADV_DONTDUMP) != 0:
-            raise OSError(errno, os.strerror(errno))
+            raise os_error(errno)
         if fd < 0 and not shared:
             # Advice only: a kernel without transparent huge pages says EINVAL and loses nothing.
             madvise(start, size, MADV_HUGEPAGE)
@@ -142,7 +144,7 @@ cdef class RamMapping:
             if result == 0:
                 return
         if self._mbind(offset, size, mode, mask) != 0:
-            raise OSError(errno, os.strerror(errno))
+            raise os_error(errno)
 
     cdef long _mbind(self, uint64_t offset, uint64_t size, int mode, unsigned long *mask):
         return syscall(SYS_mbind, self._base + offset, size, mode, mask, <long>(MASK_WORDS * 64 + 1),
@@ -168,7 +170,7 @@ cdef class RamMapping:
                     done += PAGE
                 result = 0
         if result != 0:
-            raise OSError(error, os.strerror(error))
+            raise os_error(error)
 
     def __dealloc__(self):
         cdef int i
@@ -391,7 +393,7 @@ cdef class GuestMemory:
             area = mmap(NULL, self._log_bytes(), PROT_READ | PROT_WRITE,
                         MAP_SHARED | (MAP_ANONYMOUS if self.log_fd < 0 else 0), self.log_fd, 0)
             if area == MAP_FAILED:
-                raise OSError(errno, os.strerror(errno))
+                raise os_error(errno)
             self._log_area = <uint64_t *>area
         # A writer that looked before this has stored before it looked.  Its processor may hold the
         # store back for nanoseconds still; the caller's next system call takes longer.
@@ -401,7 +403,7 @@ cdef class GuestMemory:
         """Log no more; the bits' memory goes back to the host."""
         publish(&self._log, NULL)
         if self._log_area != NULL and madvise(self._log_area, self._log_bytes(), MADV_REMOVE) != 0:
-            raise OSError(errno, os.strerror(errno))
+            raise os_error(errno)
 
     def take_log(self):
         """(gpa, size, bitmap) of each block; what is taken is logged no more.

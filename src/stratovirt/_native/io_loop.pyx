@@ -10,6 +10,8 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close, write
 
+from stratovirt._native.kernel cimport failed
+
 import os
 
 cdef extern from "sys/epoll.h" nogil:
@@ -48,13 +50,13 @@ cdef class IoLoop:
         pthread_mutex_init(&self._lock, NULL)
         self._epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll_fd < 0:
-            raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
+            raise failed("epoll_create1")
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         cdef epoll_event event
         event.events = EPOLLIN | EPOLLET
         event.data.ptr = NULL
         if epoll_ctl(self._epoll_fd, EPOLL_CTL_ADD, self._wake_fd, &event) < 0:
-            raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+            raise failed("epoll_ctl")
         self._stop_call.function = <call_t>_stop_loop
         self._stop_call.context = <void *>self
 

@@ -4,9 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from stratovirt._native.dirty_log cimport PAGE_SHIFT, log_bitmap
-
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, ...)
+from stratovirt._native.kernel cimport ioctl
 
 cdef extern from "linux/kvm.h" nogil:
     unsigned long KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG

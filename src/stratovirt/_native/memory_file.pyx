@@ -11,6 +11,7 @@ from libc.string cimport memcmp, memcpy
 from posix.unistd cimport lseek, pread, pwrite
 
 from stratovirt._native.guest_memory cimport Part, RamMapping
+from stratovirt._native.kernel cimport os_error, os_error_of
 
 import os
 
@@ -66,7 +67,7 @@ def open_pagemap():
 
 cdef int _check(long result, str what) except -1:
     if result < 0:
-        raise OSError(errno, os.strerror(errno), what)
+        raise os_error_of(errno, what)
     return 0
 
 
@@ -113,7 +114,7 @@ cdef class MemoryFile:
         with nogil:
             result = self._save(pagemap_fd)
         if result != 0:
-            raise OSError(result, os.strerror(result))
+            raise os_error(result)
         if self._cancelled:
             raise CancelledError
 
@@ -193,7 +194,7 @@ cdef class MemoryFile:
         with nogil:
             result = self._load(offset, offset + size)
         if result != 0:
-            raise OSError(result, os.strerror(result))
+            raise os_error(result)
 
     cdef int _load(self, uint64_t offset, uint64_t end) noexcept nogil:
         cdef int64_t hole

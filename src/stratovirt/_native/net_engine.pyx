@@ -13,9 +13,8 @@ from posix.unistd cimport read, write
 from stratovirt._native.guest_memory cimport wrote
 from stratovirt._native.interrupt cimport Notifier
 from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, EPOLLOUT, Engine, Watch, ready_t
+from stratovirt._native.kernel cimport failed
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
-
-import os
 
 cdef extern from "sys/uio.h" nogil:
     ssize_t writev(int fd, const iovec *iov, int count)
@@ -132,7 +131,7 @@ cdef class NetEngine(Engine):
         for index in range(3):
             events = EPOLLIN | EPOLLET | (EPOLLOUT if index == 2 else 0)
             if self._loop.watch(self._watch_of(index), events) < 0:
-                raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+                raise failed("epoll_ctl")
         return 0
 
     cdef Watch *_watch_of(self, int index) noexcept nogil:

@@ -2,6 +2,8 @@
 
 from libc.errno cimport errno
 
+from stratovirt._native.kernel cimport os_error_of
+
 import os
 
 cdef extern from "stdio.h" nogil:
@@ -12,4 +14,4 @@ cdef extern from "stdio.h" nogil:
 def exchange(int folder_fd, str one not None, str other not None):
     """Swap two names of a folder at once, so that neither is ever missing; raises OSError."""
     if renameat2(folder_fd, os.fsencode(one), folder_fd, os.fsencode(other), RENAME_EXCHANGE) != 0:
-        raise OSError(errno, os.strerror(errno), other)
+        raise os_error_of(errno, other)

@@ -11,7 +11,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from posix.unistd cimport write
 
-import os
+from stratovirt._native.kernel cimport os_error_of
 
 cdef extern from "seccomp.h" nogil:
     ctypedef void *scmp_filter_ctx
@@ -100,7 +100,7 @@ cdef void _refused(int _number, siginfo_t *info, void *_context) noexcept nogil:
 
 cdef int _check(int result, str what) except -1:
     if result < 0:
-        raise OSError(-result, os.strerror(-result), what)
+        raise os_error_of(-result, what)
     return 0
 
 
@@ -164,5 +164,5 @@ cdef class Filter:
         # Left alone, malloc counts the host's CPUs in /sys once there are many threads.
         mallopt(M_ARENA_MAX, ARENAS)
         if sigaction(SIGSYS, &action, NULL) != 0:
-            raise OSError(errno, os.strerror(errno), "sigaction")
+            raise os_error_of(errno, "sigaction")
         _check(seccomp_load(self._context), "seccomp")

@@ -1,13 +1,9 @@
 """Tap interfaces: the ioctls of linux/if_tun.h."""
 
-from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
-import os
-
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, ...)
+from stratovirt._native.kernel cimport failed, ioctl
 
 cdef extern from "net/if.h" nogil:
     enum: IFNAMSIZ
@@ -31,11 +27,6 @@ OFFLOAD_ECN = TUN_F_TSO_ECN
 OFFLOAD_UFO = TUN_F_UFO
 
 
-cdef object _failed(str what):
-    number = errno
-    return OSError(number, f"{what}: {os.strerror(number)}")
-
-
 def attach(int fd, str name, bint multi_queue):
     """Make /dev/net/tun descriptor `fd` a queue of the tap `name`, with a virtio-net header."""
     cdef ifreq request
@@ -47,7 +38,7 @@ def attach(int fd, str name, bint multi_queue):
     request.ifr_flags = <short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
                                 | (IFF_MULTI_QUEUE if multi_queue else 0))
     if ioctl(fd, TUNSETIFF, &request) < 0:
-        raise _failed("TUNSETIFF")
+        raise failed("TUNSETIFF")
 
 
 def is_tap(int fd):
@@ -64,20 +55,20 @@ cdef int _flags(int fd) except -1:
     cdef ifreq request
     memset(&request, 0, sizeof(request))
     if ioctl(fd, TUNGETIFF, &request) < 0:
-        raise _failed("TUNGETIFF")
+        raise failed("TUNGETIFF")
     return request.ifr_flags & 0xFFFF
 
 
 def set_header_size(int fd, int size):
     """Length of the virtio-net header in bytes: 12 with VIRTIO_F_VERSION_1."""
     if ioctl(fd, TUNSETVNETHDRSZ, &size) < 0:
-        raise _failed("TUNSETVNETHDRSZ")
+        raise failed("TUNSETVNETHDRSZ")
 
 
 def set_offload(int fd, unsigned long flags):
     """Set the offloads that the guest has negotiated, OFFLOAD_* bits."""
     if ioctl(fd, TUNSETOFFLOAD, flags) < 0:
-        raise _failed("TUNSETOFFLOAD")
+        raise failed("TUNSETOFFLOAD")
 
 
 def enable_queue(int fd, bint enable):
@@ -86,4 +77,4 @@ def enable_queue(int fd, bint enable):
     memset(&request, 0, sizeof(request))
     request.ifr_flags = <short>(IFF_ATTACH_QUEUE if enable else IFF_DETACH_QUEUE)
     if ioctl(fd, TUNSETQUEUE, &request) < 0:
-        raise _failed("TUNSETQUEUE")
+        raise failed("TUNSETQUEUE")

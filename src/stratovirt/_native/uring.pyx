@@ -5,6 +5,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close
 
+from stratovirt._native.kernel cimport call_error
 from stratovirt._native.virtqueue cimport iovec
 
 import os
@@ -96,7 +97,7 @@ cdef class Uring:
 
     cdef _try(self, str what, int result):
         if result < 0:
-            raise OSError(-result, f"io_uring_{what}: {os.strerror(-result)}")
+            raise call_error(-result, f"io_uring_{what}")
 
     def __dealloc__(self):
         if self._is_open:

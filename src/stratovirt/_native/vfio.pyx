@@ -3,14 +3,12 @@
 A failed ioctl is an OSError that names it.
 """
 
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-import os
+from stratovirt._native.kernel cimport failed, ioctl
 
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, ...)
+import os
 
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -70,11 +68,6 @@ INTX, MSI, MSIX = VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX
 RELEASE_REQUEST = VFIO_PCI_REQ_IRQ_INDEX
 
 
-cdef object _failed(str what):
-    number = errno
-    return OSError(number, f"{what}: {os.strerror(number)}")
-
-
 cdef class Container:
     """An IOMMU context with type 1 mappings; owns the descriptor."""
 
@@ -94,7 +87,7 @@ cdef class Container:
     def use_type1(self):
         """Choose the kind of IOMMU; after the first group has joined."""
         if ioctl(self.fd, VFIO_SET_IOMMU, <unsigned long>VFIO_TYPE1v2_IOMMU) < 0:
-            raise _failed("VFIO_SET_IOMMU")
+            raise failed("VFIO_SET_IOMMU")
 
     def map_dma(self, uint64_t iova, uint64_t size, uint64_t vaddr):
         """Let devices reach host memory at `vaddr` by address `iova`."""
@@ -103,7 +96,7 @@ cdef class Container:
         request.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE
         request.vaddr, request.iova, request.size = vaddr, iova, size
         if ioctl(self.fd, VFIO_IOMMU_MAP_DMA, &request) < 0:
-            raise _failed("VFIO_IOMMU_MAP_DMA")
+            raise failed("VFIO_IOMMU_MAP_DMA")
 
     def unmap_dma(self, uint64_t iova, uint64_t size):
         """Undo `map_dma`."""
@@ -111,7 +104,7 @@ cdef class Container:
         request.argsz, request.flags = sizeof(request), 0
         request.iova, request.size = iova, size
         if ioctl(self.fd, VFIO_IOMMU_UNMAP_DMA, &request) < 0:
-            raise _failed("VFIO_IOMMU_UNMAP_DMA")
+            raise failed("VFIO_IOMMU_UNMAP_DMA")
 
     def close(self):
         """Give the descriptor back."""
@@ -134,14 +127,14 @@ cdef class Group:
         cdef vfio_group_status status
         status.argsz, status.flags = sizeof(status), 0
         if ioctl(self.fd, VFIO_GROUP_GET_STATUS, &status) < 0:
-            raise _failed("VFIO_GROUP_GET_STATUS")
+            raise failed("VFIO_GROUP_GET_STATUS")
         return bool(status.flags & VFIO_GROUP_FLAGS_VIABLE)
 
     def join(self, Container container not None):
         """Belong to a container."""
         cdef int fd = container.fd
         if ioctl(self.fd, VFIO_GROUP_SET_CONTAINER, &fd) < 0:
-            raise _failed("VFIO_GROUP_SET_CONTAINER")
+            raise failed("VFIO_GROUP_SET_CONTAINER")
 
     def open_device(self, str name not None):
         """The descriptor of a device by its address."""
@@ -149,7 +142,7 @@ cdef class Group:
         cdef const char *text = encoded
         cdef int fd = ioctl(self.fd, VFIO_GROUP_GET_DEVICE_FD, text)
         if fd < 0:
-            raise _failed("VFIO_GROUP_GET_DEVICE_FD")
+            raise failed("VFIO_GROUP_GET_DEVICE_FD")
         os.set_inheritable(fd, False)
         return fd
 
@@ -170,7 +163,7 @@ cdef class DeviceMemory:
     def __cinit__(self, int fd, uint64_t offset, uint64_t size):
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, <long>offset)
         if base == MAP_FAILED:
-            raise _failed("mmap of a device region")
+            raise failed("mmap of a device region")
         self._base, self.size = <uint8_t *>base, size
 
     @property
@@ -194,7 +187,7 @@ cdef class Device:
         self.fd = fd
         info.argsz = sizeof(info)
         if ioctl(fd, VFIO_DEVICE_GET_INFO, &info) < 0:
-            raise _failed("VFIO_DEVICE_GET_INFO")
+            raise failed("VFIO_DEVICE_GET_INFO")
         self.can_reset = bool(info.flags & VFIO_DEVICE_FLAGS_RESET)
 
     def region(self, uint32_t index):
@@ -217,7 +210,7 @@ cdef class Device:
             try:
                 info.argsz, info.index = first.argsz, index
                 if ioctl(self.fd, VFIO_DEVICE_GET_REGION_INFO, info) < 0:
-                    raise _failed("VFIO_DEVICE_GET_REGION_INFO")
+                    raise failed("VFIO_DEVICE_GET_REGION_INFO")
                 at = info.cap_offset
                 while at and at + sizeof(vfio_info_cap_header) <= info.argsz:
                     header = <vfio_info_cap_header *>(<uint8_t *>info + at)
@@ -259,14 +252,14 @@ cdef class Device:
             for i in range(count):
                 (<int32_t *>request.data)[i] = fds[i]
             if ioctl(self.fd, VFIO_DEVICE_SET_IRQS, request) < 0:
-                raise _failed("VFIO_DEVICE_SET_IRQS")
+                raise failed("VFIO_DEVICE_SET_IRQS")
         finally:
             free(request)
 
     def reset(self):
         """Reset the function; raises OSError where that cannot be."""
         if ioctl(self.fd, VFIO_DEVICE_RESET, 0) < 0:
-            raise _failed("VFIO_DEVICE_RESET")
+            raise failed("VFIO_DEVICE_RESET")
 
     def close(self):
         """Give the device back to its group."""

@@ -3,21 +3,16 @@
 Once a ring is handed over the kernel serves it alone; a failed ioctl is an OSError that names it.
 """
 
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix cimport unistd
 
 from stratovirt._native.guest_memory cimport GuestMemory
+from stratovirt._native.kernel cimport failed, ioctl
 from stratovirt._native.virtqueue cimport Virtqueue
-
-import os
 
 F_LOG_ALL = 1 << 26
 """VHOST_F_LOG_ALL: the feature to log all writes to guest memory."""
-
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, ...)
 
 cdef extern from "linux/vhost.h" nogil:
     unsigned long VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE
@@ -62,7 +57,7 @@ cdef class VhostDevice:
     cdef int _do(self, str what, unsigned long request, void *argument) except -1:
         cdef int result = ioctl(self.fd, request, argument)
         if result < 0:
-            raise OSError(errno, f"{what}: {os.strerror(errno)}")
+            raise failed(what)
         return result
 
     def set_owner(self):

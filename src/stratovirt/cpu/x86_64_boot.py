@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt._native.kvm import KvmVcpu
+from stratovirt._native.x86_64_kvm import X8664Vcpu
 
 GDT_ADDRESS = 0x500
 IDT_ADDRESS = 0x520
@@ -83,7 +83,7 @@ def _segment(selector: int, kind: int, *, long_mode: bool) -> dict[str, int]:
     }
 
 
-def set_boot_registers(vcpu: KvmVcpu, entry: EntryPoint) -> None:
+def set_boot_registers(vcpu: X8664Vcpu, entry: EntryPoint) -> None:
     """Set the first vCPU's registers: 64-bit mode at the kernel's entry."""
     sregs = vcpu.get_sregs()
     sregs["cs"] = _segment(BOOT_CS, 0xB, long_mode=True)
@@ -117,7 +117,7 @@ def set_boot_registers(vcpu: KvmVcpu, entry: EntryPoint) -> None:
     )
 
 
-def set_common_state(vcpu: KvmVcpu) -> None:
+def set_common_state(vcpu: X8664Vcpu) -> None:
     """Set the initial state of every vCPU: FPU, MSRs and the LAPIC's local interrupt pins."""
     vcpu.set_fpu(FPU_CONTROL_DEFAULT, MXCSR_DEFAULT)
     msrs = [(index, 0) for index in CLEARED_MSRS]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stratovirt.machine.board import Board
     from stratovirt.runtime.process import Process
 
-ALWAYS = ("stratovirt._native.kvm_state", "stratovirt._native.rate_limit")
+ALWAYS = ("stratovirt._native.x86_64_kvm_state", "stratovirt._native.rate_limit")
 """Modules for a reset and the log."""
 ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
 """Modules for the RTC and a reset on q35."""

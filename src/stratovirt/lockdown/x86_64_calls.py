@@ -12,6 +12,7 @@ import os
 import signal
 
 from stratovirt._native import ioctl_numbers as numbers
+from stratovirt._native import x86_64_kvm, x86_64_kvm_state
 from stratovirt._native.seccomp import CLONE_THREAD_FLAGS, PR_SET_NAME
 
 TYPE_CHECKING = False
@@ -53,13 +54,17 @@ def _blocks(first: int, size: int, forbidden: set[int]) -> Iterator[tuple[int, i
 
 
 def _ioctls(*groups: tuple[int, ...]) -> Alternatives:
-    return [[(1, WHOLE_INT, number)] for group in groups for number in group]
+    requests = dict.fromkeys(number for group in groups for number in group)
+    return [[(1, WHOLE_INT, number)] for number in requests]
+
+
+KVM = (*numbers.KVM, *x86_64_kvm.IOCTLS, *x86_64_kvm_state.IOCTLS)
 
 
 MICROVM: dict[str, Alternatives] = {
     # vCPUs, devices of the kernel, taps, the terminal
     "ioctl": _ioctls(
-        numbers.KVM, numbers.VHOST, numbers.TAP, numbers.FILES, numbers.TERMINAL
+        KVM, numbers.VHOST, numbers.TAP, numbers.FILES, numbers.TERMINAL
     ),
     # disks: the page cache, the kernel's workers, flush; discard: see calls_of
     "preadv2": ANY, "pwritev": ANY, "io_uring_enter": ANY,
@@ -96,7 +101,7 @@ MICROVM: dict[str, Alternatives] = {
 
 Q35: dict[str, Alternatives] = MICROVM | {
     "ioctl": _ioctls(
-        numbers.KVM, numbers.VHOST, numbers.TAP, numbers.VFIO, numbers.FILES, numbers.TERMINAL
+        KVM, numbers.VHOST, numbers.TAP, numbers.VFIO, numbers.FILES, numbers.TERMINAL
     ),
 }
 

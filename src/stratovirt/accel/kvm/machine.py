@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+from abc import ABC, abstractmethod
 
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import GuestMemory
@@ -21,19 +22,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
     from collections.abc import Callable
+    from typing import TypeVar
+
+    AnyKvm = TypeVar("AnyKvm", bound=Kvm)
 
 KVM_DEVICE = "/dev/kvm"
 API_VERSION = 12
 LET_IN_S = 0.0001
 """Time that a thread waiting for the VM lock gets to wake up and take it."""
-MSI_GSIS = range(24, 4096)
-"""GSIs for MSI routes: above the IOAPIC's pins, up to the kernel's KVM_MAX_IRQ_ROUTES."""
+MAX_IRQ_ROUTES = 4096
+"""KVM_MAX_IRQ_ROUTES of the kernel."""
 
 
-def open_kvm() -> Kvm:
+def open_kvm(kind: type[AnyKvm]) -> AnyKvm:
     """Open /dev/kvm and check that it offers what this VMM needs; raises AccelError."""
     try:
-        system = Kvm(KVM_DEVICE)
+        system = kind(KVM_DEVICE)
     except FileNotFoundError as error:
         raise AccelError(
             f"-accel kvm: {KVM_DEVICE} does not exist; load the kvm module "
@@ -117,7 +121,7 @@ class MemslotListener:
         self._vm.take_written(slot, piece.start, piece.size, self._guest_memory, self._clears)
 
 
-class KvmAccelerator:
+class KvmAccelerator(ABC):
     """The architecture-independent part of one machine on /dev/kvm; a subclass adds the rest.
 
     `exited` is called in the loop with the report of an exit that ends the run.
@@ -125,12 +129,14 @@ class KvmAccelerator:
 
     runs_vcpus = True
 
-    def __init__(self, loop: Loop, vm_lock: RLock) -> None:
+    first_msi_gsi: int
+    """The first GSI above the interrupt controllers' lines."""
+
+    def __init__(self, loop: Loop, vm_lock: RLock, vm: KvmVm) -> None:
         self._vm_lock = vm_lock
         self._never = _thread.allocate_lock()
         self._never.acquire()
-        self.system = open_kvm()
-        self.vm = self.system.create_vm()
+        self.vm = vm
         self.clock = MonotonicClock(loop)
         self.dispatcher = Dispatcher(vm_lock, access_failed)
         self.vcpus: list[VcpuThread] = []
@@ -161,18 +167,21 @@ class KvmAccelerator:
         """End KVM's log; raises OSError."""
         self._memslots.set_logged(False)
 
+    @abstractmethod
+    def describe_registers(self, index: int) -> str:
+        """The main registers of a vCPU that has stopped, in one line."""
+
     def add_vcpu(self, vcpu: KvmVcpu, name: str) -> VcpuThread:
         """Give `vcpu` a thread of this name, which starts with the machine."""
         thread = VcpuThread(
-            vcpu, name, lambda report: self._loop.call_soon(lambda: self.exited(report))
+            vcpu,
+            name,
+            lambda: self.describe_registers(vcpu.index),
+            lambda report: self._loop.call_soon(lambda: self.exited(report)),
         )
         self.vcpus.append(thread)
         return thread
 
-    @property
-    def kvm_vcpus(self) -> list[KvmVcpu]:
-        """The KVM vCPU of each thread."""
-        return [thread.vcpu for thread in self.vcpus]
 
     def check_host(self) -> None:
         """Warn of a host that cannot run stock kernels and firmware."""
@@ -214,9 +223,10 @@ class KvmAccelerator:
 
     def add_msi_route(self, address: int, data: int) -> int:
         """Allocate a GSI that sends the MSI message; raises AccelError when none is left."""
-        gsi = next((gsi for gsi in MSI_GSIS if gsi not in self._messages), None)
+        gsis = range(self.first_msi_gsi, MAX_IRQ_ROUTES)
+        gsi = next((gsi for gsi in gsis if gsi not in self._messages), None)
         if gsi is None:
-            raise AccelError(f"all {len(MSI_GSIS)} message-signalled interrupts are in use")
+            raise AccelError(f"all {len(gsis)} message-signalled interrupts are in use")
         self.change_msi_route(gsi, address, data)
         return gsi
 

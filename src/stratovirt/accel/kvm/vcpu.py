@@ -30,25 +30,22 @@ class ExitReport:
         self.reset = reset
 
 
-def describe_registers(vcpu: KvmVcpu) -> str:
-    """General and control registers, CS and SS of a vCPU, in one line."""
-    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
-    words = [f"{name}={value:x}" for name, value in regs.items()]
-    words += [f"{name}={sregs[name]:x}" for name in ("cr0", "cr2", "cr3", "cr4", "efer")]
-    words += [f"{name}={sregs[name]['selector']:x}" for name in ("cs", "ss")]
-    return " ".join(words)
-
-
 class VcpuThread:
     """One vCPU and the thread it runs in.
 
     The thread waits in `_gate` while the vCPU is paused, and acknowledges by releasing
     `_parked`.  Both are plain locks: importing `threading` would cost start-up time.  `name` is
-    the thread's name in ps and /proc.
+    the thread's name in ps and /proc; `registers` describes the vCPU's registers in one line.
     """
 
-    def __init__(self, vcpu: KvmVcpu, name: str, report: Callable[[ExitReport], None]) -> None:
-        self.vcpu, self._name = vcpu, name
+    def __init__(
+        self,
+        vcpu: KvmVcpu,
+        name: str,
+        registers: Callable[[], str],
+        report: Callable[[ExitReport], None],
+    ) -> None:
+        self.vcpu, self._name, self._registers = vcpu, name, registers
         self._report = report
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
@@ -144,5 +141,5 @@ class VcpuThread:
         if reason == native.RUN_FAILED:
             return ExitReport(f"vCPU {self.vcpu.index}: KVM_RUN failed", reset=False)
         text = f"vCPU {self.vcpu.index}: {self.vcpu.describe_exit()}"
-        text = f"{text}; {describe_registers(self.vcpu)}"
+        text = f"{text}; {self._registers()}"
         return ExitReport(text, reset=reason == native.SHUTDOWN)

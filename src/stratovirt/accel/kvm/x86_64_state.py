@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from stratovirt._native import kvm_state
-from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
+from stratovirt._native import x86_64_kvm_state as kvm_state
+from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
 from stratovirt.accel.kvm.x86_64_vcpus import new_cpuid
 from stratovirt.config.kinds import Integer
 from stratovirt.config.options import opt
@@ -65,7 +65,7 @@ class KvmState(State):
     tsc_khz: int = opt(U32)
 
 
-def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], slots: CpuSlots) -> KvmState:
+def save(system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], slots: CpuSlots) -> KvmState:
     """Read the paused machine's state from KVM; raises SnapshotError."""
     indices = kvm_state.msr_indices(system.fd)
     nested_size = kvm_state.nested_state_size(system.fd)
@@ -92,7 +92,7 @@ def save(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], slots: CpuSlots) -> KvmSt
         raise SnapshotError(f"KVM does not give the machine's state: {error.strerror}") from error
 
 
-def restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> None:
+def restore(system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], state: KvmState) -> None:
     """Load the state into a machine with newly created vCPUs; raises SnapshotError.
 
     The clocks go on as if the machine had run since it was saved.
@@ -108,7 +108,7 @@ def restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> No
         raise SnapshotError(f"KVM does not take the state: {text}") from error
 
 
-def _restore(system: Kvm, vm: KvmVm, vcpus: list[KvmVcpu], state: KvmState) -> None:
+def _restore(system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], state: KvmState) -> None:
     known = set(kvm_state.msr_indices(system.fd))
     elapsed_ns = max(0, time.time_ns() - state.realtime)
     supported = system.supported_cpuid()

@@ -1,20 +1,15 @@
-"""The state of vCPUs and interrupt controllers, as the kernel's structs in bytes.
+"""The state of x86_64 vCPUs and interrupt controllers, as the kernel's structs in bytes.
 
 What is saved can be put back: into the same machine for a reset, into a new one for a restore.
 The structs are the kernel's stable ABI, so their bytes are a format.
 """
 
-from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from stratovirt._native.kvm_abi cimport kvm_msr_entry, kvm_msrs
-
-import os
-
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, ...)
+from stratovirt._native.kernel cimport failed, ioctl
+from stratovirt._native.x86_64_kvm_abi cimport kvm_msr_entry, kvm_msrs
 
 cdef extern from "linux/kvm.h" nogil:
     unsigned long KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
@@ -78,11 +73,13 @@ CHIPS = {
     "pic_slave": KVM_IRQCHIP_PIC_SLAVE,
     "ioapic": KVM_IRQCHIP_IOAPIC,
 }
-
-
-cdef object _failed(str what):
-    number = errno
-    return OSError(number, f"{what}: {os.strerror(number)}")
+IOCTLS = (
+    *(request for get, put, _ in PARTS.values() for request in (get, put)),
+    KVM_GET_MSRS, KVM_SET_MSRS, KVM_GET_MSR_INDEX_LIST, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP,
+    KVM_GET_PIT2, KVM_SET_PIT2, KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE,
+    KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ,
+)
+"""The requests made here: for a reset, and for the state that a snapshot has."""
 
 
 cdef bytes _get(int fd, str name, unsigned long request, size_t size):
@@ -90,7 +87,7 @@ cdef bytes _get(int fd, str name, unsigned long request, size_t size):
     # The kernel fills some structs in part, and what it leaves must not be our stack.
     memset(content, 0, sizeof(content))
     if ioctl(fd, request, content) < 0:
-        raise _failed(f"reading {name}")
+        raise failed(f"reading {name}")
     return content[:size]
 
 
@@ -100,7 +97,7 @@ cdef _set(int fd, str name, unsigned long request, bytes content, size_t size):
         raise ValueError(f"{name} has {len(content)} bytes, not {size}")
     memcpy(copy, <char *>content, size)
     if ioctl(fd, request, copy) < 0:
-        raise _failed(f"writing {name}")
+        raise failed(f"writing {name}")
 
 
 def msr_indices(int kvm_fd):
@@ -112,7 +109,7 @@ def msr_indices(int kvm_fd):
     try:
         table.nmsrs = MOST_MSRS
         if ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, table) < 0:
-            raise _failed("KVM_GET_MSR_INDEX_LIST")
+            raise failed("KVM_GET_MSR_INDEX_LIST")
         return [table.indices[i] for i in range(table.nmsrs)]
     finally:
         free(table)
@@ -132,7 +129,7 @@ cdef _msrs(int vcpu_fd, unsigned long request, kvm_msrs *table, list pairs):
             table.entries[i].index, table.entries[i].data = pairs[at + i]
         done = ioctl(vcpu_fd, request, table)
         if done < 0:
-            raise _failed("KVM_GET_MSRS or KVM_SET_MSRS")
+            raise failed("KVM_GET_MSRS or KVM_SET_MSRS")
         for i in range(done):
             finished.append((table.entries[i].index, table.entries[i].data))
         at += done + (1 if done < count else 0)
@@ -182,7 +179,7 @@ def save_chips(int vm_fd):
         memset(&chip, 0, sizeof(chip))
         chip.chip_id = number
         if ioctl(vm_fd, KVM_GET_IRQCHIP, &chip) < 0:
-            raise _failed(f"reading {name}")
+            raise failed(f"reading {name}")
         state[name] = (<char *>&chip)[:sizeof(chip)]
     state["pit"] = _get(vm_fd, "pit", KVM_GET_PIT2, sizeof(kvm_pit_state2))
     return state
@@ -208,7 +205,7 @@ def save_nested(int vcpu_fd, uint32_t size):
     try:
         state.size = size
         if ioctl(vcpu_fd, KVM_GET_NESTED_STATE, state) < 0:
-            raise _failed("reading nested_state")
+            raise failed("reading nested_state")
         return (<char *>state)[:min(state.size, size)]
     finally:
         free(state)
@@ -220,7 +217,7 @@ def restore_nested(int vcpu_fd, bytes content not None):
     if <size_t>len(content) < sizeof(kvm_nested_state) or state.size > <size_t>len(content):
         raise ValueError("nested_state is damaged")
     if ioctl(vcpu_fd, KVM_SET_NESTED_STATE, <char *>content) < 0:
-        raise _failed("writing nested_state")
+        raise failed("writing nested_state")
 
 
 def clock_ns(int vm_fd):
@@ -228,7 +225,7 @@ def clock_ns(int vm_fd):
     cdef kvm_clock_data data
     memset(&data, 0, sizeof(data))
     if ioctl(vm_fd, KVM_GET_CLOCK, &data) < 0:
-        raise _failed("KVM_GET_CLOCK")
+        raise failed("KVM_GET_CLOCK")
     return data.clock
 
 
@@ -238,18 +235,18 @@ def set_clock_ns(int vm_fd, uint64_t now_ns):
     memset(&data, 0, sizeof(data))
     data.clock = now_ns
     if ioctl(vm_fd, KVM_SET_CLOCK, &data) < 0:
-        raise _failed("KVM_SET_CLOCK")
+        raise failed("KVM_SET_CLOCK")
 
 
 def tsc_khz(int vcpu_fd):
     """The rate of the vCPU's time stamp counter."""
     cdef int rate = ioctl(vcpu_fd, KVM_GET_TSC_KHZ, 0)
     if rate < 0:
-        raise _failed("KVM_GET_TSC_KHZ")
+        raise failed("KVM_GET_TSC_KHZ")
     return rate
 
 
 def set_tsc_khz(int vcpu_fd, uint32_t rate):
     """Have the hardware scale the vCPU's time stamp counter; raises OSError when it cannot."""
     if ioctl(vcpu_fd, KVM_SET_TSC_KHZ, <unsigned long>rate) < 0:
-        raise _failed("KVM_SET_TSC_KHZ")
+        raise failed("KVM_SET_TSC_KHZ")
