@@ -1,7 +1,8 @@
 # make demo  - a real Linux guest under stratovirt        make test - all five test beds
 # make setup - system packages, .venv, native modules (the others imply it)
 
-NATIVE := $(wildcard src/stratovirt/_native/*.pyx src/stratovirt/_native/*.pxd src/ozone/*.pyx) setup.py
+NATIVE := $(wildcard src/stratovirt/_native/*.pyx src/stratovirt/_native/*.pxd src/stratovirt/_native/*.h \
+	src/ozone/*.pyx) setup.py
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab

@@ -26,7 +26,8 @@ def target() -> str:
     return triplet.partition("-")[0]
 
 
-OTHERS = tuple(f"{name}_" for name in ARCHITECTURES if name != target())
+TARGET = target()
+OTHERS = tuple(f"{name}_" for name in ARCHITECTURES if name != TARGET)
 NATIVE = Path("src/stratovirt/_native")
 MODULES = {
     f"stratovirt._native.{source.stem}": source
@@ -40,6 +41,9 @@ setup(
             Extension(
                 name,
                 [str(source)],
+                include_dirs=[str(NATIVE)],
+                define_macros=[("CPU_HEADER", f'"{TARGET}_cpu.h"')],
+                depends=[str(NATIVE / f"{TARGET}_cpu.h")],
                 extra_link_args=LIBRARIES.get(source.stem, []),
                 extra_compile_args=["-O2", "-g", "-fvisibility=hidden", "-Wno-unused-function"],
             )

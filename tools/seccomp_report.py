@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stratovirt.lockdown.x86_64_calls import BOARDS, DECLINED
+from stratovirt.architectures import load, of_this_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.lockdown.x86_64_calls import Alternatives
+    from stratovirt.lockdown.calls import Alternatives, Calls
 
 GUIDEBOOK = {"microvm": 47, "q35": 53}
 """Chapter 4, GNU toolchain."""
@@ -86,22 +86,26 @@ def describe(alternatives: Alternatives) -> str:
 def main() -> int:
     """Print the report."""
     failed = False
-    for board, calls in BOARDS.items():
+    architecture = of_this_host()
+    lists: Calls = load(architecture.calls)
+    for board, calls in lists.boards.items():
         most = GUIDEBOOK[board]
         failed |= len(calls) > most
-        print(f"{board}, x86_64: {len(calls)} system calls, the guidebook has {most}")
-    print(f"declined: {', '.join(DECLINED)}")
+        print(f"{board}, {architecture.name}: {len(calls)} system calls, the guidebook has {most}")
+    print(f"declined: {', '.join(lists.declined)}")
     called: Counter[str] = Counter()
     machines = 0
     for path in sorted(Path(sys.argv[1]).iterdir()) if len(sys.argv) > 1 else ():
         calls_of_one = calls_behind_the_filter(path.read_text(errors="replace").splitlines())
         machines += bool(calls_of_one)
         called += calls_of_one
-    listed = {**BOARDS["microvm"], **BOARDS["q35"]}
+    listed = {**lists.boards["microvm"], **lists.boards["q35"]}
     for name in sorted(listed):
         times = "" if not machines else "always" if name in FAST else str(called[name])
         print(f"    {name:20}{times:>10}  {describe(listed[name])}")
-    outside = {name: times for name, times in called.items() if name not in {*listed, *DECLINED}}
+    outside = {
+        name: times for name, times in called.items() if name not in {*listed, *lists.declined}
+    }
     if machines:
         print(f"{machines} machines traced; calls outside the list: {outside or 'none'}")
     return int(failed or bool(outside))

@@ -91,7 +91,7 @@ def make_board() -> Microvm:
         config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
         closing=ExitStack(), serial=serial, guest_reset=lambda: None, guest_power_off=lambda: None,
     )  # fmt: skip
-    return Microvm(context, has_hot_replace=config.has_hot_replace)
+    return Microvm(context)
 
 
 def sound_state() -> dict[str, object]:

@@ -17,7 +17,7 @@ import pytest
 import stratovirt
 from stratovirt.block.image_files import ImageRequest
 from stratovirt.host.request import Request
-from stratovirt.lockdown.x86_64_calls import BOARDS
+from stratovirt.lockdown.x86_64_calls import CALLS
 from stratovirt.net.tap_queues import TapRequest
 from stratovirt.net.vhost_net import VhostNetRequest
 from stratovirt.runtime.sockets import TcpRequest, UnixRequest
@@ -200,9 +200,9 @@ def test_threads_work_on(tmp_path: Path) -> None:
     assert attack(tmp_path, code).stdout == "thread x"
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", CALLS.boards)
 def test_there_are_no_more_calls_than_the_guidebook_has(board: str) -> None:
-    assert len(BOARDS[board]) <= MOST_CALLS[board]
+    assert len(CALLS.boards[board]) <= MOST_CALLS[board]
 
 
 REQUESTS: dict[str, Request[Any]] = {

@@ -4,11 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 cdef extern from * nogil:
     """
     #include <stdint.h>
-    #if defined(__x86_64__)
-    static inline void relax_cpu(void) { __builtin_ia32_pause(); }
-    #else
-    static inline void relax_cpu(void) { __asm__ volatile("yield" ::: "memory"); }
-    #endif
+    #include CPU_HEADER
     static inline uint16_t load_acquire16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void store_release16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline void full_barrier(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

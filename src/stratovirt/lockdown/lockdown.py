@@ -6,22 +6,23 @@ import sys
 import time
 from importlib import import_module
 
+from stratovirt.architectures import load, of_this_host
 from stratovirt.config.registry import PLUG_INS, drivers, hot_drivers
 from stratovirt.errors import StratovirtError
+from stratovirt.lockdown.calls import ANY
 from stratovirt.lockdown.imports import LateImports
-from stratovirt.lockdown.x86_64_calls import ANY, DECLINED, PREFERRED, calls_of
 from stratovirt.runtime import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.host.line import BrokerLine
-    from stratovirt.lockdown.x86_64_calls import Alternatives
+    from stratovirt.lockdown.calls import Alternatives, Calls
     from stratovirt.machine.board import Board
     from stratovirt.runtime.process import Process
 
-ALWAYS = ("stratovirt._native.x86_64_kvm_state", "stratovirt._native.rate_limit")
-"""Modules for a reset and the log."""
+ALWAYS = ("stratovirt._native.rate_limit",)
+"""The module of the log; the list of calls brings the modules of a reset."""
 ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
 """Modules for the RTC and a reset on q35."""
 CODE_OF_MONITORS = (
@@ -38,6 +39,7 @@ def lock_down(
 
     Raises StratovirtError where the kernel has no seccomp filters.
     """
+    calls: Calls = load(of_this_host().calls)
     _import(ALWAYS)
     if config.machine.type == "q35":
         _import(ON_Q35)
@@ -58,7 +60,7 @@ def lock_down(
         PLUG_INS.read = lambda: broker.ask("plug-ins")[0]["modules"]
     LateImports(broker).install()
     sys.excepthook = sys.unraisablehook = _report
-    _install(config, process.outputs)
+    _install(config, calls, process.outputs)
 
 
 def _import(names: tuple[str, ...]) -> None:
@@ -95,19 +97,19 @@ def _report(*what: object) -> None:
     log.Log(__name__).error(f"internal error: {type(error).__name__}: {error}")
 
 
-def _install(config: VmConfig, outputs: set[int]) -> None:
+def _install(config: VmConfig, calls: Calls, outputs: set[int]) -> None:
     from stratovirt._native.seccomp import Filter
 
     try:
         rules = Filter()
-        calls = calls_of(config.machine.type, config.accel or "kvm", outputs)
-        calls |= dict.fromkeys(_declared(config, calls), ANY)
-        for name, alternatives in calls.items():
+        allowed = calls.of(config.machine.type, config.accel or "kvm", outputs)
+        allowed |= dict.fromkeys(_declared(config, allowed, calls.declined), ANY)
+        for name, alternatives in allowed.items():
             for conditions in alternatives:
                 rules.allow(name, conditions)
-        for name, error_number in DECLINED.items():
+        for name, error_number in calls.declined.items():
             rules.decline(name, error_number)
-        for name in PREFERRED:
+        for name in calls.preferred:
             rules.prefer(name)
         rules.install(log.descriptor())
     except OSError as error:
@@ -117,12 +119,14 @@ def _install(config: VmConfig, outputs: set[int]) -> None:
         ) from error
 
 
-def _declared(config: VmConfig, calls: dict[str, Alternatives]) -> list[str]:
+def _declared(
+    config: VmConfig, calls: dict[str, Alternatives], declined: dict[str, int]
+) -> list[str]:
     """The calls that the devices' drivers declare beyond the list, each of which is logged."""
     declared: list[str] = []
     for driver in dict.fromkeys(options.driver for options in config.devices):
         for name in driver.calls:
-            if name in DECLINED or calls.get(name, ANY) != ANY:
+            if name in declined or calls.get(name, ANY) != ANY:
                 raise StratovirtError(
                     f"-device {driver.name}: its driver declares the system call {name}, which "
                     "the filter allows under conditions only; no driver may widen them"

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
-    from typing import Any
+    from typing import Any, Protocol
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from stratovirt.memory.ram import RamTemplate
     from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice
+
+    class BoardTemplate(RamTemplate, Protocol):
+        """A snapshot that a board starts from: see snapshot.restore.Template."""
+
+        @property
+        def board(self) -> Any:
+            """The board's saved state."""
+
 
 PHYSICAL_ADDRESS_BITS = 52
 PORT_SPACE = 1 << 16
@@ -50,7 +58,7 @@ class BoardContext:
         serial: Chardev | None,
         guest_reset: Callable[[], None],
         guest_power_off: Callable[[], None],
-        template: RamTemplate | None = None,
+        template: BoardTemplate | None = None,
     ) -> None:
         self.config, self.cpus, self.accelerator, self.host = config, cpus, accelerator, host
         self.closing, self.serial, self.template = closing, serial, template
@@ -58,10 +66,15 @@ class BoardContext:
 
 
 class Board(ABC):
-    """A board: RAM, devices and boot code of a machine; subclasses add the devices."""
+    """A board: RAM, devices and boot code of a machine; subclasses add the devices.
+
+    The table of architectures names the subclasses; each is made with a `BoardContext`.
+    """
 
     bus: str
     """The bus of its virtio devices."""
+    state_type: type[State]
+    """The class of its saved state, for boards that snapshots can have."""
     restarts_on_reset = False
     """Whether a reset by the guest reboots the machine; otherwise it ends the machine."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.architectures import load, of_this_host
 from stratovirt.config.driver import DeviceId
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from stratovirt.accel.base import Accelerator
+    from stratovirt.accel.kvm.machine import KvmAccelerator
     from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.block.image import Image
     from stratovirt.chardev.backend import Chardev
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.cpu.slots import CpuSlot
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.board import Board, BoardContext
+    from stratovirt.machine.board import Board, BoardContext, BoardTemplate
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.dirty_rate import DirtyRate
-    from stratovirt.memory.ram import RamPiece, RamTemplate
+    from stratovirt.memory.ram import RamPiece
     from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
@@ -33,12 +35,8 @@ if TYPE_CHECKING:
     from stratovirt.virtio.device import VirtioDevice
     from stratovirt.virtio.net import Net
 
-    class Template(RamTemplate, Protocol):
+    class Template(BoardTemplate, Protocol):
         """A snapshot that the machine starts from: see snapshot.restore.Template."""
-
-        @property
-        def has_hot_replace(self) -> bool:
-            """Whether the saved machine had the devices of hot-replace."""
 
         def apply(self, board: Board, accelerator: Accelerator) -> None:
             """Load the saved state into a newly built machine; raises SnapshotError."""
@@ -78,10 +76,12 @@ log = Log(__name__)
 class Machine:
     """Empty until `build`; a machine of type none stays empty: no board and no accelerator.
 
-    Each part is registered in its owner's `closing` where it is made.
+    Each part is registered in its owner's `closing` where it is made.  The guest's architecture is
+    the host's; a host of an unknown one raises StratovirtError.
     """
 
     def __init__(self, config: VmConfig) -> None:
+        self.architecture = of_this_host()
         self._config = config
         self.accelerator: Accelerator | None = None
         self.board: Board | None = None
@@ -117,9 +117,8 @@ class Machine:
             access=owner.access,
         )
         from stratovirt.cpu.slots import CpuSlots
-        from stratovirt.cpu.x86_64_topology import apic_ids
 
-        cpus = CpuSlots(config, apic_ids(config.smp))
+        cpus = CpuSlots(config, load(self.architecture.hardware_ids)(config.smp))
         context = BoardContext(
             config=config,
             cpus=cpus,
@@ -131,7 +130,7 @@ class Machine:
             guest_power_off=owner.guest_powers_off,
             template=template,
         )
-        self.board = board = self._make_board(context, template)
+        self.board = board = self._make_board(context)
         entry = board.load() if template is None else None
         if config.flashes or board.has_large_kernel:
             accelerator.check_host()
@@ -155,9 +154,7 @@ class Machine:
             test.disconnected = lambda: owner.request_shutdown(guest=False, reason="host-signal")
             self.accelerator = test
         else:
-            from stratovirt.accel.kvm.x86_64 import X8664Accelerator
-
-            kvm = X8664Accelerator(owner.loop, owner.lock)
+            kvm: KvmAccelerator = load(self.architecture.accelerator)(owner.loop, owner.lock)
             kvm.exited = owner.vcpu_exited
             self.accelerator = kvm
         owner.closing.callback(self.accelerator.close)
@@ -177,17 +174,9 @@ class Machine:
     def _names_as_qemu(self) -> bool:
         return self._config.name is not None and self._config.name.debug_threads
 
-    def _make_board(self, context: BoardContext, template: Template | None) -> Board:
-        config = self._config
-        if config.machine.type == "q35":
-            from stratovirt.machine.x86_64_q35 import Q35
-
-            return Q35(context)
-        from stratovirt.machine.x86_64_microvm import Microvm
-
-        # A restored guest must find the hot-replace slots that it was saved with.
-        saved = config if template is None else template
-        return Microvm(context, has_hot_replace=saved.has_hot_replace)
+    def _make_board(self, context: BoardContext) -> Board:
+        board: Board = load(self.architecture.boards[self._config.machine.type])(context)
+        return board
 
     def pause(self) -> None:
         """Stop the vCPUs and drain the devices; afterwards no guest state changes."""
@@ -214,7 +203,7 @@ class Machine:
     @property
     def target(self) -> str:
         """The guest architecture, with or without a board."""
-        return "x86_64"
+        return self.architecture.name
 
     @property
     def devices(self) -> list[VirtioDevice]:

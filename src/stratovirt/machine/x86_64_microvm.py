@@ -47,14 +47,15 @@ class BoardState(State):
 
 
 class Microvm(X8664Board):
-    """The board; with `has_hot_replace`, slots whose back ends QMP clients add and remove.
+    """The board; it may have slots whose back ends QMP clients add and remove (hot-replace).
 
     Built from a template, it has `restore` called in place of `load`.
     """
 
     bus = MMIO
+    state_type = BoardState
 
-    def __init__(self, context: BoardContext, *, has_hot_replace: bool) -> None:
+    def __init__(self, context: BoardContext) -> None:
         super().__init__(context, layout.ram_pieces(context.config.memory.size))
         self.slots: list[MmioTransport] = []
         self.add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(context.guest_reset))
@@ -64,7 +65,10 @@ class Microvm(X8664Board):
         self._ged = GenericEventDevice(self._ged_irq)
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
         self._generation_id = os.urandom(vmgenid.BYTES)
-        self._add_devices(has_hot_replace)
+        # A restored guest must find the hot-replace slots that it was saved with.
+        template = context.template
+        saved = self.config if template is None else template.board
+        self._add_devices(saved.has_hot_replace)
         self.memory_space.commit()
         self.port_space.commit()
 
@@ -160,7 +164,8 @@ class Microvm(X8664Board):
     def _add_devices(self, with_hot_replace: bool) -> None:
         """Add the devices of the command line, then the empty hot-replace ones.
 
-        Linux numbers disks and cards in this order, so vda is block slot 0.
+        QMP clients add and remove the back ends of the latter.  Linux numbers disks and cards in
+        this order, so vda is block slot 0.
         """
         devices: list[Any] = self.config.devices
         virtio = [options for options in devices if options.driver.bus == MMIO]

@@ -6,6 +6,7 @@ import os
 
 from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.memory_file import MemoryFile
+from stratovirt.architectures import load, of_this_host
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.snapshot.errors import SnapshotError
@@ -16,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
     from stratovirt.machine.board import Board
-    from stratovirt.machine.x86_64_microvm import BoardState
+    from stratovirt.snapshot.state import State
 
 
 class Template:
@@ -33,7 +34,7 @@ class Template:
             folder_fd = open_folder(config.incoming.removeprefix("file:"))
             self._machine = MachineState.from_json(read_state(folder_fd), "state")
             check_fits(self._machine.options, config)
-            self.board = self._read_board()
+            self.board = self._read_board(config.machine.type)
             self.memory_fd = self._open_memory(folder_fd, config)
         except OSError as error:
             self.close()
@@ -46,15 +47,9 @@ class Template:
             if folder_fd >= 0:
                 os.close(folder_fd)
 
-    @property
-    def has_hot_replace(self) -> bool:
-        """Whether the saved machine had the devices of hot-replace."""
-        return self.board.has_hot_replace
-
-    def _read_board(self) -> BoardState:
-        from stratovirt.machine.x86_64_microvm import BoardState
-
-        return BoardState.from_json(self._machine.board, "board")
+    def _read_board(self, machine_type: str) -> State:
+        board: type[Board] = load(of_this_host().boards[machine_type])
+        return board.state_type.from_json(self._machine.board, "board")
 
     def _open_memory(self, folder_fd: int, config: VmConfig) -> int:
         fd = open_inside(folder_fd, MEMORY)

@@ -22,7 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import Any, TypeVar
+
+    from stratovirt.cpu.slots import CpuSlots
 
     AnyKvm = TypeVar("AnyKvm", bound=Kvm)
 
@@ -146,6 +148,43 @@ class KvmAccelerator(ABC):
         self.exited: Callable[[ExitReport], None] = lambda _report: None
         prepare_vcpu_signals()
 
+    @property
+    @abstractmethod
+    def physical_address_bits(self) -> int:
+        """Width of a guest physical address, in bits."""
+
+    @abstractmethod
+    def check_host(self) -> None:
+        """Warn of a host that cannot run stock kernels and firmware."""
+
+    @abstractmethod
+    def create_interrupt_controllers(self) -> None:
+        """Create the interrupt controllers, before any GSI is used; raises AccelError."""
+
+    @abstractmethod
+    def create_vcpus(self, slots: CpuSlots, name: str) -> None:
+        """Create the vCPUs in power-on state and `add_vcpu` each; raises AccelError."""
+
+    @abstractmethod
+    def set_entry(self, entry: Any) -> None:
+        """Set the first vCPU's registers for the boot protocol; raises AccelError."""
+
+    @abstractmethod
+    def describe_registers(self, index: int) -> str:
+        """The main registers of a vCPU that has stopped, in one line."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Reset paused vCPUs and interrupt controllers to power-on state; raises AccelError."""
+
+    @abstractmethod
+    def save(self) -> dict[str, object]:
+        """The state of paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, object] | None) -> None:
+        """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""
+
     def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
         """Follow the machine's address spaces from now on, and be a writer of its memory."""
         self._memslots = MemslotListener(self.vm, guest_memory)
@@ -167,10 +206,6 @@ class KvmAccelerator(ABC):
         """End KVM's log; raises OSError."""
         self._memslots.set_logged(False)
 
-    @abstractmethod
-    def describe_registers(self, index: int) -> str:
-        """The main registers of a vCPU that has stopped, in one line."""
-
     def add_vcpu(self, vcpu: KvmVcpu, name: str) -> VcpuThread:
         """Give `vcpu` a thread of this name, which starts with the machine."""
         thread = VcpuThread(
@@ -181,13 +216,6 @@ class KvmAccelerator(ABC):
         )
         self.vcpus.append(thread)
         return thread
-
-
-    def check_host(self) -> None:
-        """Warn of a host that cannot run stock kernels and firmware."""
-        from stratovirt.accel.kvm.host import check_host
-
-        check_host()
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
         """Set the level of a GSI (global system interrupt)."""

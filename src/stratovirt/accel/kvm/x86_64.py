@@ -42,6 +42,12 @@ class X8664Accelerator(KvmAccelerator):
         sizes = (e["eax"] for e in self.system.supported_cpuid() if e["function"] == ADDRESS_SIZES)
         return next(sizes, 36) & 0xFF
 
+    def check_host(self) -> None:
+        """Warn of a host that cannot run stock kernels and firmware."""
+        from stratovirt.accel.kvm.x86_64_host import check_host
+
+        check_host()
+
     def create_interrupt_controllers(self) -> None:
         """Create PIC, IOAPIC, LAPICs and PIT in the kernel; raises AccelError."""
         create_interrupt_controllers(self.vm)

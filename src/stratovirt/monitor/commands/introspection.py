@@ -174,9 +174,8 @@ def _parameter(field: Field) -> dict[str, object]:
 @command("query-gic-capabilities", answer=ListOf(GIC))
 def query_gic_capabilities(session: Session, _arguments: NoArguments) -> object:
     """List the interrupt controllers of Arm machines."""
-    if session.vm.machine.target != "aarch64":
-        return []
-    return [{"version": 3, "emulated": False, "kernel": True}]
+    versions = session.vm.machine.architecture.gic_versions
+    return [{"version": version, "emulated": False, "kernel": True} for version in versions]
 
 
 @command("query-sev-capabilities", answer=SEV)

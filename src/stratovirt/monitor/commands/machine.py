@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.architectures import TARGETS
 from stratovirt.config.kinds import Size
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.registry import NoArguments, command
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.vm import Vm
 
-ARCHITECTURE = Enum("SysEmuTarget", "x86_64", "aarch64")
+ARCHITECTURE = Enum("SysEmuTarget", *TARGETS)
 CPU_ARCH = Enum("CpuInfoArch", "x86", "arm")
 CPU_PROPS = Struct(
     "CpuInstanceProperties",
@@ -77,7 +78,7 @@ def _present(vm: Vm) -> list[CpuSlot]:
 
 
 def _arch(vm: Vm) -> str:
-    return "arm" if vm.machine.target == "aarch64" else "x86"
+    return vm.machine.architecture.cpu_info
 
 
 def _path(index: int) -> str:

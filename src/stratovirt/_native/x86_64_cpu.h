@@ -1,0 +1,4 @@
+/* What x86_64 needs instructions of its own for; setup.py names the file in CPU_HEADER. */
+
+/* Tells the core that this thread waits for a word in memory (PAUSE). */
+static inline void relax_cpu(void) { __builtin_ia32_pause(); }
