@@ -7,7 +7,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
-.PHONY: setup build demo test lint docs check-guidebook unit board kvm guest bench-exits bench-block \
+.PHONY: setup build demo test lint docs cross-aarch64 check-guidebook unit board kvm guest bench-exits bench-block \
 	bench-io bench-memory bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
 
 setup:
@@ -23,7 +23,7 @@ build: setup .venv/.native
 demo: build
 	@$(LAB) demo
 
-test: build lint .venv/.fuzz
+test: build lint cross-aarch64 .venv/.fuzz
 	@tools/run_tests.sh
 
 SOURCES := src tests bench tools examples setup.py
@@ -38,6 +38,10 @@ lint: build check-guidebook
 
 docs: build
 	@$(PY) -m tools.generate_docs
+
+# Every native module for aarch64; what has not changed is kept in build/aarch64.
+cross-aarch64: build
+	@$(PY) -m tools.cross_build aarch64
 
 check-guidebook: build
 	@$(PY) -m tests.guidebook

@@ -45,7 +45,7 @@ setup(
                 define_macros=[("CPU_HEADER", f'"{TARGET}_cpu.h"')],
                 depends=[str(NATIVE / f"{TARGET}_cpu.h")],
                 extra_link_args=LIBRARIES.get(source.stem, []),
-                extra_compile_args=["-O2", "-g", "-fvisibility=hidden", "-Wno-unused-function"],
+                extra_compile_args=["-O2", "-g", "-fvisibility=hidden"],
             )
             for name, source in MODULES.items()
         ],
