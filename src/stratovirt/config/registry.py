@@ -13,7 +13,6 @@ from importlib import import_module
 
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import Family
-from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ PACKAGE, HOT_PACKAGE = "stratovirt.drivers", "stratovirt.hotplug"
 GROUP = "stratovirt.devices"
 NAME_LONGEST = 64
 """A monitor's client may send any; the search for a longer name would take its square in time."""
-log = Log(__name__)
 
 
 def _files(package: str) -> list[str]:
@@ -100,7 +98,9 @@ def drivers() -> list[Driver]:
         try:
             found += [driver for driver in _drivers_of(module) if driver.name not in known]
         except ConfigError as error:
-            log.warn(str(error))
+            from stratovirt.runtime.log import Log
+
+            Log(__name__).warn(str(error))
     return found
 
 
