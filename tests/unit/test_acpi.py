@@ -10,7 +10,8 @@ import pytest
 
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt.acpi import aml, numa, tables
-from stratovirt.acpi.x86_64_processors import affinity, madt
+from stratovirt.acpi.x86_64_affinity import affinity
+from stratovirt.acpi.x86_64_processors import madt
 from stratovirt.boot.x86_64_mptable import mp_table
 
 IASL = shutil.which("iasl") or "/usr/bin/iasl"

@@ -1,10 +1,9 @@
-"""x86_64's processors and interrupt controllers in the ACPI tables MADT and SRAT."""
+"""x86_64's processors and interrupt controllers in the ACPI table MADT."""
 
 from __future__ import annotations
 
 import struct
 
-from stratovirt.acpi.numa import ENABLED
 from stratovirt.acpi.tables import table
 
 MAX_XAPIC_ID = 254
@@ -39,10 +38,3 @@ def madt(
         body += struct.pack("<BBBBIH", 2, 10, 0, number, number, LEVEL_HIGH)
     body += struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
     return table(b"APIC", 5, body)
-
-
-def affinity(apic_id: int, node: int) -> bytes:
-    """The SRAT's entry for a processor of a NUMA node (5.2.16.1, 5.2.16.3)."""
-    if apic_id <= MAX_XAPIC_ID:
-        return struct.pack("<BBBBIB3sI", 0, 16, node, apic_id, ENABLED, 0, bytes(3), 0)
-    return struct.pack("<BBHIIIII", 2, 24, 0, node, apic_id, ENABLED, 0, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.config.driver import MMIO, PCI
+from stratovirt.config.buses import MMIO, PCI
 from stratovirt.config.errors import ConfigError
 
 TYPE_CHECKING = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.config.buses import MMIO, PCI
 from stratovirt.config.devices import Sent, VirtioPciPlace
 from stratovirt.config.options import Options
 
@@ -9,20 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar, Final
-
-MMIO, PCI, VIRTIO_SERIAL = "virtio-mmio", "PCI", "virtio-serial"
-"""The buses that drivers fit."""
-
-
-class DeviceId:
-    """Virtio device ids (virtio 1.2, section 5)."""
-
-    NET = 1
-    BLOCK = 2
-    CONSOLE = 3
-    ENTROPY = 4
-    BALLOON = 5
-    SOCKET = 19
 
 
 class DeviceOptions(Options):

@@ -91,7 +91,7 @@ class VmConfig:
     @property
     def is_silent(self) -> bool:
         """Whether a guest could neither be heard nor managed."""
-        from stratovirt.config.driver import VIRTIO_SERIAL
+        from stratovirt.config.buses import VIRTIO_SERIAL
 
         has_console = any(device.driver.bus == VIRTIO_SERIAL for device in self.devices)
         is_led = self.machine.type == "none" or self.accel == "test"

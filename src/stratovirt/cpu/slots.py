@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from stratovirt.config.numa_check import node_of_cpus
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +60,11 @@ class CpuSlots:
 
     def __init__(self, config: VmConfig, hardware_ids: list[int]) -> None:
         self.topology = config.smp.topology
-        nodes = node_of_cpus(config)
+        nodes: dict[int, int] = {}
+        if config.numa_nodes:
+            from stratovirt.config.numa_check import node_of_cpus
+
+            nodes = node_of_cpus(config)
         self._slots = [
             CpuSlot(
                 index,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stratovirt.config.buses import PCI
 from stratovirt.config.devices import PciPlace
-from stratovirt.config.driver import PCI, DeviceOptions, Driver
+from stratovirt.config.driver import DeviceOptions, Driver
 from stratovirt.config.kinds import HostPciAddress, Identifier
 from stratovirt.config.options import opt
 

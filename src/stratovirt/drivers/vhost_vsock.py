@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stratovirt.config.driver import DeviceId, DeviceOptions, over_mmio_and_pci
+from stratovirt.config.buses import DeviceId
+from stratovirt.config.driver import DeviceOptions, over_mmio_and_pci
 from stratovirt.config.kinds import DescriptorList, Identifier, Integer
 from stratovirt.config.options import opt
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stratovirt.config.buses import VIRTIO_SERIAL
 from stratovirt.config.devices import CONSOLES_MOST
-from stratovirt.config.driver import VIRTIO_SERIAL, DeviceOptions, Driver
+from stratovirt.config.driver import DeviceOptions, Driver
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.kinds import Identifier, Integer, Reference
 from stratovirt.config.options import opt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import (
     BLOCK_QUEUES_MOST,
     BOOTINDEX_LAST,
@@ -9,7 +10,7 @@ from stratovirt.config.devices import (
     SentWithDisk,
     WithQueueSize,
 )
-from stratovirt.config.driver import DeviceId, DeviceOptions, over_mmio_and_pci
+from stratovirt.config.driver import DeviceOptions, over_mmio_and_pci
 from stratovirt.config.kinds import Identifier, Integer, Reference, Text
 from stratovirt.config.options import opt
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import Sent, SingleFunctionPlace, WithQueueSize
-from stratovirt.config.driver import DeviceId, DeviceOptions, over_mmio_and_pci
+from stratovirt.config.driver import DeviceOptions, over_mmio_and_pci
 from stratovirt.config.kinds import (
     DescriptorList,
     Identifier,

@@ -7,8 +7,9 @@ import stat
 
 from stratovirt._native.rate_limit import RateLimit
 from stratovirt._native.virtqueue import DescriptorChain
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import SingleFunctionPlace
-from stratovirt.config.driver import DeviceId, DeviceOptions, over_mmio_and_pci
+from stratovirt.config.driver import DeviceOptions, over_mmio_and_pci
 from stratovirt.config.kinds import Identifier, Integer, Reference
 from stratovirt.config.objects import RngRandom
 from stratovirt.config.options import opt

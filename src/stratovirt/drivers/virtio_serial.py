@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stratovirt.config.driver import VIRTIO_SERIAL, DeviceId, DeviceOptions, over_mmio_and_pci
+from stratovirt.config.buses import VIRTIO_SERIAL, DeviceId
+from stratovirt.config.driver import DeviceOptions, over_mmio_and_pci
 from stratovirt.config.kinds import Identifier
 from stratovirt.config.options import opt
 

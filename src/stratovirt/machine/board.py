@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from stratovirt.boot.image import BootFile, KernelFile
-from stratovirt.config.registry import drivers
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.memory.address_space import AddressSpace, IoRegion
 from stratovirt.memory.ram import Ram
@@ -137,6 +136,8 @@ class Board(ABC):
 
     def driver_that_provides(self, bus: str) -> str:
         """The name of the driver whose device on this board provides `bus`."""
+        from stratovirt.config.registry import drivers
+
         return next(d.name for d in drivers() if d.bus == self.bus and d.provides == bus)
 
     @property

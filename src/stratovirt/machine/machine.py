@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.architectures import load, of_this_host
-from stratovirt.config.driver import DeviceId
+from stratovirt.config.buses import DeviceId
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 

@@ -55,7 +55,7 @@ class X8664Board(Board):
         if not config.numa_nodes:
             return []
         from stratovirt.acpi import numa
-        from stratovirt.acpi.x86_64_processors import affinity
+        from stratovirt.acpi.x86_64_affinity import affinity
 
         return [
             numa.srat(

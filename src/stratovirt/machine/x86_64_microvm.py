@@ -8,7 +8,7 @@ from stratovirt.acpi import aml, tables, vmgenid
 from stratovirt.acpi.x86_64_processors import madt
 from stratovirt.boot import x86_64_linux
 from stratovirt.boot.x86_64_mptable import mp_table
-from stratovirt.config.driver import MMIO
+from stratovirt.config.buses import MMIO
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_boot import EntryPoint

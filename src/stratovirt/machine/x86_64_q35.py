@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from stratovirt.boot import x86_64_linux
-from stratovirt.config.driver import PCI
+from stratovirt.config.buses import PCI
 from stratovirt.devices.i8042 import PORTS as KEYBOARD_PORTS
 from stratovirt.devices.i8042 import ResetController
 from stratovirt.devices.ich9 import LpcBridge, Mch, PowerManagement

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
-from stratovirt.config.driver import DeviceId
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log

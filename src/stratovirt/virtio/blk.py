@@ -8,8 +8,8 @@ import struct
 from stratovirt._native.block_engine import BlockEngine, BlockQueue
 from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import QUEUE_SIZE
-from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.runtime.eventfds import forget_signal, take_signal
 from stratovirt.runtime.log import Log

@@ -6,8 +6,8 @@ import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
 from stratovirt.chardev.backend import Chardev
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import CONSOLES_MOST
-from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.runtime.log import Log

@@ -6,8 +6,8 @@ import os
 import struct
 
 from stratovirt._native.virtqueue import DescriptorChain
+from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import QUEUE_SIZE
-from stratovirt.config.driver import DeviceId
 from stratovirt.config.options import opt
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.net.back_end import BackEnd, PairSetup

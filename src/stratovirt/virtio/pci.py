@@ -6,7 +6,7 @@ import os
 import struct
 
 from stratovirt._native.interrupt import InterruptStatus, Notifier
-from stratovirt.config.driver import DeviceId
+from stratovirt.config.buses import DeviceId
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci import config_space as regs
 from stratovirt.pci import express

@@ -7,7 +7,7 @@ import os
 import struct
 
 from stratovirt._native.vhost import VhostDevice
-from stratovirt.config.driver import DeviceId
+from stratovirt.config.buses import DeviceId
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.descriptors import DescriptorError, take_descriptor
