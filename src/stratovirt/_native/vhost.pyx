@@ -11,15 +11,12 @@ from stratovirt._native.guest_memory cimport GuestMemory
 from stratovirt._native.kernel cimport failed, ioctl
 from stratovirt._native.virtqueue cimport Virtqueue
 
-F_LOG_ALL = 1 << 26
-"""VHOST_F_LOG_ALL: the feature to log all writes to guest memory."""
-
 cdef extern from "linux/vhost.h" nogil:
     unsigned long VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE
     unsigned long VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE
     unsigned long VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL
     unsigned long VHOST_SET_LOG_BASE
-    int VHOST_VRING_F_LOG
+    int VHOST_F_LOG_ALL, VHOST_VRING_F_LOG
     unsigned long VHOST_NET_SET_BACKEND, VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING
 
     struct vhost_vring_state:
@@ -35,6 +32,10 @@ cdef extern from "linux/vhost.h" nogil:
     struct vhost_memory:
         uint32_t nregions
         vhost_memory_region regions[0]
+
+
+F_LOG_ALL = 1 << VHOST_F_LOG_ALL
+"""The feature to log all writes to guest memory."""
 
 
 cdef class VhostDevice:
