@@ -78,7 +78,7 @@ labs=()
 short=
 for file in tests/guest/test_*.py; do
     case $(basename "$file" .py) in
-    test_inputs | test_manager | test_net_uses | test_ozone) short+="$file " ;;
+    test_inputs | test_manager | test_net_uses | test_ozone | test_plugins) short+="$file " ;;
     *) labs+=("$short$file") short= ;;
     esac
 done

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 ALWAYS = ("stratovirt._native.rate_limit",)
 """The module of the log; the list of calls brings the modules of a reset."""
-ON_Q35 = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
-"""Modules for the RTC and a reset on q35."""
 CODE_OF_MONITORS = (
     "_socket", "array", "hashlib", "math", "fcntl", "stratovirt._native.memory_file",
     "stratovirt._native.rename",
@@ -41,8 +39,8 @@ def lock_down(
     """
     calls: Calls = load(of_this_host().calls)
     _import(ALWAYS)
-    if config.machine.type == "q35":
-        _import(ON_Q35)
+    if board is not None:
+        _import(board.late_modules)
     if config.monitors:
         _import(CODE_OF_MONITORS)
         if board is None:

@@ -74,6 +74,8 @@ class Board(ABC):
     """The bus of its virtio devices."""
     state_type: type[State]
     """The class of its saved state, for boards that snapshots can have."""
+    late_modules: tuple[str, ...] = ()
+    """Modules that are imported while the machine runs; a locked-down one loads them before."""
     restarts_on_reset = False
     """Whether a reset by the guest reboots the machine; otherwise it ends the machine."""
 

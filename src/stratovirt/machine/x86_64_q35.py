@@ -37,6 +37,8 @@ class Q35(X8664Board):
     """The board."""
 
     restarts_on_reset = True
+    # For the clock, and for the tables of a reset.
+    late_modules = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
     bus = PCI
 
     def __init__(self, context: BoardContext) -> None:
