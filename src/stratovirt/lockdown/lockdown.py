@@ -7,7 +7,6 @@ import time
 from importlib import import_module
 
 from stratovirt.architectures import load, of_this_host
-from stratovirt.config.registry import PLUG_INS, drivers, hot_drivers
 from stratovirt.errors import StratovirtError
 from stratovirt.lockdown.calls import ANY
 from stratovirt.lockdown.imports import LateImports
@@ -42,6 +41,8 @@ def lock_down(
     if board is not None:
         _import(board.late_modules)
     if config.monitors:
+        from stratovirt.config.registry import PLUG_INS, drivers, hot_drivers
+
         _import(CODE_OF_MONITORS)
         if board is None:
             # A process without a machine is there to list what could be in one.
@@ -50,12 +51,12 @@ def lock_down(
             for driver in hot_drivers():
                 if driver.bus == board.bus:
                     _import(driver.native)
+        if broker is not None:
+            PLUG_INS.read = lambda: broker.ask("plug-ins")[0]["modules"]
         _open_for_monitors()
     _make_rings(process, config, board)
     # Makes the C library read the host's time zone file now.
     time.localtime()
-    if broker is not None:
-        PLUG_INS.read = lambda: broker.ask("plug-ins")[0]["modules"]
     LateImports(broker).install()
     sys.excepthook = sys.unraisablehook = _report
     _install(config, calls, process.outputs)
