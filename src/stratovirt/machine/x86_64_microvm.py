@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 
-from stratovirt.acpi import aml, tables, vmgenid
-from stratovirt.acpi.x86_64_processors import madt
+from stratovirt.acpi.vmgenid import BYTES as GENERATION_ID_BYTES
 from stratovirt.boot import x86_64_linux
-from stratovirt.boot.x86_64_mptable import mp_table
 from stratovirt.config.buses import MMIO
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
-from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
+from stratovirt.devices.acpi_sleep import SleepController
 from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GedState, GenericEventDevice
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
-from stratovirt.devices.i8042 import PORTS, PULSE_RESET, ResetController
+from stratovirt.devices.i8042 import PORTS, ResetController
 from stratovirt.devices.uart16550 import UartState
 from stratovirt.machine import x86_64_microvm_layout as layout
-from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED, X8664Board
+from stratovirt.machine.x86_64_board import X8664Board
+from stratovirt.machine.x86_64_microvm_tables import acpi_tables, mp_tables
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.snapshot.state import FLAG, Each, Optional, State, Struct
@@ -64,7 +63,7 @@ class Microvm(X8664Board):
         )
         self._ged = GenericEventDevice(self._ged_irq)
         self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
-        self._generation_id = os.urandom(vmgenid.BYTES)
+        self._generation_id = os.urandom(GENERATION_ID_BYTES)
         # A restored guest must find the hot-replace slots that it was saved with.
         template = context.template
         saved = self.config if template is None else template.board
@@ -79,8 +78,9 @@ class Microvm(X8664Board):
 
     def load(self) -> EntryPoint | None:
         """Load kernel and tables; returns the first vCPU's entry, None without a kernel."""
-        self._write_acpi_tables()
-        self._write_mp_table()
+        for address, content in [*acpi_tables(self, self.slots), *mp_tables(self)]:
+            self.guest_memory.write(address, content)
+        self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
         if self.kernel is None:
             return None
         return x86_64_linux.load_linux(
@@ -211,92 +211,3 @@ class Microvm(X8664Board):
         added = [f"virtio_mmio.device=512@0x{slot.base:x}:{slot.gsi}" for slot in self.slots]
         # The user's original bytes, even when they are not UTF-8.
         return os.fsencode(" ".join([*added, self.config.append]).strip())
-
-    def _dsdt(self) -> bytes:
-        devices = [
-            aml.device(
-                f"V{index:03d}",
-                aml.name("_HID", "LNRO0005"),
-                aml.name("_UID", index),
-                aml.name("_CCA", 1),
-                aml.name(
-                    "_CRS",
-                    aml.resources(
-                        aml.memory32(slot.base, layout.VIRTIO_SLOT), aml.interrupt(slot.gsi)
-                    ),
-                ),
-            )
-            for index, slot in enumerate(self.slots)
-        ]
-        devices += self.uart_aml()
-        devices += self._events()
-        body = aml.scope("\\_SB_", *devices).code
-        body += aml.name("\\_S5_", aml.package(SLEEP_TYPE_S5, 0, 0, 0)).code
-        return tables.table(b"DSDT", 6, body)
-
-    def _events(self) -> list[aml.Term]:
-        event = aml.method(
-            "_EVT",
-            1,
-            aml.store("ESEL", aml.LOCAL0),
-            aml.if_bits(aml.LOCAL0, POWER_BUTTON, aml.notify("PWRB", NOTIFY_BUTTON_PRESSED)),
-            aml.if_bits(
-                aml.LOCAL0, NEW_GENERATION, aml.notify(vmgenid.NAME, vmgenid.NOTIFY_CHANGED)
-            ),
-        )
-        return [
-            vmgenid.device(x86_64_linux.GENERATION_ID),
-            aml.device(
-                "PWRB",
-                aml.name("_HID", aml.Term(aml.encode(aml.eisa_id("PNP0C0C")))),
-                aml.name("_UID", 0),
-            ),
-            aml.device(
-                "GED",
-                aml.name("_HID", "ACPI0013"),
-                aml.name("_UID", 0),
-                aml.name("_CRS", aml.resources(aml.interrupt(layout.GED_GSI))),
-                aml.operation_region("EREG", layout.GED, GED_REGISTERS),
-                aml.field("EREG", "ESEL"),
-                event,
-            ),
-        ]
-
-    def _write_acpi_tables(self) -> None:
-        ioapic_id = self.ioapic_id
-        placed = tables.lay_out(
-            x86_64_linux.ACPI_TABLES,
-            x86_64_linux.GENERATION_ID,
-            self._dsdt(),
-            lambda dsdt, _facs: tables.fadt(
-                dsdt=dsdt,
-                reset_port=layout.RESET_PORT,
-                reset_value=PULSE_RESET,
-                sleep_control=layout.SLEEP_PORT,
-                sleep_status=layout.SLEEP_PORT + 1,
-            ),
-            [
-                madt(
-                    lapic=layout.LAPIC,
-                    cpus=[(slot.hardware_id, slot.is_present) for slot in self.cpus],
-                    ioapic_id=ioapic_id,
-                    ioapic=layout.IOAPIC,
-                ),
-                *self.numa_tables(),
-            ],
-        )
-        for address, content in placed:
-            self.guest_memory.write(address, content)
-        self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
-
-    def _write_mp_table(self) -> None:
-        table = mp_table(
-            [(slot.hardware_id, slot.is_present) for slot in self.cpus],
-            self.ioapic_id,
-            layout.IOAPIC,
-            layout.LAPIC,
-            x86_64_linux.EBDA,
-        )
-        # A table larger than the EBDA is left out: ACPI lists all vCPUs.
-        if len(table) <= x86_64_linux.LOW_RAM_TOP - x86_64_linux.EBDA:
-            self.guest_memory.write(x86_64_linux.EBDA, table)
