@@ -313,6 +313,9 @@ class KvmAccelerator(ABC):
     def close(self) -> None:
         """Release the machine in the kernel; its threads have ended."""
         self.vcpus.clear()
+        if self._vfio_fd >= 0:
+            os.close(self._vfio_fd)
+            self._vfio_fd = -1
 
     def _without_lock(self, wait: Callable[[VcpuThread], None]) -> None:
         # A vCPU on its way to a stop may first need the lock for a device access.
