@@ -169,8 +169,23 @@ def test_a_writer_that_cannot_be_logged_is_the_reason_of_an_error() -> None:
     for refused in (log.collect, log.start):
         with pytest.raises(DirtyLogError, match="as it likes"):
             refused()
+    # It has gone, and what it wrote is in no log.
     memory.remove_writer(peer)
+    with pytest.raises(DirtyLogError, match="as it likes"):
+        log.collect()
+    log.start()
     assert pages(log) == []
+
+
+def test_a_discard_across_two_blocks_is_in_the_log_of_both() -> None:
+    ram, memory = RamMapping(16 * PAGE), GuestMemory()
+    memory.add(0, ram, 0, 8 * PAGE)
+    memory.add(HIGH, ram, 8 * PAGE, 8 * PAGE)
+    log = DirtyLog(memory)
+    log.start()
+    numbers = (7, HIGH // PAGE, HIGH // PAGE + 1)
+    memory.discard_pages(b"".join(number.to_bytes(4, "little") for number in numbers))
+    assert pages(log) == [number * PAGE for number in numbers]
 
 
 def test_a_failed_start_leaves_nothing_started() -> None:

@@ -28,6 +28,7 @@ cdef class RamMapping:
 cdef class GuestMemory:
     cdef public bint is_pinned
     cdef readonly list writers
+    cdef readonly list log_gaps # why some writes since the log was started are not in it
     cdef uint64_t *_log         # NULL while nobody wants to know which pages are written
     cdef uint64_t *_log_area    # the bits, which stay mapped: a writer may be late
     cdef readonly int log_fd

@@ -204,6 +204,7 @@ cdef class GuestMemory:
         self._count = 0
         self._mappings = []
         self.writers = []
+        self.log_gaps = []
         self.log_fd = -1
 
     def __dealloc__(self):
@@ -395,6 +396,7 @@ cdef class GuestMemory:
             if area == MAP_FAILED:
                 raise os_error(errno)
             self._log_area = <uint64_t *>area
+        self.log_gaps.clear()
         # A writer that looked before this has stored before it looked.  Its processor may hold the
         # store back for nanoseconds still; the caller's next system call takes longer.
         publish(&self._log, self._log_area)
@@ -424,18 +426,30 @@ cdef class GuestMemory:
 
     cdef void _log_write(self, uint64_t *log, const uint8_t *hva, uint64_t size) noexcept nogil:
         cdef int i
-        cdef uint64_t offset
-        for i in range(self._count):
-            if self._blocks[i].hva <= hva < self._blocks[i].hva + self._blocks[i].size:
-                offset = hva - self._blocks[i].hva
-                if size:
-                    log_bytes(log, self._blocks[i].gpa + offset,
-                              min(size, self._blocks[i].size - offset))
+        cdef uint64_t offset, piece
+        while size:
+            for i in range(self._count):
+                if self._blocks[i].hva <= hva < self._blocks[i].hva + self._blocks[i].size:
+                    break
+            else:
                 return
+            offset = hva - self._blocks[i].hva
+            piece = min(size, self._blocks[i].size - offset)
+            log_bytes(log, self._blocks[i].gpa + offset, piece)
+            # Blocks on both sides of a board's gap may be neighbours in this process.
+            hva += piece
+            size -= piece
+
+    def note_log_gap(self, str reason not None):
+        """Some writes are not in the log: nothing that is collected until its next start is true."""
+        if reason not in self.log_gaps:
+            self.log_gaps.append(reason)
 
     def add_writer(self, writer not None):
         """Have the log know of a writer, which begins at once if writes are logged."""
         if self._log != NULL:
+            if writer.log_obstacle is not None:
+                self.note_log_gap(writer.log_obstacle)
             writer.start_log()
         self.writers.append(writer)
 

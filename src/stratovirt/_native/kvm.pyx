@@ -71,7 +71,8 @@ cdef class Kvm:
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        # 0 is that of an object whose constructor was not reached.
+        if self.fd > 0:
             close(self.fd)
 
     @property
@@ -105,7 +106,8 @@ cdef class KvmVm:
             raise failed("KVM_CREATE_VM")
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        # 0 is that of an object whose constructor was not reached.
+        if self.fd > 0:
             close(self.fd)
 
     def set_memory_region(self, uint32_t slot, uint64_t gpa, uint64_t size, uint64_t hva,
@@ -256,7 +258,8 @@ cdef class KvmVcpu:
     def __dealloc__(self):
         if self._run != NULL:
             munmap(self._run, self._run_size)
-        if self.fd >= 0:
+        # 0 is that of an object whose constructor was not reached.
+        if self.fd > 0:
             close(self.fd)
 
     def kick(self):

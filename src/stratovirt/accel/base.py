@@ -115,7 +115,7 @@ if TYPE_CHECKING:
             """End every vCPU; returns when their threads have ended."""
 
         def close(self) -> None:
-            """Release the machine; no part of it is used any more."""
+            """Close what the accelerator has opened; no part of the machine is used any more."""
 
 
 class AccelError(StratovirtError):

@@ -121,7 +121,12 @@ class PciDevices:
         if not driver.device_id:
             function: PciFunction = driver.make(options, self)
             return function
-        return self.carry(driver.make(options, self.host), bus, options.vectors)
+        device: VirtioDevice = driver.make(options, self.host)
+        try:
+            return self.carry(device, bus, options.vectors)
+        except Exception:
+            device.close()
+            raise
 
     def carry(self, device: VirtioDevice, bus: PciBus, vectors: int | None) -> PciFunction:
         """Create a virtio device's PCI function for `bus`, with `vectors` MSI-X vectors."""

@@ -51,11 +51,12 @@ def open_backing(
 
 
 def open_log(size: int) -> int:
-    """Open a file for the log of written pages, which peers cannot shorten; raises OSError."""
+    """Open a file for the log of written pages; peers cannot shorten or seal it. Raises OSError."""
     fd = os.memfd_create("stratovirt-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except BaseException:
         os.close(fd)
         raise

@@ -91,6 +91,7 @@ class DirtyLog:
         Raises DirtyLogError.
         """
         self._check()
+        self._check_gaps()
         try:
             for writer in self._memory.writers:
                 writer.collect_log()
@@ -101,12 +102,11 @@ class DirtyLog:
     def stop(self) -> None:
         """Log no more and forget what was not collected; raises DirtyLogError."""
         failed: OSError | None = None
-        for writer in self._memory.writers:
+        for stop in (*(writer.stop_log for writer in self._memory.writers), self._memory.stop_log):
             try:
-                writer.stop_log()
+                stop()
             except OSError as error:
                 failed = error
-        self._memory.stop_log()
         if failed is not None:
             raise DirtyLogError(f"cannot stop logging writes: {failed.strerror}") from failed
 
@@ -114,4 +114,9 @@ class DirtyLog:
         obstacles = [writer.log_obstacle for writer in self._memory.writers]
         reason = next((obstacle for obstacle in obstacles if obstacle is not None), None)
         if reason is not None:
+            raise DirtyLogError(f"cannot log writes to memory: {reason}")
+
+    def _check_gaps(self) -> None:
+        """Raise DirtyLogError if a writer without a log has been here, also if it has gone."""
+        for reason in self._memory.log_gaps:
             raise DirtyLogError(f"cannot log writes to memory: {reason}")

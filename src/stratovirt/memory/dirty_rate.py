@@ -41,7 +41,10 @@ class DirtyRate:
 
     def _end(self) -> None:
         try:
-            pages = sum(map(len, self._log.collect()))
+            try:
+                pages = sum(map(len, self._log.collect()))
+            finally:
+                self._log.stop()
         except StratovirtError as error:
             # A device may have come that cannot be logged.
             log.warn(f"the dirty rate is not known: {error}")
@@ -49,5 +52,3 @@ class DirtyRate:
         else:
             self.status = "measured"
             self.rate_mib = pages * PAGE // MIB // self.duration_s
-        finally:
-            self._log.stop()

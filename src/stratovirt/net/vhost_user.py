@@ -15,6 +15,7 @@ from stratovirt.runtime.threads import start_thread
 from stratovirt.vhost.conversation import Conversation
 from stratovirt.vhost.user import (
     F_LOG_ALL,
+    PATIENCE_S,
     UNHURRIED_S,
     Inflight,
     MemoryRegion,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
+NO_LOG = "the back end cannot log what it writes"
 LONGEST_PAUSE_S = 60
 """Longest pause in seconds between attempts to reconnect; it doubles after each failure."""
 
@@ -131,14 +133,14 @@ class VhostUserBackEnd(BackEnd):
         self._talk = talk
         self._loop.watch(peer.fd, READABLE, self._heard)
 
-    def _say(self, part: Callable[[VhostUser], None]) -> None:
+    def _say(self, part: Callable[[VhostUser], None], patience_s: float = UNHURRIED_S) -> None:
         """Queue messages to the peer, sent by another thread; a failure goes to `_lost`."""
         if self._talk is None:
             return
         peer = self._talk.peer
 
         def say() -> None:
-            peer.begin(UNHURRIED_S)
+            peer.begin(patience_s)
             part(peer)
 
         # Input is now an answer, which the conversation's thread reads.
@@ -189,6 +191,8 @@ class VhostUserBackEnd(BackEnd):
             peer.set_log(self._memory.log_fd, self._memory.log_size)
             peer.set_features(self._agreed & self._offered | F_LOG_ALL)
         else:
+            if logged:
+                self._memory.note_log_gap(f"{self.source}: {NO_LOG}")
             peer.set_features(self._agreed & self._offered)
 
     @property
@@ -196,7 +200,7 @@ class VhostUserBackEnd(BackEnd):
         """Why the peer cannot log its writes; None when it can, or when there is none."""
         if self._talk is None or self._talk.peer.can_log:
             return None
-        return f"{self.source}: the back end cannot log what it writes"
+        return f"{self.source}: {NO_LOG}"
 
     def start_log(self) -> None:
         """Have the peer log its writes in the log's file; waits for it, a failure is its loss."""
@@ -224,7 +228,8 @@ class VhostUserBackEnd(BackEnd):
             for index, queue in rings.items():
                 peer.set_ring_address(index, queue.ring, logged and peer.can_log)
 
-        self._say(tell)
+        # Whoever starts the log waits for it, with the machine's lock.
+        self._say(tell, PATIENCE_S)
 
     def make_pair(self, setup: PairSetup) -> Pair:
         """A pair that the peer serves."""

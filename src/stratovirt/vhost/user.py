@@ -127,8 +127,8 @@ class VhostUser:
 
     def set_log(self, fd: int, size: int) -> None:
         """Send the file of the log; `set_features` with F_LOG_ALL has the peer use it."""
-        # Back ends answer this one anyway, each with what it likes.
-        self._ask(SET_LOG_BASE, struct.pack("<QQ", size, 0), size=8, fds=[fd])
+        # Back ends answer this one anyway, each with what it likes: DPDK with an empty message.
+        _close(self._ask(SET_LOG_BASE, struct.pack("<QQ", size, 0), size=None, fds=[fd])[1])
 
     def set_features(self, features: int) -> None:
         """Send the negotiated features."""
@@ -210,7 +210,7 @@ class VhostUser:
         return int.from_bytes(answer, "little")
 
     def _ask(
-        self, request: int, payload: bytes, *, size: int, fds: list[int] | None = None
+        self, request: int, payload: bytes, *, size: int | None, fds: list[int] | None = None
     ) -> tuple[bytes, list[int]]:
         self._send(request, payload, fds)
         return self._receive(request, size)
@@ -230,15 +230,17 @@ class VhostUser:
         if sent != len(message):
             raise VhostUserError(0, "the peer does not read")
 
-    def _receive(self, request: int, size: int) -> tuple[bytes, list[int]]:
+    def _receive(self, request: int, size: int | None) -> tuple[bytes, list[int]]:
+        """The answer to `request`, of `size` bytes or, without one, of any size."""
         head, fds = self._take(HEADER.size)
         try:
             kind, flags, length = HEADER.unpack(head)
             if kind != request or flags & VERSION_MASK != VERSION or not flags & REPLY:
                 raise VhostUserError(0, f"the peer's answer to request {request} is another's")
-            if length != size or length > LONGEST_ANSWER:
+            if size not in (None, length) or length > LONGEST_ANSWER:
+                wanted = f"not {size}" if size is not None else f"more than {LONGEST_ANSWER}"
                 raise VhostUserError(
-                    0, f"the peer's answer to request {request} has {length} bytes, not {size}"
+                    0, f"the peer's answer to request {request} has {length} bytes, {wanted}"
                 )
             body, more = self._take(length)
             fds += more

@@ -311,7 +311,7 @@ class KvmAccelerator(ABC):
         self._without_lock(VcpuThread.join)
 
     def close(self) -> None:
-        """Release the machine in the kernel; its threads have ended."""
+        """Forget the vCPUs, whose threads have ended; the last reference closes the machine."""
         self.vcpus.clear()
         if self._vfio_fd >= 0:
             os.close(self._vfio_fd)
