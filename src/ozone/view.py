@@ -93,6 +93,8 @@ def _view_of_package(exec_file: str, python: str) -> View:
         raise OzoneError(f"-exec_file {exec_file}: its {python} has no package stratovirt")
     executable, library, package, others = json.loads(done.stdout)
     shown = [(executable, executable), (library, library), (package, f"{PACKAGE}/stratovirt")]
+    # A folder may be in the path by two names: lib64 is a link to lib in some environments.
+    others = list({os.path.basename(path): path for path in others}.values())
     shown += [(path, f"{PACKAGE}/{os.path.basename(path)}") for path in others]
     # Extension modules of the library and of stratovirt lie there and nowhere else.
     folders = [f"{library}/lib-dynload", f"{package}/_native", *filter(os.path.isdir, others)]

@@ -213,6 +213,7 @@ class Vm:
                 detached=self.config.daemonize,
             )
             self.access.use(self._broker)
+        assert self.machine.board is not None
         lock_down(self.process, self.config, self.machine.board, self._broker)
         log.info("locked down: only the system calls of a running machine are allowed")
 

@@ -160,14 +160,31 @@ def test_a_packages_options_are_listed_without_a_machine(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("example")
-def test_a_locked_down_machine_lists_packages_that_it_does_not_use(
+def test_a_locked_down_machine_lists_the_packages_that_it_uses(
     start_board: Start, tmp_path: Path
 ) -> None:
-    start_board("-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    start_board("-device", "virtio-kv-device", "-qmp", f"unix:{tmp_path}/qmp,server,nowait")
     with QmpClient(tmp_path / "qmp") as client:
         check_listed(client)
         with pytest.raises(ExecuteError, match="unknown driver"):
             client.cmd("device_add", driver="virtio-kv-device", id="kv")
+
+
+@pytest.mark.needs_filter
+def test_a_package_that_a_locked_down_machine_does_not_use_cannot_end_it(
+    start_board: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Run in the machine or its broker, this leaves a trace in the folder.
+    mark = tmp_path / "it-ran"
+    add_package(tmp_path, monkeypatch, "virtio-odd", f"open({str(mark)!r}, 'w')\n1 / 0")
+    start_board("-qmp", f"unix:{tmp_path}/qmp,server,nowait")
+    with QmpClient(tmp_path / "qmp") as client:
+        for name in ("virtio-odd-device", "e1000"):
+            with pytest.raises(ExecuteError, match="unknown driver"):
+                client.cmd("device_add", driver=name, id="odd")
+        types = {entry["name"] for entry in client.cmd("qom-list-types", implements="device")}
+        assert "virtio-blk-pci" in types and client.cmd("query-status")["running"]
+    assert not mark.exists()
 
 
 @pytest.mark.usefixtures("example")
@@ -194,16 +211,24 @@ def test_a_mistake_names_what_the_package_allows() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "code, reason",
+    [
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("(", "SyntaxError: '(' was never closed (virtio_odd_module.py, line 1)"),
+    ],
+)
 def test_a_package_that_cannot_be_imported_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ) -> None:
-    add_package(tmp_path, monkeypatch, "virtio-odd", "import nowhere")
+    add_package(tmp_path, monkeypatch, "virtio-odd", code)
     done = run_to_end("-accel", "test", "-device", "virtio-odd-device")
     assert done.returncode == 1
     assert done.stderr == (
-        "stratovirt: -device: the driver module virtio_odd_module cannot be used: "
-        "No module named 'nowhere'\n"
+        f"stratovirt: -device: the driver module virtio_odd_module cannot be used: {reason}\n"
     )
+    assert "known are" in run_to_end("-accel", "test", "-device", "e1000").stderr
     assert "virtio-blk-device" in run_to_end("-help").stdout
 
 
@@ -246,3 +271,15 @@ def test_a_declared_system_call_does_not_widen_a_condition(
     board, _ = start_yielding(start_board)
     assert board.machine.wait() == 1
     assert b"no driver may widen them" in board.machine.errors
+
+
+@pytest.mark.needs_filter
+def test_a_declared_system_call_that_does_not_exist_is_one_line(
+    start_board: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_package(tmp_path, monkeypatch, "virtio-yield", YIELDING.format(calls='("no_such_call",)'))
+    board, _ = start_yielding(start_board)
+    assert board.machine.wait() == 1
+    assert b"-device virtio-yield-device: its driver declares the system call no_such_call" in (
+        board.machine.errors
+    )

@@ -235,6 +235,31 @@ def test_a_slot_goes_with_all_its_functions(start_board: Start, tmp_path: Path) 
             client.cmd("device_add", id="n", driver="virtio-net-pci", bus="port", addr="0.1")
 
 
+def test_a_console_device_behind_a_port_comes_out_and_its_peer_may_go_on_typing(
+    start_board: Start, tmp_path: Path
+) -> None:
+    qmp, hvc = tmp_path / "qmp", tmp_path / "hvc"
+    board = start_board(
+        "-qmp", f"unix:{qmp},server,nowait", *PORT,
+        "-device", "virtio-serial-pci,id=s,bus=port,addr=0",
+        "-chardev", f"socket,id=c,path={hvc},server,nowait", "-device", "virtconsole,chardev=c",
+        board="q35",
+    )  # fmt: skip
+    slot = Slot(board.cpu)
+    with QmpClient(qmp) as client, socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(hvc))
+        slot.control |= HOTPLUG_INTERRUPT
+        client.cmd("device_del", id="s")
+        slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
+        client.wait_event("DEVICE_DELETED")
+        peer.sendall(bytes(100_000))
+        assert client.cmd("query-status")["running"]
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(hvc))
+        peer.sendall(b"again")
+    assert board.machine.terminate() == 0
+
+
 def test_a_bus_reset_stops_the_devices_behind_it(start_board: Start) -> None:
     board = start_board(
         *PORT, "-object", "rng-random,id=r,filename=/dev/zero",

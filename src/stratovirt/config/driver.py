@@ -148,7 +148,7 @@ def over_mmio_and_pci(
     names = {MMIO: f"{stem}-device", PCI: f"{stem}-pci"}
     places: dict[str, tuple[type[Options], ...]] = {MMIO: (), PCI: (pci_place,)}
     sent: tuple[type[Options], ...] = () if issubclass(options, Sent) else (Sent,)
-    summary = (options.__doc__ or "").splitlines()[0].removesuffix(".")
+    summary = (options.__doc__ or "").partition("\n")[0].removesuffix(".")
 
     def driver(
         bus: str,

@@ -7,10 +7,6 @@ from stratovirt.config.kinds import Identifier, Integer, OnOff, PciAddress, Refe
 from stratovirt.config.net import Tap, VhostUser
 from stratovirt.config.options import Family, Options, opt
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 
 class HotPciPlace(Options):
     """Behind which root port."""

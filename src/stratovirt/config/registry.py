@@ -2,13 +2,15 @@
 
 The driver virtio-blk-pci is in virtio_blk_pci.py, virtio_blk.py or virtio.py, whichever there is.
 Another package names its module by an entry point of the group `stratovirt.devices`, whose own
-name is used like a file's name.  A module's drivers are its `DRIVERS`; it is imported when one of
-their names is met.  Entry points are read when a name is in no file, and for listings.
+name is used like a file's name; its drivers are for the command line, not for device_add.  A
+module's drivers are its `DRIVERS`; it is imported when one of their names is met.  Entry points
+are read when a name is in no file, and for listings.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 
 from stratovirt.config.errors import ConfigError
@@ -40,21 +42,27 @@ def installed() -> dict[str, str]:
     """The driver modules of other packages by the names of their entry points."""
     from importlib.metadata import entry_points
 
-    return {point.name.replace("-", "_"): point.module for point in entry_points(group=GROUP)}
+    points = entry_points(group=GROUP)
+    return {point.name.replace("-", "_"): point.value.partition(":")[0] for point in points}
 
 
 class Modules:
     """Modules of drivers by name, read once, when they are first asked for."""
 
     def __init__(self, read: Callable[[], dict[str, str]]) -> None:
-        self.read = read
+        self._read = read
         self._names: dict[str, str] | None = None
 
     def names(self) -> dict[str, str]:
         """The modules by name."""
         if self._names is None:
-            self._names = self.read()
+            self._names = self._read()
         return self._names
+
+    def keep_imported(self) -> None:
+        """From now on know the modules that are imported already: nobody's code may run later."""
+        names = self._names or {}
+        self._names = {name: module for name, module in names.items() if module in sys.modules}
 
     def find(self, driver: str) -> Driver | None:
         """The driver of this name; raises ConfigError for a module that cannot be imported."""
@@ -68,14 +76,18 @@ class Modules:
 
 
 BUILT_IN = Modules(_built_in)
+HOT = Modules(lambda: {name: BUILT_IN.names()[name] for name in _files(HOT_PACKAGE)})
+"""Those for device_add, which have a file in `hotplug` as well."""
 PLUG_INS = Modules(installed)
 
 
 def _drivers_of(module: str) -> tuple[Driver, ...]:
     try:
         found: tuple[Driver, ...] = import_module(module).DRIVERS
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"-device: the driver module {module} cannot be used: {error}") from error
+    except Exception as error:
+        # The module may be anybody's.
+        text = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"-device: the driver module {module} cannot be used: {text}") from error
     return found
 
 
@@ -85,14 +97,19 @@ def find(name: str) -> Driver | None:
 
 
 def hot_drivers() -> list[Driver]:
-    """This package's drivers for device_add, which are those with a file in `hotplug`."""
-    modules = [BUILT_IN.names()[name] for name in _files(HOT_PACKAGE)]
+    """The drivers for device_add."""
+    modules = HOT.names().values()
     return [driver for module in modules for driver in _drivers_of(module) if driver.is_hot]
+
+
+def built_in() -> list[Driver]:
+    """This package's drivers."""
+    return [driver for module in BUILT_IN.names().values() for driver in _drivers_of(module)]
 
 
 def drivers() -> list[Driver]:
     """All drivers; those of a package that cannot be imported are left out, with a warning."""
-    found = [driver for module in BUILT_IN.names().values() for driver in _drivers_of(module)]
+    found = built_in()
     known = {driver.name for driver in found}
     for module in PLUG_INS.names().values():
         try:
@@ -126,14 +143,14 @@ class AtRunTime(Family):
         """The options of all drivers, by each of the driver's names."""
         return {
             name: hot.options
-            for driver in drivers()
+            for driver in hot_drivers()
             if (hot := driver.hot) is not None
             for name in (*driver.aliases, driver.name)
         }
 
     def find(self, word: str) -> type[Options] | None:
         """The options of one driver; the others are not imported."""
-        driver = find(word)
+        driver = HOT.find(word)
         hot = driver.hot if driver is not None else None
         return hot.options if hot is not None else None
 

@@ -258,11 +258,6 @@ class Broker:
         is_package, fd = open_module(name)
         return {"is_package": is_package}, [fd]
 
-    def _plug_ins(self) -> Answer:
-        from stratovirt.config.registry import PLUG_INS
-
-        return {"modules": PLUG_INS.names()}, []
-
     def _commit(self) -> Answer:
         if self._kept is not None:
             self._kept.commit()
@@ -280,7 +275,6 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "monitors": Broker._monitors, "serve": Broker._serve, "seal": Broker._seal,
     "leave": Broker._leave, "open": Broker._open, "commit": Broker._commit,
     "discard": Broker._discard, "module": Broker._module, "answered": Broker._answered,
-    "plug-ins": Broker._plug_ins,
 }  # fmt: skip
 
 

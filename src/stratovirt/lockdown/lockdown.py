@@ -29,30 +29,23 @@ CODE_OF_MONITORS = (
 """Extension modules of QMP commands; Python modules come through the broker."""
 
 
-def lock_down(
-    process: Process, config: VmConfig, board: Board | None, broker: BrokerLine | None
-) -> None:
+def lock_down(process: Process, config: VmConfig, board: Board, broker: BrokerLine | None) -> None:
     """Load modules, open files and create rings for later use, and install the filter.
 
     Raises StratovirtError where the kernel has no seccomp filters.
     """
     calls: Calls = load(of_this_host().calls)
     _import(ALWAYS)
-    if board is not None:
-        _import(board.late_modules)
+    _import(board.late_modules)
     if config.monitors:
-        from stratovirt.config.registry import PLUG_INS, drivers, hot_drivers
+        from stratovirt.config.registry import PLUG_INS, hot_drivers
 
         _import(CODE_OF_MONITORS)
-        if board is None:
-            # A process without a machine is there to list what could be in one.
-            drivers()
-        else:
-            for driver in hot_drivers():
-                if driver.bus == board.bus:
-                    _import(driver.native)
-        if broker is not None:
-            PLUG_INS.read = lambda: broker.ask("plug-ins")[0]["modules"]
+        for driver in hot_drivers():
+            if driver.bus == board.bus:
+                _import(driver.native)
+        # A package's module may do anything when it is imported, which would end the machine.
+        PLUG_INS.keep_imported()
         _open_for_monitors()
     _make_rings(process, config, board)
     # Makes the C library read the host's time zone file now.
@@ -81,8 +74,8 @@ def _open_for_monitors() -> None:
         ) from error
 
 
-def _make_rings(process: Process, config: VmConfig, board: Board | None) -> None:
-    count = sum(device.rings for device in board.devices) if board else 0
+def _make_rings(process: Process, config: VmConfig, board: Board) -> None:
+    count = sum(device.rings for device in board.devices)
     count += sum(options.driver.rings for options in config.devices)
     if count:
         from stratovirt._native.block_engine import RING_ENTRIES
@@ -99,10 +92,18 @@ def _report(*what: object) -> None:
 def _install(config: VmConfig, calls: Calls, outputs: set[int]) -> None:
     from stratovirt._native.seccomp import Filter
 
+    allowed = calls.of(config.machine.type, config.accel or "kvm", outputs)
+    declared = _declared(config, allowed, calls.declined)
     try:
         rules = Filter()
-        allowed = calls.of(config.machine.type, config.accel or "kvm", outputs)
-        allowed |= dict.fromkeys(_declared(config, allowed, calls.declined), ANY)
+        for name, driver in declared.items():
+            try:
+                rules.allow(name, ())
+            except ValueError as error:
+                raise StratovirtError(
+                    f"-device {driver}: its driver declares the system call {name}, which does "
+                    "not exist"
+                ) from error
         for name, alternatives in allowed.items():
             for conditions in alternatives:
                 rules.allow(name, conditions)
@@ -120,9 +121,9 @@ def _install(config: VmConfig, calls: Calls, outputs: set[int]) -> None:
 
 def _declared(
     config: VmConfig, calls: dict[str, Alternatives], declined: dict[str, int]
-) -> list[str]:
-    """The calls that the devices' drivers declare beyond the list, each of which is logged."""
-    declared: list[str] = []
+) -> dict[str, str]:
+    """The calls that drivers declare beyond the list, with the driver; each is logged."""
+    declared: dict[str, str] = {}
     for driver in dict.fromkeys(options.driver for options in config.devices):
         for name in driver.calls:
             if name in declined or calls.get(name, ANY) != ANY:
@@ -134,5 +135,5 @@ def _declared(
                 log.Log(__name__).warn(
                     f"-device {driver.name}: the filter allows {name}, which its driver declares"
                 )
-                declared.append(name)
+                declared[name] = driver.name
     return declared

@@ -138,9 +138,9 @@ class Board(ABC):
 
     def driver_that_provides(self, bus: str) -> str:
         """The name of the driver whose device on this board provides `bus`."""
-        from stratovirt.config.registry import drivers
+        from stratovirt.config.registry import built_in
 
-        return next(d.name for d in drivers() if d.bus == self.bus and d.provides == bus)
+        return next(d.name for d in built_in() if d.bus == self.bus and d.provides == bus)
 
     @property
     def has_large_kernel(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.config.buses import PCI
 from stratovirt.config.driver import HotPlugged
 from stratovirt.config.errors import ConfigError
 from stratovirt.devices.device_host import DeviceHost
@@ -105,7 +106,7 @@ class PciHotPlug(HotPlug):
         return self.find(name)
 
     def _is_removable(self, options: Any) -> bool:
-        if "bus" not in options.fields or options.driver.provides:
+        if "bus" not in options.fields or options.driver.provides == PCI:
             return False
         return self._devices.bus(options) is not self._pci.root
 

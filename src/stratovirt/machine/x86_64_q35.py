@@ -48,6 +48,7 @@ class Q35(X8664Board):
             self.memory_space, self.port_space, layout.INTX_FIRST_GSI, accelerator.set_irq_level
         )
         self.pci_devices = PciDevices(self.pci, self.host, accelerator)
+        self.closing.callback(self._close_hot_plug)
         self.closing.callback(self.pci_devices.close)
         self._config_ports = ConfigPorts(self.pci, guest_reset)
         self.add_ports("pci-config", layout.CONFIG_PORTS, CONFIG_PORTS, self._config_ports)
@@ -83,7 +84,10 @@ class Q35(X8664Board):
             from stratovirt.machine.pci_hotplug import PciHotPlug
 
             self.hot_plug = PciHotPlug(self.host, self.pci, self.pci_devices)
-            self.closing.callback(self.hot_plug.close)
+
+    def _close_hot_plug(self) -> None:
+        if self.hot_plug is not None:
+            self.hot_plug.close()
 
     @property
     def devices(self) -> list[VirtioDevice]:
