@@ -5,7 +5,6 @@ import mmap
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.board.conftest import Board
 from tests.board.pci_driver import PciDriver
-from tests.board.test_vhost_user import options
+from tests.board.test_vhost_user import Peer, options
 from tests.machine_process import wait_until
 from tests.ring import DriverRing
 
@@ -31,7 +30,7 @@ USED, BUFFER = 0x30_0000, 0x40_0000
 ALL = VERSION_1 | F_PROTOCOL_FEATURES | F_LOG_ALL
 
 
-class BackEnd:
+class BackEnd(Peer):
     """Maps what it is given; `write` stores to guest memory and logs it, if it was told to."""
 
     def __init__(self, path: Path, offered: int = ALL, protocol: int = LOG_SHMFD | REPLY_ACK):
@@ -45,29 +44,19 @@ class BackEnd:
         self._log: mmap.mmap | None = None
         self._ram: mmap.mmap | None = None
         self._fds: list[int] = []
-        self.connection: socket.socket | None = None
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(1)
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__(path, None)
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.features, self.logged_rings, self.rings, self._log = 0, {}, 0, None
-            self.connection = connection
-            try:
-                while len(head := self._receive(12)) == 12:
-                    kind, flags, size = struct.unpack("<III", head)
-                    answer = self._take(kind, self._receive(size))
-                    if answer is not None or flags & NEED_REPLY:
-                        content = bytes(8) if answer is None else answer
-                        connection.sendall(struct.pack("<III", kind, 5, len(content)) + content)
-            except OSError:
-                continue
+    def _talk(self, connection: socket.socket) -> None:
+        self.features, self.logged_rings, self.rings, self._log = 0, {}, 0, None
+        try:
+            while len(head := self._receive(12)) == 12:
+                kind, flags, size = struct.unpack("<III", head)
+                answer = self._take(kind, self._receive(size))
+                if answer is not None or flags & NEED_REPLY:
+                    content = bytes(8) if answer is None else answer
+                    connection.sendall(struct.pack("<III", kind, 5, len(content)) + content)
+        except OSError:
+            return
 
     def _receive(self, size: int) -> bytes:
         assert self.connection is not None
@@ -119,13 +108,6 @@ class BackEnd:
             assert self._log is not None
             for page in range(gpa // PAGE, (gpa + len(content) - 1) // PAGE + 1):
                 self._log[page // 8] |= 1 << page % 8
-
-    def hang_up(self) -> None:
-        assert self.connection is not None
-        self.connection.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ choice, which may not widen what is opened.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -101,7 +103,7 @@ READERS = {
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(detail,))
-class Request(RequestFor["T"]):
+class Request(RequestFor["T"], ABC):
     """Base of the requests; see the module's text. `kind` is its name on the wire."""
 
     kind = ""
@@ -155,16 +157,16 @@ class Request(RequestFor["T"]):
             raise ValueError(f"{cls.kind!r} has the fields {', '.join(cls._fields) or 'none'}")
         return cls(**{name: READERS[cls._fields[name]](value) for name, value in fields.items()})
 
+    @abstractmethod
     def open(self, machine: str = "self", /) -> Opened:
         """Open it in this process, for the process `machine` of /proc.
 
         Raises StratovirtError and OSError.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def receive(self, opened: Opened) -> T:
         """The resource as the machine uses it, which owns the descriptors from now on."""
-        raise NotImplementedError
 
 
 class Named:
