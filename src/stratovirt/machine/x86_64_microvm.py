@@ -14,8 +14,8 @@ from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
 from stratovirt.devices.acpi_sleep import SleepController
 from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GedState, GenericEventDevice
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
-from stratovirt.devices.i8042 import PORTS, ResetController
 from stratovirt.devices.uart16550 import UartState
+from stratovirt.devices.x86_64_i8042 import PORTS, ResetController
 from stratovirt.machine import x86_64_microvm_layout as layout
 from stratovirt.machine.x86_64_board import X8664Board
 from stratovirt.machine.x86_64_microvm_tables import acpi_tables, mp_tables

@@ -9,7 +9,7 @@ from stratovirt.boot.x86_64_mptable import mp_table
 from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5
 from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
-from stratovirt.devices.i8042 import PULSE_RESET
+from stratovirt.devices.x86_64_i8042 import PULSE_RESET
 from stratovirt.machine import x86_64_microvm_layout as layout
 from stratovirt.machine.x86_64_board import NOTIFY_BUTTON_PRESSED
 

@@ -6,17 +6,18 @@ import os
 
 from stratovirt.boot import x86_64_linux
 from stratovirt.config.buses import PCI
-from stratovirt.devices.i8042 import PORTS as KEYBOARD_PORTS
-from stratovirt.devices.i8042 import ResetController
-from stratovirt.devices.ich9 import LpcBridge, Mch, PowerManagement
-from stratovirt.devices.rtc import PORTS as RTC_PORTS
-from stratovirt.devices.rtc import Rtc
+from stratovirt.devices.x86_64_i8042 import PORTS as KEYBOARD_PORTS
+from stratovirt.devices.x86_64_i8042 import ResetController
+from stratovirt.devices.x86_64_ich9 import LpcBridge, Mch, PowerManagement
+from stratovirt.devices.x86_64_rtc import PORTS as RTC_PORTS
+from stratovirt.devices.x86_64_rtc import Rtc
 from stratovirt.machine import x86_64_q35_layout as layout
 from stratovirt.machine.pci_devices import PciDevices
 from stratovirt.machine.x86_64_board import X8664Board
 from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
-from stratovirt.pci.host_bridge import PORTS as CONFIG_PORTS
-from stratovirt.pci.host_bridge import ConfigPorts, Ecam, PciHost
+from stratovirt.pci.host_bridge import Ecam, PciHost
+from stratovirt.pci.x86_64_config_ports import PORTS as CONFIG_PORTS
+from stratovirt.pci.x86_64_config_ports import ConfigPorts
 from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False

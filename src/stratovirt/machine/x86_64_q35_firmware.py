@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from stratovirt.devices.ich9 import Mch
+    from stratovirt.devices.x86_64_ich9 import Mch
     from stratovirt.machine.pci_devices import PciDevices
     from stratovirt.machine.x86_64_board import X8664Board
     from stratovirt.pci.host_bridge import PciHost

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from stratovirt.acpi import aml, pci, tables
 from stratovirt.acpi.x86_64_processors import madt
-from stratovirt.devices import rtc
-from stratovirt.devices.ich9 import SLEEP_TYPE_S5
+from stratovirt.devices.x86_64_ich9 import SLEEP_TYPE_S5
+from stratovirt.devices.x86_64_rtc import CENTURY
 from stratovirt.machine import x86_64_q35_layout as layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.devices.ich9 import Mch
+    from stratovirt.devices.x86_64_ich9 import Mch
     from stratovirt.machine.x86_64_board import X8664Board
 
 FULL_RESET = 0x0E
@@ -72,7 +72,7 @@ def acpi_tables(board: X8664Board, mch: Mch, address: int, limit: int) -> list[t
             pm=layout.PM_PORTS,
             reset_port=layout.RESET_PORT,
             reset_value=FULL_RESET,
-            century=rtc.CENTURY,
+            century=CENTURY,
         ),
         [
             madt(
