@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.guidebook import rows
 
-from stratovirt.config.kinds import OnOff
+from stratovirt.architectures import ARCHITECTURES
+from stratovirt.config.kinds import OnOff, size_text
 from stratovirt.config.options import REQUIRED, Family, Options
 from stratovirt.config.reference import (
     IGNORED,
@@ -67,6 +68,7 @@ def reference() -> str:
                     value = "on or off" if type(field.kind) is OnOff else field.kind.allowed
                     lines.append(f"| `{key}` | {cell(value)} | {default} | {cell(field.help)} |")
     lines += ["", f"## {IGNORED_TEXT}", "", ", ".join(f"`{flag}`" for flag in IGNORED)]
+    lines += boards()
     lines += [
         "",
         "## QMP commands",
@@ -86,6 +88,26 @@ def reference() -> str:
         arguments = ", ".join(f"{key} ({kind})" for key, kind in event.arguments.items())
         lines.append(f"| `{name}` | {arguments} | {event.help} |")
     return "\n".join(lines) + "\n"
+
+
+def boards() -> list[str]:
+    """The boards of all architectures, a row each."""
+    lines = [
+        "", "## Boards", "",
+        "| machine type | architecture | vCPUs at most | memory at most | virtio-mmio devices "
+        "| PCI | firmware | starts from a snapshot |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    said = {True: "yes", False: "no"}
+    for architecture in ARCHITECTURES:
+        for board in architecture.boards.values():
+            cells = (
+                f"`{board.name}`", architecture.name, board.vcpus_most, size_text(board.ram_most),
+                board.mmio_slots or "none", said[board.has_pci], said[board.has_flash],
+                said[board.can_restore],
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
 
 
 def answer(kind: Type) -> str:

@@ -1,7 +1,8 @@
-"""The table of architectures.
+"""The table of architectures and their boards.
 
 Whatever else differs between them stands in modules named after the architecture, which a row
-names and `load` imports.
+names and `load` imports.  What a row says itself is known before any of them is imported: option
+checks, help, QMP and the manual read it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,50 @@ if TYPE_CHECKING:
 
 TARGETS = ("x86_64", "aarch64")
 """QMP's SysEmuTarget: the names of the rows, and of one to come."""
+BOARDS_TO_COME = ("virt",)
+"""Machine types that are known and in no row yet."""
+DEFAULT_BOARD = "microvm"
+NO_BOARD = "none"
+"""The machine type without a board, on any architecture: it answers QMP only."""
+
+GIB = 1 << 30
+
+
+class BoardRow:
+    """One board: `name` is its machine type, `board` a `machine.board.Board`.
+
+    A board has at most `vcpus_most` vCPUs and `ram_most` bytes of memory.  `mmio_slots` is how
+    many virtio-mmio devices a command line can give it, `can_restore` whether it can start from
+    a snapshot.
+    """
+
+    __slots__ = (
+        "board",
+        "can_restore",
+        "has_flash",
+        "has_pci",
+        "mmio_slots",
+        "name",
+        "ram_most",
+        "vcpus_most",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        board: str,
+        *,
+        vcpus_most: int,
+        ram_most: int,
+        mmio_slots: int = 0,
+        has_pci: bool = False,
+        has_flash: bool = False,
+        can_restore: bool = False,
+    ) -> None:
+        self.name, self.board = name, board
+        self.vcpus_most, self.ram_most = vcpus_most, ram_most
+        self.mmio_slots, self.has_pci = mmio_slots, has_pci
+        self.has_flash, self.can_restore = has_flash, can_restore
 
 
 class Architecture:
@@ -24,7 +69,7 @@ class Architecture:
     `name` is what uname(2) and QMP say, `cpu_info` QMP's CpuInfoArch, `gic_versions` the versions
     of Arm's interrupt controller that guests can have.  `hardware_ids` is a function of -smp, the
     ids that the vCPUs have for the guest; `accelerator` is a `accel.kvm.machine.KvmAccelerator`,
-    each of `boards` (by machine type) a `machine.board.Board`, `calls` a `lockdown.calls.Calls`.
+    `calls` a `lockdown.calls.Calls`; `boards` are by machine type.
     """
 
     __slots__ = (
@@ -45,12 +90,13 @@ class Architecture:
         gic_versions: tuple[int, ...],
         hardware_ids: str,
         accelerator: str,
-        boards: dict[str, str],
+        boards: tuple[BoardRow, ...],
         calls: str,
     ) -> None:
         self.name, self.cpu_info, self.gic_versions = name, cpu_info, gic_versions
         self.hardware_ids, self.accelerator = hardware_ids, accelerator
-        self.boards, self.calls = boards, calls
+        self.boards = {board.name: board for board in boards}
+        self.calls = calls
 
 
 ARCHITECTURES = (
@@ -60,10 +106,25 @@ ARCHITECTURES = (
         gic_versions=(),
         hardware_ids="stratovirt.cpu.x86_64_topology:apic_ids",
         accelerator="stratovirt.accel.kvm.x86_64:X8664Accelerator",
-        boards={
-            "microvm": "stratovirt.machine.x86_64_microvm:Microvm",
-            "q35": "stratovirt.machine.x86_64_q35:Q35",
-        },
+        # vCPUs: an APIC id has eight bits and is neither the broadcast's nor the I/O APIC's.
+        boards=(
+            BoardRow(
+                "microvm",
+                "stratovirt.machine.x86_64_microvm:Microvm",
+                vcpus_most=254,
+                ram_most=512 * GIB,
+                mmio_slots=11,
+                can_restore=True,
+            ),
+            BoardRow(
+                "q35",
+                "stratovirt.machine.x86_64_q35:Q35",
+                vcpus_most=254,
+                ram_most=512 * GIB,
+                has_pci=True,
+                has_flash=True,
+            ),
+        ),
         calls="stratovirt.lockdown.x86_64_calls:CALLS",
     ),
 )
@@ -77,6 +138,11 @@ def of_this_host() -> Architecture:
             return architecture
     built = ", ".join(architecture.name for architecture in ARCHITECTURES)
     raise StratovirtError(f"this host's architecture is {host}; this version is built for {built}")
+
+
+def all_boards() -> list[BoardRow]:
+    """The boards of all architectures; a machine type may be there once for each."""
+    return [board for row in ARCHITECTURES for board in row.boards.values()]
 
 
 def load(value: str) -> Any:

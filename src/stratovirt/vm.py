@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 
 from stratovirt import __version__
+from stratovirt.architectures import NO_BOARD
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
 from stratovirt.host.access import HostAccess
@@ -100,7 +101,7 @@ class Vm:
             monitor = self._make_monitor(self, chardev, options.pretty)
             self.closing.callback(monitor.close)
             self._monitors.append(monitor)
-        if config.machine.type != "none":
+        if config.machine.type != NO_BOARD:
             if config.incoming is not None:
                 from stratovirt.snapshot.restore import Template
 
@@ -111,7 +112,7 @@ class Vm:
     @property
     def _is_locked_down(self) -> bool:
         """Whether this process is locked down before the guest runs."""
-        return self.config.seccomp and self.config.machine.type != "none"
+        return self.config.seccomp and self.config.machine.type != NO_BOARD
 
     def _open_monitors(self) -> Sequence[Chardev]:
         if self._broker is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.board.conftest import Board
 from tests.board.virtio_driver import BASE, DATA, SLOT_BYTES, BlkDriver
+from tests.machine_process import run_to_end
 
 Start = Callable[..., Board]
 RNG = ("-object", "rng-random,id=r,filename=/dev/zero", "-device")
@@ -83,11 +84,11 @@ def test_eleven_devices_fit_and_a_twelfth_is_a_mistake(start_board: Start, tmp_p
     last.start()
     offer(last, 8)
     last.wait()
-    machine = start_board(*eleven, "-device", "virtio-balloon-device").machine
-    assert machine.wait() == 1
-    assert machine.errors.decode().splitlines() == [
-        "stratovirt: -device virtio-balloon-device: microvm has 11 virtio slots and all are taken"
-    ]
+    done = run_to_end("-kernel", "x", *eleven, "-device", "virtio-balloon-device")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "stratovirt: -device virtio-balloon-device: microvm has 11 virtio slots and all are taken\n"
+    )
 
 
 def test_a_source_that_cannot_be_read_breaks_its_device_and_no_other(start_board: Start) -> None:

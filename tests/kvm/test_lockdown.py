@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 import stratovirt
+from stratovirt.architectures import BoardRow, load, of_this_host
 from stratovirt.block.image_files import ImageRequest
 from stratovirt.host.request import Request
-from stratovirt.lockdown.x86_64_calls import CALLS
+from stratovirt.lockdown.calls import Calls
 from stratovirt.net.tap_queues import TapRequest
 from stratovirt.net.vhost_net import VhostNetRequest
 from stratovirt.runtime.sockets import TcpRequest, UnixRequest
@@ -200,9 +201,10 @@ def test_threads_work_on(tmp_path: Path) -> None:
     assert attack(tmp_path, code).stdout == "thread x"
 
 
-@pytest.mark.parametrize("board", CALLS.boards)
-def test_there_are_no_more_calls_than_the_guidebook_has(board: str) -> None:
-    assert len(CALLS.boards[board]) <= MOST_CALLS[board]
+@pytest.mark.parametrize("board", of_this_host().boards.values(), ids=lambda board: board.name)
+def test_there_are_no_more_calls_than_the_guidebook_has(board: BoardRow) -> None:
+    calls: Calls = load(of_this_host().calls)
+    assert len(calls.of(board, "kvm", ())) <= MOST_CALLS[board.name]
 
 
 REQUESTS: dict[str, Request[Any]] = {

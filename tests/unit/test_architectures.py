@@ -6,16 +6,27 @@ import inspect
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import stratovirt
 from stratovirt.accel.kvm.machine import KvmAccelerator
-from stratovirt.architectures import ARCHITECTURES, TARGETS, Architecture, load, of_this_host
-from stratovirt.config.machine import Smp
+from stratovirt.architectures import (
+    ARCHITECTURES,
+    TARGETS,
+    Architecture,
+    BoardRow,
+    load,
+    of_this_host,
+)
+from stratovirt.config.command_line import parse_command_line
+from stratovirt.config.errors import ConfigError
+from stratovirt.config.machine import Machine, Smp
 from stratovirt.lockdown.calls import Calls
 from stratovirt.machine.board import Board
+from stratovirt.machine.x86_64_microvm_layout import VIRTIO_SLOTS
 
 PACKAGE = Path(stratovirt.__file__).parent
 SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".h")
@@ -34,16 +45,63 @@ def test_only_files_named_after_an_architecture_and_the_table_speak_of_one() -> 
 def test_a_row_names_what_it_says(row: Architecture) -> None:
     accelerator = load(row.accelerator)
     assert issubclass(accelerator, KvmAccelerator) and not inspect.isabstract(accelerator)
-    for value in row.boards.values():
-        board = load(value)
+    for board_row in row.boards.values():
+        board = load(board_row.board)
         assert issubclass(board, Board) and not inspect.isabstract(board)
-    calls = load(row.calls)
-    assert isinstance(calls, Calls)
-    assert calls.boards.keys() == row.boards.keys()
+        assert row.name in board_row.board
+    assert isinstance(load(row.calls), Calls)
     assert len(load(row.hardware_ids)(Smp.parse("3"))) == 3
-    for value in (row.hardware_ids, row.accelerator, row.calls, *row.boards.values()):
+    for value in (row.hardware_ids, row.accelerator, row.calls):
         assert row.name in value
     assert row.name in TARGETS
+
+
+def test_microvms_slots_are_those_of_its_map() -> None:
+    assert ARCHITECTURES[0].boards["microvm"].mmio_slots == VIRTIO_SLOTS
+
+
+SMALL = BoardRow("small", "", vcpus_most=2, ram_most=1 << 29, has_flash=True, mmio_slots=1)
+"""A board that differs from those there are in each fact."""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("-smp 3", "-smp 3: small has at most 2 vCPUs"),
+        ("-m 513", "-m 513M: small has at most 512M of memory"),
+        ("-drive if=pflash,unit=0,file=f", None),
+        ("-device virtio-balloon-device", None),
+        ("-device virtio-balloon-pci,bus=pcie.0,addr=1", "-device virtio-balloon-pci: small has no "
+         "PCI bus; use virtio-balloon-device"),
+        ("-device virtio-rng-device,rng=r -device virtio-balloon-device -object "
+         "rng-random,id=r,filename=/dev/zero", "-device virtio-balloon-device: small has 1 virtio "
+         "slots and all are taken"),
+        ("-incoming file:x", "-incoming file:x: only microvm can be restored yet"),
+    ],
+)  # fmt: skip
+def test_a_boards_row_is_all_that_the_option_checks_know_of_it(
+    monkeypatch: pytest.MonkeyPatch, options: str, message: str | None
+) -> None:
+    monkeypatch.setattr(Machine.fields["type"].kind, "words", ("small",))
+    monkeypatch.setitem(of_this_host().boards, "small", SMALL)
+    argv = ["-machine", "small", "-kernel", "k", *options.split()]
+    with pytest.raises(ConfigError) if message else nullcontext() as refused:
+        parse_command_line(argv)
+    assert message is None or str(refused and refused.value) == message
+
+
+def test_another_architectures_board_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Architecture(
+        "elsewhere", cpu_info="", gic_versions=(), hardware_ids="", accelerator="", calls="",
+        boards=(SMALL,),
+    )  # fmt: skip
+    monkeypatch.setattr(Machine.fields["type"].kind, "words", ("small",))
+    monkeypatch.setattr("stratovirt.config.board_check.ARCHITECTURES", (of_this_host(), there))
+    with pytest.raises(ConfigError) as refused:
+        parse_command_line(["-machine", "small", "-kernel", "k"])
+    assert str(refused.value) == (
+        "-machine small: this version has the boards microvm and q35; small is a board of elsewhere"
+    )
 
 
 def test_this_host_has_a_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.architectures import NO_BOARD
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.keyval import shown
 from stratovirt.config.kinds import SOCKET_PATH_LONGEST, Identifier, PathName
@@ -297,7 +298,7 @@ def _check(config: VmConfig) -> None:
         from stratovirt.config.numa_check import check_numa
 
         check_numa(config)
-    if config.machine.type != "none":
+    if config.machine.type != NO_BOARD:
         from stratovirt.config.board_check import check_board
 
         check_board(config)

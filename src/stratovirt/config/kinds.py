@@ -282,9 +282,18 @@ class Choice(Kind["str"]):
 
 def one_of(words: Sequence[str]) -> str:
     """``a``, ``a or b``, ``a, b or c``."""
+    return _joined(words, "or")
+
+
+def all_of(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return _joined(words, "and")
+
+
+def _joined(words: Sequence[str], last: str) -> str:
     if len(words) == 1:
         return words[0]
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 class MacAddress(Kind["bytes"]):

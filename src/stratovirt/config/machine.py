@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from stratovirt.architectures import BOARDS_TO_COME, DEFAULT_BOARD, NO_BOARD, all_boards
 from stratovirt.config.kinds import Choice, Integer, Kind, OnOff, PathName, Size, Text
 from stratovirt.config.options import Options, opt
 
@@ -11,9 +12,10 @@ MIB = 1 << 20
 GIB = 1 << 30
 RAM_GRAIN = 8192
 """QEMU rounds -m up to this."""
-MAX_VCPUS = 254
-"""The guidebook's limit: eight-bit APIC ids without the broadcast id and the IOAPIC's."""
-
+MAX_VCPUS = max(board.vcpus_most for board in all_boards())
+RAM_MOST = max(board.ram_most for board in all_boards())
+"""The largest board's; what the chosen board has at most is checked with the board."""
+MACHINE_TYPES = sorted({NO_BOARD, *BOARDS_TO_COME, *(board.name for board in all_boards())})
 
 COMMAND_LINE_LONGEST = 65535
 """More than any kernel takes; what this one takes is checked when it is loaded."""
@@ -51,8 +53,8 @@ class Machine(Options, flag="-machine", first="type"):
     """The machine type and its properties."""
 
     type: str = opt(
-        Choice("microvm", "none", "q35", "virt"),
-        default="microvm",
+        Choice(*MACHINE_TYPES),
+        default=DEFAULT_BOARD,
         help="the board; none answers QMP only",
     )
     dump_guest_core: bool = opt(OnOff(), default=True, help="keep guest memory in core dumps")
@@ -140,7 +142,7 @@ class Memory(Options, flag="-m", first="size"):
     """Guest memory."""
 
     size: int = opt(
-        Size(256 * MIB, 512 * GIB, grain=RAM_GRAIN),
+        Size(256 * MIB, RAM_MOST, grain=RAM_GRAIN),
         default=256 * MIB,
         help="size of guest memory; M when no unit is given, rounded up to 8 KiB",
     )

@@ -157,4 +157,4 @@ class AtRunTime(Family):
 
 DRIVERS = AtStart("-device", key="driver", noun="driver")
 HOT_DRIVERS = AtRunTime("device_add", key="driver", noun="driver")
-"""device_add's drivers: hot-replace slots of microvm, root ports of q35."""
+"""device_add's drivers: for hot-replace slots and root ports."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.architectures import NO_BOARD
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.kinds import Reference
 from stratovirt.config.machine import Machine, Memory, Smp
@@ -94,7 +95,7 @@ class VmConfig:
         from stratovirt.config.buses import VIRTIO_SERIAL
 
         has_console = any(device.driver.bus == VIRTIO_SERIAL for device in self.devices)
-        is_led = self.machine.type == "none" or self.accel == "test"
+        is_led = self.machine.type == NO_BOARD or self.accel == "test"
         return not (self.serial or self.monitors or has_console or is_led)
 
     @property
@@ -112,7 +113,7 @@ class VmConfig:
         self._check_accel()
         self._check_references()
         self._check_standard_streams()
-        if self.machine.type == "none":
+        if self.machine.type == NO_BOARD:
             self._check_no_machine()
         else:
             self._check_board()
@@ -149,15 +150,6 @@ class VmConfig:
             for flag, value in (("-initrd", self.initrd), ("-append", self.append)):
                 if value:
                     raise ConfigError(f"{flag} {value}: needs -kernel PATH")
-            if self.accel == "kvm" and self.machine.type == "microvm" and not self.incoming:
-                raise ConfigError(
-                    "-kernel is missing: microvm boots a kernel given by -kernel PATH"
-                )
-            if self.accel == "kvm" and self.machine.type == "q35" and not self.flashes:
-                raise ConfigError(
-                    "-machine q35: nothing to boot; give -kernel PATH or "
-                    "firmware by -drive if=pflash,unit=0,file=PATH"
-                )
         names: set[str] = set()
         for device in self.devices:
             if device.id is not None and device.id in names:

@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from stratovirt.architectures import BoardRow
+
     Condition = tuple[int, int, int]
     """Argument index, mask and value: the argument's bits under the mask equal the value."""
     Alternatives = list[list[Condition]]
@@ -49,31 +51,33 @@ def requests(*groups: tuple[int, ...]) -> Alternatives:
 
 
 class Calls:
-    """The calls of an architecture: lists by machine type, and what some calls have besides.
+    """The calls of an architecture: those of every board, and what some boards have besides.
 
-    `test_accelerator` are further calls of the test accelerator, `preferred` the most frequent
-    calls, which the filter compares first, `declined` calls that fail with an errno.
+    `pci` are further calls, or wider ones, of a board with PCI, `test_accelerator` of the test
+    accelerator; `preferred` are the most frequent calls, which the filter compares first,
+    `declined` calls that fail with an errno.
     """
 
-    __slots__ = ("boards", "declined", "preferred", "test_accelerator")
+    __slots__ = ("_every_board", "_pci", "_test_accelerator", "declined", "preferred")
 
     def __init__(
         self,
         *,
-        boards: dict[str, dict[str, Alternatives]],
+        every_board: dict[str, Alternatives],
+        pci: dict[str, Alternatives],
         test_accelerator: dict[str, Alternatives],
         preferred: tuple[str, ...],
         declined: dict[str, int],
     ) -> None:
-        self.boards = boards
-        self.test_accelerator = test_accelerator
+        self._every_board, self._pci = every_board, pci
+        self._test_accelerator = test_accelerator
         self.preferred = preferred
         self.declined = declined
 
-    def of(self, board: str, accel: str, outputs: Iterable[int]) -> dict[str, Alternatives]:
+    def of(self, board: BoardRow, accel: str, outputs: Iterable[int]) -> dict[str, Alternatives]:
         """The calls of this process; `outputs` are log-like descriptors, barred from fallocate."""
-        calls = dict(self.boards[board])
+        calls = self._every_board | (self._pci if board.has_pci else {})
         calls["fallocate"] = any_but(0, outputs, DESCRIPTOR_BITS)
         if accel == "test":
-            calls |= self.test_accelerator
+            calls |= self._test_accelerator
         return calls

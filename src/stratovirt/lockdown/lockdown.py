@@ -92,7 +92,8 @@ def _report(*what: object) -> None:
 def _install(config: VmConfig, calls: Calls, outputs: set[int]) -> None:
     from stratovirt._native.seccomp import Filter
 
-    allowed = calls.of(config.machine.type, config.accel or "kvm", outputs)
+    row = of_this_host().boards[config.machine.type]
+    allowed = calls.of(row, config.accel or "kvm", outputs)
     declared = _declared(config, allowed, calls.declined)
     try:
         rules = Filter()

@@ -1,4 +1,4 @@
-"""The system calls allowed to a running machine, by board, each group with its purpose.
+"""The system calls allowed to a running machine, each group with its purpose.
 
 Measured with `make seccomp-trace` and reviewed; the guidebook's upper limit is in its chapter 4.
 Any other call ends the process.
@@ -24,7 +24,7 @@ SIGNAL_BITS = 7
 KVM = (*numbers.KVM, *x86_64_kvm.IOCTLS, *x86_64_kvm_state.IOCTLS)
 
 
-MICROVM: dict[str, Alternatives] = {
+EVERY_BOARD: dict[str, Alternatives] = {
     # vCPUs, devices of the kernel, taps, the terminal
     "ioctl": requests(
         KVM, numbers.VHOST, numbers.TAP, numbers.FILES, numbers.TERMINAL
@@ -62,14 +62,15 @@ MICROVM: dict[str, Alternatives] = {
     "getrandom": ANY,
 }  # fmt: skip
 
-Q35: dict[str, Alternatives] = MICROVM | {
+PCI: dict[str, Alternatives] = {
     "ioctl": requests(
         KVM, numbers.VHOST, numbers.TAP, numbers.VFIO, numbers.FILES, numbers.TERMINAL
     ),
 }
 
 CALLS = Calls(
-    boards={"microvm": MICROVM, "q35": Q35},
+    every_board=EVERY_BOARD,
+    pci=PCI,
     # It talks to its client on a socket.
     test_accelerator={"recvfrom": ANY, "sendto": ANY},
     preferred=(

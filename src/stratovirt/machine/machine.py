@@ -175,7 +175,7 @@ class Machine:
         return self._config.name is not None and self._config.name.debug_threads
 
     def _make_board(self, context: BoardContext) -> Board:
-        board: Board = load(self.architecture.boards[self._config.machine.type])(context)
+        board: Board = load(self.architecture.boards[self._config.machine.type].board)(context)
         return board
 
     def pause(self) -> None:

@@ -7,7 +7,6 @@ import os
 from stratovirt.acpi.vmgenid import BYTES as GENERATION_ID_BYTES
 from stratovirt.boot import x86_64_linux
 from stratovirt.config.buses import MMIO
-from stratovirt.config.errors import ConfigError
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
@@ -169,11 +168,6 @@ class Microvm(X8664Board):
         """
         devices: list[Any] = self.config.devices
         virtio = [options for options in devices if options.driver.bus == MMIO]
-        if len(virtio) > layout.VIRTIO_SLOTS:
-            raise ConfigError(
-                f"{virtio[layout.VIRTIO_SLOTS].flag}: microvm has {layout.VIRTIO_SLOTS} virtio "
-                "slots and all are taken"
-            )
         if with_hot_replace:
             from stratovirt.machine.hot_replace import HotReplace
 

@@ -48,7 +48,7 @@ class Template:
                 os.close(folder_fd)
 
     def _read_board(self, machine_type: str) -> State:
-        board: type[Board] = load(of_this_host().boards[machine_type])
+        board: type[Board] = load(of_this_host().boards[machine_type].board)
         return board.state_type.from_json(self._machine.board, "board")
 
     def _open_memory(self, folder_fd: int, config: VmConfig) -> int:

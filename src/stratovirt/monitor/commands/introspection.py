@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.architectures import DEFAULT_BOARD, NO_BOARD
 from stratovirt.config.kinds import Text
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.commands.machine import ARCHITECTURE
@@ -100,21 +101,24 @@ def query_target(session: Session, _arguments: NoArguments) -> object:
 @command("query-machines", answer=ListOf(MACHINE_INFO))
 def query_machines(session: Session, _arguments: NoArguments) -> object:
     """List the boards that -machine can build."""
-    from stratovirt.config.board_check import BUILT_BOARDS
-    from stratovirt.config.machine import MAX_VCPUS
-
-    return [
-        {
-            "name": name,
-            "is-default": name == "microvm",
-            "cpu-max": 1 if name == "none" else MAX_VCPUS,
-            "hotpluggable-cpus": False,
-            "numa-mem-supported": False,
-            "deprecated": False,
-        }
-        | ({} if name == "none" else {"default-cpu-type": f"host-{session.vm.machine.target}-cpu"})
-        for name in BUILT_BOARDS
+    architecture = session.vm.machine.architecture
+    cpu_type = {"default-cpu-type": f"host-{architecture.name}-cpu"}
+    found = [
+        _machine_info(board.name, board.vcpus_most) | cpu_type
+        for board in architecture.boards.values()
     ]
+    return [*found, _machine_info(NO_BOARD, 1)]
+
+
+def _machine_info(name: str, vcpus_most: int) -> dict[str, object]:
+    return {
+        "name": name,
+        "is-default": name == DEFAULT_BOARD,
+        "cpu-max": vcpus_most,
+        "hotpluggable-cpus": False,
+        "numa-mem-supported": False,
+        "deprecated": False,
+    }
 
 
 @command("query-cpu-definitions", answer=ListOf(CPU_DEFINITION))

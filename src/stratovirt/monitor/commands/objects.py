@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.architectures import NO_BOARD
 from stratovirt.config.kinds import OnOff, Text
 from stratovirt.config.options import Options, opt
 from stratovirt.monitor.registry import command
@@ -10,6 +11,7 @@ from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from stratovirt.architectures import Architecture
     from stratovirt.monitor.session import Session
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.vm import Vm
@@ -49,9 +51,8 @@ class PropertyArguments(PathArguments):
     property: str = opt(Text("the name of a property", 128), help="name of the property")
 
 
-def concrete_types(target: str) -> dict[str, tuple[str, type[Options] | None]]:
+def concrete_types(architecture: Architecture) -> dict[str, tuple[str, type[Options] | None]]:
     """(parent, definition) of every type that can be instantiated."""
-    from stratovirt.config.board_check import BUILT_BOARDS
     from stratovirt.config.machine import Cpu, Machine
     from stratovirt.config.objects import OBJECTS
     from stratovirt.config.registry import DRIVERS
@@ -59,8 +60,9 @@ def concrete_types(target: str) -> dict[str, tuple[str, type[Options] | None]]:
     types: dict[str, tuple[str, type[Options] | None]] = {}
     types |= {name: ("device", driver) for name, driver in DRIVERS.variants.items()}
     types |= {name: ("object", thing) for name, thing in OBJECTS.variants.items()}
-    types |= {f"{board}-machine": ("machine", Machine) for board in BUILT_BOARDS}
-    types[f"host-{target}-cpu"] = ("cpu", Cpu)
+    boards = [*architecture.boards, NO_BOARD]
+    types |= {f"{board}-machine": ("machine", Machine) for board in boards}
+    types[f"host-{architecture.name}-cpu"] = ("cpu", Cpu)
     return types
 
 
@@ -82,7 +84,7 @@ def qom_list_types(session: Session, arguments: TypesArguments) -> object:
         ]
     found += [
         {"name": name, "parent": parent}
-        for name, (parent, _) in concrete_types(session.vm.machine.target).items()
+        for name, (parent, _) in concrete_types(session.vm.machine.architecture).items()
         if arguments.implements in (None, name) or _is_below(parent, str(arguments.implements))
     ]
     return found
@@ -101,7 +103,7 @@ def qom_list_properties(session: Session, arguments: TypeArguments) -> object:
 
 
 def _properties(session: Session, name: str) -> object:
-    types = concrete_types(session.vm.machine.target)
+    types = concrete_types(session.vm.machine.architecture)
     if name not in types:
         raise QmpError(f"Class '{name}' not found", "DeviceNotFound")
     definition = types[name][1]
