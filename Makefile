@@ -34,6 +34,7 @@ lint: build check-guidebook
 	@.venv/bin/ruff format --check -q $(SOURCES)
 	@.venv/bin/mypy src/stratovirt src/stratovirt_lab src/ozone tests tools bench examples/kv
 	@mkdir -p build; .venv/bin/lint-imports --no-logo --no-cache layers.ini >$(LAYERS) || { cat $(LAYERS); false; }
+	@$(PY) -m tools.native_imports
 	@$(PY) -m tools.generate_docs --check
 
 docs: build

@@ -23,6 +23,7 @@ from stratovirt.vm import Vm
 from tests.payload import SPIN, write_kernel
 
 MACHINES, WARM_UP = 200, 20
+MACHINES_OF_A_PROCESS = 8
 PATIENCE_S = 10.0
 FAILS = "--fails"
 
@@ -48,7 +49,7 @@ def options(folder: Path) -> list[str]:
         "-drive", f"id=d,file={folder}/disk,direct=off",
         "-chardev", f"socket,id=s,path={folder}/serial,server,nowait", "-serial", "chardev:s",
         "-chardev", f"socket,id=k,path={folder}/console,server,nowait",
-        "-qmp", f"unix:{folder}/qmp,server,nowait",
+        "-qmp", f"unix:{folder}/qmp,server,nowait", "-D", f"{folder}/log",
     ]  # fmt: skip
 
 
@@ -148,6 +149,14 @@ def _objects() -> Counter[str]:
     return Counter(name for name in names if name.startswith("stratovirt."))
 
 
+def _open_process(argv: list[str]) -> Process:
+    """A Process with log and trace events."""
+    process = Process()
+    process.open_log(parse_command_line(argv).log_file, to_stderr=False)
+    process.tracing.set_state("vm_status", enable=True)
+    return process
+
+
 def _run_one(process: Process, argv: list[str], *, fails: bool) -> None:
     """Make a machine, let it run for a moment and close it."""
     vm = Vm(process, parse_command_line(argv), _make_monitor)
@@ -186,7 +195,7 @@ def main() -> None:
     """Make and close the machines; print the counts after the first few and after all."""
     fails = sys.argv[1] == FAILS
     argv = sys.argv[2 if fails else 1 :]
-    process = Process()
+    process = _open_process(argv)
     for number in range(1, MACHINES + 1):
         _run_with_client(process, argv, fails=fails)
         if number in (WARM_UP, MACHINES):
@@ -199,6 +208,9 @@ def main() -> None:
                 "objects": _objects(),
             }
             print(json.dumps(counts), flush=True)
+        if number % MACHINES_OF_A_PROCESS == 0:
+            process.close()
+            process = _open_process(argv)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.guidebook import rows
 
+from stratovirt._native.trace_events import EVENTS as TRACE_EVENTS
 from stratovirt.architectures import ARCHITECTURES
 from stratovirt.config.kinds import OnOff, size_text
 from stratovirt.config.options import REQUIRED, Family, Options
@@ -25,7 +26,6 @@ from stratovirt.monitor import commands  # noqa: F401  (registers them)
 from stratovirt.monitor.registry import COMMANDS
 from stratovirt.monitor.schema import EVENTS, ListOf, Struct, Type
 from stratovirt.monitor.schema_listing import arguments_struct
-from stratovirt.runtime.trace_events import EVENTS as TRACE_EVENTS
 from tools import rooms
 
 ROOT = Path(__file__).resolve().parents[1]

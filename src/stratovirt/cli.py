@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.runtime.daemon import Daemon
     from stratovirt.runtime.process import Process
+    from stratovirt.runtime.trace import Tracing
     from stratovirt.vm import Monitor, Vm
 
 EXIT_FAILED = 1
@@ -58,6 +59,8 @@ def run(argv: list[str]) -> int:
         # Nothing a user or a guest does should come here, and if it does it is one line as well.
         _report_bug(error)
         return EXIT_FAILED
+    finally:
+        process.close()
 
 
 def _host_error(error: OSError) -> str:
@@ -112,16 +115,15 @@ def _run_machine(process: Process, argv: list[str]) -> int:
 
 
 def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
-    from stratovirt.runtime import log
-
     _raise_descriptor_limit()
     try:
-        process.open_log(config.log_file, to_stderr=config.log_to_stderr)
+        sink = process.open_log(config.log_file, to_stderr=config.log_to_stderr)
     except ValueError as error:
         raise StratovirtError(str(error)) from error
     except OSError as error:
         raise StratovirtError(f"-D {config.log_file}: cannot open: {error.strerror}") from error
-    _enable_trace_events(config)
+    if config.trace_events or sink.traces_all:
+        _enable_trace_events(process.tracing, config)
 
     from stratovirt.vm import Vm
 
@@ -136,7 +138,9 @@ def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
         vm.build()
         vm.open()
         if config.is_silent:
-            log.notice("this machine is silent: it has no -serial, no monitor and no virtconsole")
+            from stratovirt.runtime.log import notice
+
+            notice("this machine is silent: it has no -serial, no monitor and no virtconsole")
         if daemon is not None:
             daemon.leave_streams()
         vm.start()
@@ -146,8 +150,8 @@ def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
     finally:
         vm.close()
         process.cleanup.run_all()
-    if status and log.last_error():
-        print(f"stratovirt: {one_line(log.last_error())}", file=sys.stderr)
+    if status and sink.unseen_error:
+        print(f"stratovirt: {one_line(sink.unseen_error)}", file=sys.stderr)
     return status
 
 
@@ -157,16 +161,11 @@ def _make_monitor(vm: Vm, chardev: Chardev, pretty: bool) -> Monitor:
     return open_session(vm, chardev, pretty=pretty)
 
 
-def _enable_trace_events(config: VmConfig) -> None:
-    from stratovirt.runtime import log
-
-    if config.trace_events or log.traces_all():
-        from stratovirt.runtime import trace
-
-        for path in config.trace_events:
-            trace.enable_from(path)
-        if not config.trace_events and config.wants_log:
-            trace.set_state("*", enable=True)
+def _enable_trace_events(tracing: Tracing, config: VmConfig) -> None:
+    for path in config.trace_events:
+        tracing.enable_from(path)
+    if not config.trace_events and config.wants_log:
+        tracing.set_state("*", enable=True)
 
 
 def _report(daemon: Daemon, *, runs: bool) -> None:

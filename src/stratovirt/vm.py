@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 
 from stratovirt import __version__
+from stratovirt._native.trace_events import QMP_EVENT, VM_STATUS
 from stratovirt.architectures import NO_BOARD
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
@@ -15,7 +16,6 @@ from stratovirt.machine.machine import Machine
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.signals import ENDING
-from stratovirt.runtime.trace_events import QMP_EVENT, VM_STATUS
 from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False

@@ -23,7 +23,6 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt.host.access import HostAccess
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.net.back_end import BackEnd, TapBackEnd
-    from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
@@ -168,7 +167,7 @@ class Bench:
 
 bench = Bench()
 os.environ["STRATOVIRT_LOG_LEVEL"] = "error"
-log.configure(None, to_stderr=False)
+process.open_log(None, to_stderr=False)
 
 
 def bring_up(features: int) -> None:

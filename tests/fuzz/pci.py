@@ -24,7 +24,6 @@ with atheris.instrument_imports(
     from stratovirt.host.access import HostAccess
     from stratovirt.machine.board import BoardContext
     from stratovirt.machine.x86_64_q35 import Q35
-    from stratovirt.runtime import log
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
 
@@ -58,7 +57,8 @@ def _no_chardev(name: str) -> Any:
 
 def make_board() -> Q35:
     """A board whose processor is this program."""
-    log.configure(None, to_stderr=False)
+    process = Process()
+    process.open_log(None, to_stderr=False)
     config = parse_command_line(ARGV)
     lock = _thread.RLock()
     loop = Loop(lock)
@@ -67,7 +67,7 @@ def make_board() -> Q35:
         listener.listen(1)
         accelerator = TestAccelerator(loop, lock, f"{scratch}/cpu")
     host = DeviceHost(
-        process=Process(),
+        process=process,
         config=config,
         loop=loop,
         clock=accelerator.clock,

@@ -14,7 +14,6 @@ with atheris.instrument_imports(include=["stratovirt.monitor", "stratovirt.confi
     from stratovirt.monitor.open import open_session
     from stratovirt.monitor.registry import COMMANDS
     from stratovirt.monitor.schema_listing import arguments_struct
-    from stratovirt.runtime import log
     from stratovirt.runtime.process import Process
     from stratovirt.vm import Vm
 
@@ -68,7 +67,7 @@ session = open_session(vm, wire)
 session._limit = RateLimit(1 << 40, 1, 1 << 40)
 session._connected()
 os.environ["STRATOVIRT_LOG_LEVEL"] = "error"
-log.configure(None, to_stderr=False)
+vm.process.open_log(None, to_stderr=False)
 
 
 def one_input(content: bytes) -> None:

@@ -27,7 +27,6 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.host.access import HostAccess
     from stratovirt.machine.board import BoardContext
     from stratovirt.machine.x86_64_microvm import BoardState, Microvm
-    from stratovirt.runtime import log
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
@@ -171,6 +170,6 @@ def restore(text: bytes) -> None:
 
 
 if __name__ == "__main__":
-    log.configure(None, to_stderr=False)
+    process.open_log(None, to_stderr=False)
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from qemu.qmp.qmp_client import ExecuteError
 
-from stratovirt.runtime.trace_events import EVENTS
+from stratovirt._native.trace_events import EVENTS
 from tests.machine_process import MachineProcess, QmpClient, run_to_end
 from tests.payload import BUSY, POWER_OFF, SPIN, say, write_kernel
 

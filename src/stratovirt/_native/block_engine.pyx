@@ -25,7 +25,7 @@ from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.uring cimport Uring
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
 
-from stratovirt.runtime import trace_events
+from stratovirt._native import trace_events
 
 cdef extern from "sys/uio.h" nogil:
     ssize_t preadv2(int fd, const iovec *iov, int count, long offset, int flags)

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 from typing_extensions import Buffer
 
-from stratovirt.memory.dirty_log import Writer
+from stratovirt._native.writer import Writer
 
 POLICIES: dict[str, int]
 

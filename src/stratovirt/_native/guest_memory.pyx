@@ -197,7 +197,7 @@ cdef class GuestMemory:
 
     While it is logged (`start_log`), each write sets the bit of its pages.  Writers outside this
     process's own code (the guest, the kernel's vhost, peers) are `writers`: see
-    memory.dirty_log.Writer.
+    _native.writer.Writer.
     """
 
     def __cinit__(self):

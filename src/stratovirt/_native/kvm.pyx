@@ -21,7 +21,7 @@ from stratovirt._native.trace cimport TraceEvent
 
 import os
 
-from stratovirt.runtime import trace_events
+from stratovirt._native import trace_events
 
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)

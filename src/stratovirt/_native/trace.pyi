@@ -1,6 +1,7 @@
 KINDS: dict[str, str | None]
 
 def set_sinks(log: int, marker: int) -> None: ...
+def clear_sinks() -> None: ...
 
 class TraceEvent:
     name: str

@@ -28,15 +28,28 @@ cdef enum:
     MOST_ARGUMENTS = 6
     LINE = 512
 
-cdef int log_fd = 2
+cdef bint has_sinks = False
+cdef int log_fd = -1
 cdef int marker_fd = -1
 
 
 def set_sinks(int log, int marker):
-    """Where lines go: the log's descriptor and trace_marker's, -1 without one."""
-    global log_fd, marker_fd
-    log_fd = log
-    marker_fd = marker
+    """Send lines to the log's descriptor and trace_marker's, -1 without one, until `clear_sinks`.
+
+    Raises ValueError while there are others.
+    """
+    global has_sinks, log_fd, marker_fd
+    if has_sinks:
+        raise ValueError("trace events have their sinks already")
+    has_sinks = True
+    log_fd, marker_fd = log, marker
+
+
+def clear_sinks():
+    """Drop all lines from now on."""
+    global has_sinks, log_fd, marker_fd
+    has_sinks = False
+    log_fd = marker_fd = -1
 
 
 cdef class TraceEvent:
@@ -84,7 +97,7 @@ cdef void _emit(const char *text, int length) noexcept nogil:
         length = LINE - 1
     total = snprintf(line, sizeof(line), "%s.%03ld trace %.*s\n", stamp, now.tv_nsec // 1000000,
                      length, text)
-    if total > 0:
+    if total > 0 and log_fd >= 0:
         # A log that cannot be written (full disk, closed pipe) must not stop a guest.
         write(log_fd, line, total)
     if marker_fd >= 0:

@@ -11,7 +11,7 @@ from stratovirt._native.kvm_abi cimport *
 from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.x86_64_kvm_abi cimport *
 
-from stratovirt.runtime import trace_events
+from stratovirt._native import trace_events
 
 cdef extern from "cpuid.h" nogil:
     void __cpuid_count(uint32_t leaf, uint32_t subleaf, uint32_t eax, uint32_t ebx, uint32_t ecx,

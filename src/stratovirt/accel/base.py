@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt._native.writer import Writer
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.memory.address_space import AddressSpace
-    from stratovirt.memory.dirty_log import Writer
     from stratovirt.runtime.clock import Clock
 
     class Accelerator(Writer, Protocol):

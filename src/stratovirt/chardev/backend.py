@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import select
 
+from stratovirt._native.trace_events import CHARDEV_CONNECTED, CHARDEV_DISCONNECTED
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import HANGUP, READABLE, WRITABLE, Loop
-from stratovirt.runtime.trace_events import CHARDEV_CONNECTED, CHARDEV_DISCONNECTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def lock_down(process: Process, config: VmConfig, board: Board, broker: BrokerLi
                 _import(driver.native)
         # A package's module may do anything when it is imported, which would end the machine.
         PLUG_INS.keep_imported()
-        _open_for_monitors()
+        _open_for_monitors(process)
     _make_rings(process, config, board)
     # Makes the C library read the host's time zone file now.
     time.localtime()
@@ -60,11 +60,10 @@ def _import(names: tuple[str, ...]) -> None:
         import_module(name)
 
 
-def _open_for_monitors() -> None:
+def _open_for_monitors(process: Process) -> None:
     from stratovirt._native import memory_file
-    from stratovirt.runtime import trace
 
-    trace.open_sinks()
+    process.tracing.open()
     try:
         memory_file.open_pagemap()
     except OSError as error:

@@ -8,6 +8,7 @@ import time
 
 from stratovirt import __version__
 from stratovirt._native.rate_limit import RateLimit
+from stratovirt._native.trace_events import QMP_COMMAND
 from stratovirt.chardev.backend import Chardev
 from stratovirt.errors import StratovirtError
 from stratovirt.monitor.later import Later
@@ -17,7 +18,6 @@ from stratovirt.qmp.request import command_of, decode
 from stratovirt.runtime.descriptors import DescriptorError, close_on_exec
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
-from stratovirt.runtime.trace_events import QMP_COMMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

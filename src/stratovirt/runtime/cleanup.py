@@ -59,6 +59,9 @@ class CleanUp:
                     os.unlink(path)
             except FileNotFoundError:
                 continue
+        if self._is_registered:
+            self._is_registered = False
+            atexit.unregister(self.run_all)
 
 
 def _identity(path: str) -> Identity:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 
+from stratovirt._native.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
 from stratovirt.runtime.eventfds import new_eventfds
 from stratovirt.runtime.faults import reason, report_bug
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import run_guarded
-from stratovirt.runtime.trace_events import VIRTIO_BROKEN, VIRTIO_FEATURES, VIRTIO_STATUS
 from stratovirt.snapshot.errors import SnapshotError
 from stratovirt.virtio.device import RING_EVENT_IDX, VERSION_1, ActiveQueue
 

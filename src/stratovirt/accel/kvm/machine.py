@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm, prepare_vcpu_signals
+from stratovirt._native.trace_events import MEMORY_SLOT
 from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm.vcpu import ExitReport, VcpuThread
 from stratovirt.memory.address_space import AddressSpace, FlatRange, RamRegion
@@ -16,7 +17,6 @@ from stratovirt.memory.dispatch import connect
 from stratovirt.runtime.clock import MonotonicClock
 from stratovirt.runtime.faults import access_failed
 from stratovirt.runtime.loop import Loop
-from stratovirt.runtime.trace_events import MEMORY_SLOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

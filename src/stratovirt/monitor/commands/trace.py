@@ -40,10 +40,8 @@ def trace_get_state(_session: Session, arguments: TracePattern) -> object:
 
 
 @command("trace-set-state", TraceChange)
-def trace_set_state(_session: Session, arguments: TraceChange) -> object:
+def trace_set_state(session: Session, arguments: TraceChange) -> object:
     """Switch the events that match on or off."""
-    from stratovirt.runtime.trace import set_state
-
-    if not set_state(arguments.name, enable=arguments.enable):
+    if not session.vm.process.tracing.set_state(arguments.name, enable=arguments.enable):
         raise QmpError(f"no trace event is called '{arguments.name}'")
     return {}

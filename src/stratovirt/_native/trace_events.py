@@ -1,4 +1,7 @@
-"""All trace events; -trace and trace-set-state switch them on by name."""
+"""All trace events, native code's and Python's; -trace and trace-set-state switch them by name.
+
+One table beside native code: it is listed without loading the modules that report the events.
+"""
 
 from __future__ import annotations
 
