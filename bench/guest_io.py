@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.machine_process import STRATOVIRT, MachineProcess
 
 from stratovirt_lab import images
+from stratovirt_lab.architectures import of_this_host
 
 ROUNDS = 5
 NET_ROUNDS = 11
@@ -27,7 +28,7 @@ NET_ROUNDS = 11
 SECONDS = 3
 IMAGE_MIB = 256
 TARGET = 0.9
-APPEND = "console=ttyS0 quiet panic=1"
+APPEND = f"console={of_this_host().console} quiet panic=1"
 QEMU = "qemu-system-x86_64"
 FIO = (
     "chroot /tools fio --name=b --filename=/dev/vda --direct=1 --ioengine=libaio --thread "

@@ -23,13 +23,14 @@ from pathlib import Path
 from tests.machine_process import PATIENCE, STRATOVIRT, MachineProcess, QmpClient
 
 from stratovirt_lab import images
+from stratovirt_lab.architectures import of_this_host
 
 ROUNDS = 9
 CLONES = 10
 TARGET = 0.5
 USED_MIB = 100
 QEMU = "qemu-system-x86_64"
-APPEND = "console=ttyS0 quiet panic=1"
+APPEND = f"console={of_this_host().console} quiet panic=1"
 TICKING = "while true; do echo tick; usleep 20000; done"
 LOST_AFTER_S = 30.0
 """A clone that has said nothing by then is lost; the emulated CPUs lose one now and then."""

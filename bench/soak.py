@@ -20,9 +20,10 @@ from pathlib import Path
 from tests.machine_process import MachineProcess, QmpClient
 
 from stratovirt_lab import images
+from stratovirt_lab.architectures import of_this_host
 
 MIB = 1 << 20
-APPEND = "console=ttyS0 quiet panic=1"
+APPEND = f"console={of_this_host().console} quiet panic=1"
 RECORDS = 16 * MIB // 512
 RSS_ROOM = 1.05
 """How much the long-lived machine's own memory may differ at the end: the C library's heaps

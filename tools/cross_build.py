@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from stratovirt.architectures import TARGETS
 from stratovirt_lab.cache import built, cache_dir, say
 from stratovirt_lab.errors import LabError
 from stratovirt_lab.kernels import run_tool
@@ -71,7 +72,7 @@ def sources(architecture: str) -> dict[str, Path]:
     return {
         name: path
         for name, path in found.items()
-        if not re.match(r"(x86_64|aarch64)_", name) or name.startswith(f"{architecture}_")
+        if not any(name.startswith(f"{other}_") for other in TARGETS if other != architecture)
     }
 
 

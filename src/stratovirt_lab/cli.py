@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from stratovirt_lab.architectures import ROWS, find, of_this_host
 from stratovirt_lab.errors import LabError
 
 EXIT_LAB_FAILED = 125
@@ -16,7 +17,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="run a command in the lab; its exit status comes back")
-    run.add_argument("--arch", choices=["x86_64"], default="x86_64", help="the lab's architecture")
+    run.add_argument(
+        "--arch",
+        metavar="NAME",
+        help=f"{', '.join(ROWS)}; by default the architecture of this host",
+    )
     run.add_argument("--cpus", type=int, default=2, help="CPUs of the lab host (default 2)")
     run.add_argument("--mem", type=int, default=4096, metavar="MIB", help="its memory in MiB")
     run.add_argument(
@@ -59,6 +64,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             cpus=arguments.cpus,
             memory_mib=arguments.mem,
             writable=writable,
+            architecture=find(arguments.arch) if arguments.arch else of_this_host(),
             silence=arguments.silence,
         )
     if arguments.command == "images":
@@ -66,7 +72,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from stratovirt_lab.debian_disk import debian_disk
 
         for make in (
-            images.lab_host,
+            lambda: images.lab_host(of_this_host()),
             images.guest_kernel,
             images.guest_vmlinux,
             images.guest_raw_image,

@@ -7,13 +7,14 @@ import json
 import tempfile
 from pathlib import Path
 
+from stratovirt_lab.architectures import Architecture, of_this_host
 from stratovirt_lab.cache import built, cache_dir
 from stratovirt_lab.kernels import run_tool
 
 SUITE = "bookworm"
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "kmod", "efibootmgr", "pciutils", "iproute2", "zstd",
-    "initramfs-tools", "linux-image-cloud-amd64",
+    "initramfs-tools",
 )  # fmt: skip
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 MIB = 1 << 20
@@ -26,19 +27,28 @@ GRUB_MODULES = (
     "part_gpt", "fat", "ext2", "linux", "normal", "search", "search_label", "configfile", "reboot",
 )  # fmt: skip
 FIND_ROOT = f"search --label {LABEL} --set root\nset prefix=($root)/boot/grub\n"
-GRUB_CONFIG = (
-    "set timeout=0\n"
-    "menuentry Debian {\n"
-    f"  linux /vmlinuz root=LABEL={LABEL} ro console=ttyS0 quiet\n"
-    "  initrd /initrd.img\n"
-    "}\n"
-)
+
+
+def _packages(architecture: Architecture) -> tuple[str, ...]:
+    return (*PACKAGES, f"linux-image-cloud-{architecture.debian}")
+
+
+def _grub_config(architecture: Architecture) -> str:
+    return (
+        "set timeout=0\n"
+        "menuentry Debian {\n"
+        f"  linux /vmlinuz root=LABEL={LABEL} ro console={architecture.console} quiet\n"
+        "  initrd /initrd.img\n"
+        "}\n"
+    )
 
 
 def debian_disk() -> Path:
     """The pristine disk image; copy it before giving it to a guest."""
-    recipe = "\0".join([SUITE, *PACKAGES, *LEFT_OUT, FSTAB, FIND_ROOT, GRUB_CONFIG, _layout()])
-    return built("debian-disk", recipe, _make)
+    architecture = of_this_host()
+    inputs = [*_packages(architecture), *LEFT_OUT, FSTAB, FIND_ROOT, _grub_config(architecture)]
+    recipe = "\0".join([SUITE, *inputs, _layout()])
+    return built("debian-disk", recipe, lambda target: _make(architecture, target))
 
 
 def _layout() -> str:
@@ -51,14 +61,14 @@ def _layout() -> str:
     )
 
 
-def _make(target: Path) -> None:
+def _make(architecture: Architecture, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         folder = Path(scratch)
         # mmdebstrap builds as another user where it is not root.
         folder.chmod(0o755)
         root, esp = folder / "root.ext2", folder / "esp.fat"
-        _make_root(folder, root)
-        _make_esp(folder, esp)
+        _make_root(architecture, folder, root)
+        _make_esp(architecture, folder, esp)
         with target.open("wb") as disk:
             disk.truncate((FIRST_MIB + ESP_MIB + ROOT_MIB + 1) * MIB)
         run_tool("sfdisk", "-q", str(target), stdin=_layout().encode())
@@ -66,8 +76,8 @@ def _make(target: Path) -> None:
         _copy(root, target, (FIRST_MIB + ESP_MIB) * MIB)
 
 
-def _make_root(folder: Path, target: Path) -> None:
-    (folder / "grub.cfg").write_text(GRUB_CONFIG)
+def _make_root(architecture: Architecture, folder: Path, target: Path) -> None:
+    (folder / "grub.cfg").write_text(_grub_config(architecture))
     # JSON's quoting of a plain string is a shell's as well.
     hooks = [
         'chroot "$1" passwd -q -d root',
@@ -76,8 +86,9 @@ def _make_root(folder: Path, target: Path) -> None:
         'mkdir -p "$1/boot/grub"',
         f'upload "{folder}/grub.cfg" /boot/grub/grub.cfg',
     ]
+    packages = ",".join(_packages(architecture))
     run_tool(
-        "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+        "mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}",
         "--aptopt=Apt::Install-Recommends \"false\"", "--format=ext2",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
         *(f"--customize-hook={hook}" for hook in hooks),
@@ -88,18 +99,18 @@ def _make_root(folder: Path, target: Path) -> None:
     run_tool("tune2fs", "-L", LABEL, "-O", "extents,has_journal,uninit_bg", str(target))
 
 
-def _make_esp(folder: Path, target: Path) -> None:
-    program = folder / "BOOTX64.EFI"
+def _make_esp(architecture: Architecture, folder: Path, target: Path) -> None:
+    program = folder / architecture.efi_program
     (folder / "early.cfg").write_text(FIND_ROOT)
     run_tool(
-        "grub-mkimage", "-O", "x86_64-efi", "-o", str(program), "-p", "/boot/grub",
+        "grub-mkimage", "-O", architecture.grub, "-o", str(program), "-p", "/boot/grub",
         "-c", str(folder / "early.cfg"), *GRUB_MODULES,
     )  # fmt: skip
     with target.open("wb") as image:
         image.truncate(ESP_MIB * MIB)
     run_tool("mformat", "-i", str(target), "-F", "::")
     run_tool("mmd", "-i", str(target), "::/EFI", "::/EFI/BOOT")
-    run_tool("mcopy", "-i", str(target), str(program), "::/EFI/BOOT/BOOTX64.EFI")
+    run_tool("mcopy", "-i", str(target), str(program), f"::/EFI/BOOT/{program.name}")
 
 
 def _copy(source: Path, target: Path, offset: int) -> None:

@@ -2,22 +2,19 @@
 
 import os
 import shlex
-import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from stratovirt_lab import host, images
+from stratovirt_lab.architectures import of_this_host
 from stratovirt_lab.cache import say
 from stratovirt_lab.errors import LabError
 
-GUEST_APPEND = "console=ttyS0 quiet panic=1 root=/dev/vda rw"
+GUEST_APPEND = "quiet panic=1 root=/dev/vda rw"
 PROBE_SECONDS = 10
 GUEST_SECONDS = 300
-
-# cmpxchg16b [rdi]; mov dx, 0x600; mov al, S5; out dx, al; jmp $
-PROBE = bytes.fromhex("480fc70f66ba0006b034eeebfe")
 
 
 def run() -> int:
@@ -42,7 +39,7 @@ def run() -> int:
             return subprocess.run(["sh", "-c", script]).returncode
     say(f"{why}; booting in the lab (about 20 seconds)")
     script = _script(stratovirt, kernel, initramfs, root, Path("/scratch"), interactive)
-    return host.run(["sh", "-c", script])
+    return host.run(["sh", "-c", script], architecture=of_this_host())
 
 
 def host_runs_stock_kernels(stratovirt: Path) -> tuple[bool, str]:
@@ -55,7 +52,7 @@ def host_runs_stock_kernels(stratovirt: Path) -> tuple[bool, str]:
         return False, "there is no usable /dev/kvm here"
     with tempfile.TemporaryDirectory(prefix="stratovirt-probe-") as folder:
         payload = Path(folder) / "probe.elf"
-        payload.write_bytes(_probe_elf())
+        payload.write_bytes(of_this_host().probe())
         try:
             done = subprocess.run(
                 [stratovirt, "-machine", "microvm", "-kernel", payload],
@@ -70,20 +67,11 @@ def host_runs_stock_kernels(stratovirt: Path) -> tuple[bool, str]:
     return True, ""
 
 
-def _probe_elf() -> bytes:
-    address, offset = 0x10_0000, 0x1000
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, address, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    segment = struct.pack("<IIQQQQQQ", 1, 7, offset, address, address, len(PROBE), len(PROBE), 1)
-    return (header + segment).ljust(offset, b"\0") + PROBE
-
-
 def _script(
     stratovirt: Path, kernel: Path, initramfs: Path, root: Path, folder: Path, interactive: bool
 ) -> str:
     disk, log = folder / "root.img", folder / "console.log"
-    append = GUEST_APPEND if interactive else f"{GUEST_APPEND} demo"
+    append = f"console={of_this_host().console} {GUEST_APPEND}{'' if interactive else ' demo'}"
     command = shlex.join(
         [
             str(stratovirt),

@@ -4,33 +4,28 @@ import re
 import socket
 from pathlib import Path
 
+from stratovirt_lab.architectures import Architecture
+
 PROMPT = b"(qemu) "
 PATIENCE_S = 2.0
 SAMPLES = 5
-REGISTERS = ("CPU#", "RIP=", "CR3=")
-
-QEMUS_FAULTS = {
-    # An assertion of its own.
-    "qemu.log": re.compile(r"assertion failed|Assertion `"),
-    # It executed a breakpoint that the kernel had taken away again, or lost a task's stack: what
-    # an emulator does whose SVM is not mended, and what no guest can do to its host's kernel.
-    "console.log": re.compile(r"\bint3: 0000 |\bdouble fault: 0000 "),
-}
-"""Lines in a lab's logs that show a fault of the emulator, by the log's name."""
+ASSERTIONS = "assertion failed|Assertion `"
+"""QEMU's own, in its log."""
 
 
-def qemus_fault(job: Path) -> str | None:
+def qemus_fault(job: Path, architecture: Architecture) -> str | None:
     """The line in the logs of the lab in folder `job` that shows a fault of QEMU, if one does."""
-    for name, sign in QEMUS_FAULTS.items():
+    signs = {"qemu.log": ASSERTIONS, "console.log": architecture.kernel_faults}
+    for name, sign in signs.items():
         path = job / name
         if path.exists():
             for line in path.read_text(errors="replace").splitlines():
-                if sign.search(line):
+                if re.search(sign, line):
                     return line.strip()
     return None
 
 
-def where_the_cpus_are(monitor: Path) -> str:
+def where_the_cpus_are(monitor: Path, architecture: Architecture) -> str:
     """A few samples of each CPU's program counter; kernel addresses are fixed (nokaslr)."""
     try:
         with socket.socket(socket.AF_UNIX) as client:
@@ -38,10 +33,11 @@ def where_the_cpus_are(monitor: Path) -> str:
             client.connect(str(monitor))
             _until_prompt(client)
             lines: list[str] = []
+            registers = architecture.registers
             for _ in range(SAMPLES):
                 client.sendall(b"info registers -a\n")
                 answer = _until_prompt(client).decode(errors="replace")
-                lines += [line for line in answer.splitlines() if line.startswith(REGISTERS)]
+                lines += [line for line in answer.splitlines() if line.startswith(registers)]
             return "\n".join(lines)
     except OSError as error:
         return f"QEMU's monitor does not answer: {error}"

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stratovirt_lab import images
+from stratovirt_lab.architectures import Architecture
 from stratovirt_lab.diagnosis import qemus_fault, where_the_cpus_are
 from stratovirt_lab.errors import LabError, LabSilentError
-from stratovirt_lab.qemu import emulator
 
 SCRATCH_SIZE = "8G"
 """Size of the lab's scratch disk; sparse on the host."""
@@ -40,6 +40,7 @@ CHUNK = 65536
 def run(
     argv: Sequence[str],
     *,
+    architecture: Architecture,
     cpus: int = 2,
     memory_mib: int = 4096,
     writable: Sequence[Path] = (),
@@ -53,20 +54,21 @@ def run(
     output are terminals, the command gets one of its own.  A lab that says nothing for `silence`
     seconds is given up.  Raises LabError when the lab itself fails.
     """
-    kernel, initramfs = images.lab_host()
+    kernel, initramfs = images.lab_host(architecture)
     interactive = os.isatty(0) and os.isatty(1)
     with tempfile.TemporaryDirectory(prefix="stratovirt-lab-") as folder:
         job = Path(folder)
         (job / "run.sh").write_text(_script(argv, environment or {}))
-        (job / "hold.sh").write_text(_script([sys.executable, "-m", "stratovirt_lab.hold_kvm"], {}))
+        (job / "hold.sh").write_text(_script([sys.executable, "-m", architecture.hold_kvm], {}))
         if interactive:
             size = os.get_terminal_size()
             (job / "tty").write_text(f"rows {size.lines} cols {size.columns}")
         images.scratch_disk(job / "scratch.img", SCRATCH_SIZE)
-        qemu = emulator()
-        command = _qemu_command(qemu.program, kernel, initramfs, job, cpus, memory_mib, writable)
+        qemu = architecture.emulator()
+        command = [qemu.program, *architecture.machine]
+        command += _qemu_options(architecture, kernel, initramfs, job, cpus, memory_mib, writable)
         names = ("tty", "status") if interactive else ("in", "out", "err", "status")
-        return _relay(command, qemu.environment, names, job, interactive, silence)
+        return _relay(architecture, command, qemu.environment, names, job, interactive, silence)
 
 
 def _script(argv: Sequence[str], extra: dict[str, str]) -> str:
@@ -78,8 +80,8 @@ def _script(argv: Sequence[str], extra: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _qemu_command(
-    program: str,
+def _qemu_options(
+    architecture: Architecture,
     kernel: Path,
     initramfs: Path,
     job: Path,
@@ -87,17 +89,12 @@ def _qemu_command(
     memory_mib: int,
     writable: Sequence[Path],
 ) -> list[str]:
-    append = f"console=ttyS0 quiet panic=-1 nokaslr mitigations=off lab.job={job}"
-    append += " intel_iommu=on iommu=pt"
-    command = [
-        program,
-        "-M",
-        "q35,kernel-irqchip=split",
+    append = f"console={architecture.console} {architecture.host_words} quiet panic=-1 nokaslr"
+    append += f" mitigations=off lab.job={job}"
+    options = [
         *_two_cards(),
         "-accel",
         "tcg,thread=multi",
-        "-cpu",
-        "max,+svm,-vgif",
         "-smp",
         str(cpus),
         "-m",
@@ -129,19 +126,19 @@ def _qemu_command(
         "virtio-serial-pci",
     ]
     for index, path in enumerate(writable):
-        command += [
+        options += [
             "-fsdev",
             f"local,id=rw{index},path={path},security_model=none,multidevs=remap",
             "-device",
             f"virtio-9p-pci,fsdev=rw{index},mount_tag=rw{index}",
         ]
         append += f" lab.rw={path}"
-    return [*command, "-append", append]
+    return [*options, "-append", append]
 
 
 def _two_cards() -> list[str]:
     """Network cards on one cable, behind an IOMMU: one may be given to a guest (VFIO)."""
-    options = ["-device", "intel-iommu,intremap=off,device-iotlb=on"]
+    options: list[str] = []
     for number in range(2):
         options += [
             "-netdev", f"hubport,id=card{number},hubid=0",
@@ -163,6 +160,7 @@ def _two_nodes(cpus: int, memory_mib: int) -> list[str]:
 
 
 def _relay(
+    architecture: Architecture,
     command: list[str],
     environment: Mapping[str, str],
     names: Sequence[str],
@@ -196,14 +194,14 @@ def _relay(
         far.close()
     status = b""
     try:
-        with _raw_terminal(interactive), _signals_end(process, job):
+        with _raw_terminal(interactive), _signals_end(process, job, architecture):
             status = _pump(ours, silence)
         process.wait(timeout=30)
     except subprocess.TimeoutExpired:
         pass
     except LabSilentError:
-        print(where_the_cpus_are(job / MONITOR), file=sys.stderr)
-        if fault := qemus_fault(job):
+        print(where_the_cpus_are(job / MONITOR, architecture), file=sys.stderr)
+        if fault := qemus_fault(job, architecture):
             raise LabError(f"QEMU's fault: {fault}") from None
         raise
     finally:
@@ -213,7 +211,7 @@ def _relay(
             near.close()
     text = status.decode(errors="replace").strip()
     if not text.isdigit():
-        if fault := qemus_fault(job):
+        if fault := qemus_fault(job, architecture):
             raise LabError(f"QEMU's fault: {fault}")
         raise LabError(f"the lab ended before its command did: {_last_words(job)}")
     return int(text)
@@ -306,11 +304,13 @@ def _raw_terminal(interactive: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_end(process: subprocess.Popen[bytes], job: Path) -> Iterator[None]:
+def _signals_end(
+    process: subprocess.Popen[bytes], job: Path, architecture: Architecture
+) -> Iterator[None]:
     """SIGTERM, SIGHUP and SIGINT end the lab instead of leaving QEMU behind."""
 
     def end(number: int, _frame: object) -> None:
-        print(where_the_cpus_are(job / MONITOR), file=sys.stderr)
+        print(where_the_cpus_are(job / MONITOR, architecture), file=sys.stderr)
         process.kill()
         raise LabError(f"interrupted by {signal.Signals(number).name}")
 

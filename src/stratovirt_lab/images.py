@@ -5,10 +5,10 @@ All of it comes from Debian's packages and needs neither root rights nor loop de
 
 import os
 import shutil
-import struct
 import tempfile
 from pathlib import Path
 
+from stratovirt_lab.architectures import Architecture, of_this_host
 from stratovirt_lab.cache import built, cache_dir
 from stratovirt_lab.errors import LabError
 from stratovirt_lab.kernels import Kernel, kernel, run_tool
@@ -23,7 +23,6 @@ HOST_MODULES = (
     "9p",
     "overlay",
     "virtio_console",
-    "kvm_amd",
     "tun",
     "bridge",
     "veth",
@@ -37,7 +36,7 @@ HOST_MODULES = (
     "8021q",
     "macvtap",
 )
-"""What the lab host loads, in Debian's module names."""
+"""What the lab host loads on every architecture, in Debian's module names."""
 
 GUEST_MODULES = (
     "virtio_mmio",
@@ -69,11 +68,6 @@ MOUNT_TOOLS = (
 
 ROOT_SIZE = "64M"
 TOOLS_SIZE = "256M"
-
-PAYLOAD_OFFSET = 0x248
-"""Offset of payload_offset and payload_length in a bzImage (Linux boot protocol 2.08)."""
-
-SETUP_SECTS = 0x1F1
 
 
 def busybox() -> Path:
@@ -141,44 +135,43 @@ def _scripts_recipe(source: Kernel, modules: tuple[str, ...], scripts: dict[str,
     return "\0".join([source.version, *modules, *scripts, *texts])
 
 
-def lab_host() -> tuple[Path, Path]:
+def host_kernel(architecture: Architecture) -> Kernel:
+    """Debian's ordinary kernel."""
+    return kernel(architecture.debian)
+
+
+def lab_host(architecture: Architecture) -> tuple[Path, Path]:
     """(kernel, initramfs) of the lab host."""
-    source = kernel("amd64")
+    source = host_kernel(architecture)
+    modules = (*HOST_MODULES, *architecture.host_modules)
     scripts = {"init": "lab-init.sh", "lab-agent.sh": "lab-agent.sh"}
     initramfs = built(
         "lab-initramfs",
-        _scripts_recipe(source, HOST_MODULES, scripts),
-        lambda target: _initramfs(source, HOST_MODULES, scripts, target),
+        _scripts_recipe(source, modules, scripts),
+        lambda target: _initramfs(source, modules, scripts, target),
     )
-    return source.bzimage, initramfs
+    return source.image, initramfs
+
+
+def _guest_source() -> Kernel:
+    """Debian's cloud kernel for this host's architecture."""
+    return kernel(f"cloud-{of_this_host().debian}")
 
 
 def guest_kernel() -> Path:
-    """Debian's cloud kernel, the bzImage as shipped."""
-    return kernel("cloud-amd64").bzimage
+    """The cloud kernel as shipped."""
+    return _guest_source().image
 
 
 def guest_vmlinux() -> Path:
-    """The same kernel as an ELF file: the payload of the bzImage, decompressed."""
-    source = kernel("cloud-amd64")
-    return built("guest-vmlinux", source.version, lambda target: _extract(source, target))
-
-
-def _extract(source: Kernel, target: Path) -> None:
-    image = source.bzimage.read_bytes()
-    offset, length = struct.unpack_from("<II", image, PAYLOAD_OFFSET)
-    start = (image[SETUP_SECTS] + 1) * 512 + offset
-    # The last four bytes are the uncompressed size, which is not part of the LZ4 stream.
-    payload = image[start : start + length - 4]
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
-        packed = Path(scratch) / "payload.lz4"
-        packed.write_bytes(payload)
-        run_tool("lz4", "-d", "-f", "-q", str(packed), str(target))
+    """The same kernel as an ELF file."""
+    source, unpack = _guest_source(), of_this_host().unpack_kernel
+    return built("guest-vmlinux", source.version, lambda target: unpack(source.image, target))
 
 
 def guest_raw_image() -> Path:
     """The same kernel as the raw image that ``objcopy -O binary vmlinux`` makes."""
-    source = kernel("cloud-amd64")
+    source = _guest_source()
     vmlinux = guest_vmlinux()
     return built(
         "guest-raw-image",
@@ -193,7 +186,7 @@ def _objcopy(vmlinux: Path, target: Path) -> None:
 
 def guest_initramfs() -> Path:
     """The guest's initramfs: loads virtio drivers, then mounts ``root=`` or runs a shell."""
-    source = kernel("cloud-amd64")
+    source = _guest_source()
     scripts = {"init": "guest-init.sh"}
     texts = [(HERE / program).read_text() for program in GUEST_PROGRAMS]
     return built(

@@ -22,7 +22,7 @@ class Kernel:
     version: str
 
     @property
-    def bzimage(self) -> Path:
+    def image(self) -> Path:
         """The kernel image as Debian ships it."""
         return self.root / "boot" / f"vmlinuz-{self.version}"
 
@@ -64,7 +64,7 @@ def run_tool(*argv: str, cwd: Path | None = None, stdin: bytes | None = None) ->
 
 
 def _package(flavour: str) -> str:
-    """The versioned package behind ``linux-image-FLAVOUR``, e.g. linux-image-6.1.0-1-amd64."""
+    """The versioned package behind ``linux-image-FLAVOUR``, with a version before FLAVOUR."""
     meta = f"linux-image-{flavour}"
     out = run_tool("apt-cache", "depends", meta)
     found = re.search(rf"Depends: (linux-image-\S+-{re.escape(flavour)})", out)
@@ -83,7 +83,7 @@ def _installed(flavour: str) -> list[Path]:
 
 
 def kernel(flavour: str) -> Kernel:
-    """The newest kernel of a Debian flavour (``amd64``, ``cloud-amd64``), unpacked in the cache."""
+    """The newest kernel of a Debian flavour (an architecture, or cloud-ARCHITECTURE), unpacked."""
     ready = _installed(flavour)
     if ready:
         root = ready[-1]

@@ -8,7 +8,7 @@ port() {
         if [ "$($bb cat "$entry/name" 2>/dev/null)" = "$1" ]; then echo "/dev/${entry##*/}"; fi
     done
 }
-$bb sh "$job/hold.sh" </dev/null >/dev/ttyS0 2>&1 &
+$bb sh "$job/hold.sh" </dev/null >/dev/console 2>&1 &
 if [ -e "$job/tty" ]; then
     # The command owns a terminal: hvc0, whose other end is the caller's.
     $bb stty $($bb cat "$job/tty") </dev/hvc0

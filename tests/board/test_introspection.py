@@ -1,5 +1,6 @@
 """What management tools ask before and while they run a machine, and how they are answered."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.machine_process import QmpClient, run_to_end, wait_until
 from tests.qmp_schema import Schema
 
 Start = Callable[..., Board]
+
+CPU = f"host-{os.uname().machine}-cpu"
 
 ERRORS = {
     "query-balloon": "No balloon device has been activated",
@@ -94,11 +97,11 @@ def test_the_machine_none_answers_libvirts_probes_without_kvm(tmp_path: Path) ->
     with QmpClient(path) as client:
         assert not any("/dev/kvm" in str(fd.readlink()) for fd in (daemon / "fd").iterdir())
         answers = ask_everything(client)
-        assert answers["query-target"] == {"arch": "x86_64"}
+        assert answers["query-target"] == {"arch": os.uname().machine}
         assert "microvm" in {m["name"] for m in client.cmd("query-machines")}
         assert client.cmd("query-status")["status"] == "prelaunch"
         types = client.cmd("qom-list-types")
-        assert {"virtio-blk-device", "iothread", "host-x86_64-cpu"} <= {t["name"] for t in types}
+        assert {"virtio-blk-device", "iothread", CPU} <= {t["name"] for t in types}
         schema = Schema(client.cmd("query-qmp-schema"))
         for entry in types:
             listed = client.cmd("device-list-properties", typename=entry["name"])
@@ -118,7 +121,7 @@ def test_types_can_be_asked_by_what_they_implement(start_board: Start, tmp_path:
     with QmpClient(path) as client:
         devices = {t["name"] for t in client.cmd("qom-list-types", implements="device")}
         assert "virtio-blk-device" in devices and "iothread" not in devices
-        assert "host-x86_64-cpu" in devices
+        assert CPU in devices
         everything = {t["name"] for t in client.cmd("qom-list-types", abstract=True)}
         assert {"device", "object"} <= everything
         properties = client.cmd("device-list-properties", typename="virtio-blk-device")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from stratovirt_lab import images
+from stratovirt_lab.architectures import of_this_host
 from tests.machine_process import MachineProcess
 
-APPEND = "console=ttyS0 quiet panic=1"
+APPEND = f"console={of_this_host().console} quiet panic=1"
 
 PASSED = "STRATOVIRT_PASSED"
 """The variable that names a file of tests that have passed: they are not made again when the lab

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt_lab import kernels
+from stratovirt_lab import images
+from stratovirt_lab.architectures import of_this_host
 from tests.guest.conftest import Boot, Tools
 from tests.guest.test_net import HOST, MakeTap, card, make_tap, ready
 from tests.kvm.test_snapshot import save
@@ -136,7 +137,7 @@ def test_a_connection_to_the_host_outlives_the_machine(
 def test_a_clone_learns_that_it_is_one(boot: Boot, tmp_path: Path) -> None:
     folder, path = tmp_path / "template", tmp_path / "qmp"
     # Debian's cloud kernel has no driver of the generation id; its big one has.
-    kernel = str(kernels.kernel("amd64").bzimage)
+    kernel = str(images.host_kernel(of_this_host()).image)
     guest = boot("-qmp", f"unix:{path},server,nowait", kernel=kernel)
     guest.expect("# ")
     assert "vmgenid" in guest.command("ls /sys/bus/acpi/drivers")

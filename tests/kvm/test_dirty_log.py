@@ -16,7 +16,7 @@ from stratovirt.memory.address_space import AddressSpace, RamRegion
 from stratovirt.memory.dirty_log import DirtyLog
 from stratovirt.runtime.loop import Loop
 from tests.machine_process import NO_FILTER, MachineProcess, QmpClient, wait_until
-from tests.payload import say, write_kernel
+from tests.payload import PAYLOADS, say, write_kernel
 
 PAGE = 4096
 CODE, LOW_SIZE = 0x1000, 200 * PAGE
@@ -148,11 +148,7 @@ def test_memory_that_is_no_guest_ram_is_left_alone(machine: Machine) -> None:
 
 
 WRITTEN_MIB = 16
-# mov edi, 32 MiB; mov ecx, pages; mov [rdi], al; add edi, 4096; dec ecx; jnz and jmp back
-WRITER = (
-    b"\xbf\x00\x00\x00\x02\xb9" + struct.pack("<I", WRITTEN_MIB << 8)
-    + b"\x88\x07\x81\xc7\x00\x10\x00\x00\xff\xc9\x75\xf4\xeb\xe8"
-)  # fmt: skip
+WRITER = PAYLOADS.write_pages(32 << 20, WRITTEN_MIB)
 
 
 @pytest.mark.parametrize("filtered", [True, False])

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from tests.machine_process import COMMAND, PATIENCE, MachineProcess, QmpClient, run_to_end
-from tests.payload import BUSY, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, say, write_kernel
+from tests.payload import BUSY, CRASH, POWER_OFF, RESET, SPIN, say, write_kernel
 
 
 def logged(tmp_path: Path, level: str, code: bytes = say("hi") + POWER_OFF + BUSY) -> list[str]:
@@ -48,7 +48,7 @@ def test_trace_adds_the_trace_events_to_what_debug_tells(tmp_path: Path) -> None
 
 
 def test_without_a_log_nothing_of_a_machines_life_reaches_stderr(tmp_path: Path) -> None:
-    for code in (TRIPLE_FAULT, RESET + BUSY, POWER_OFF + BUSY):
+    for code in (CRASH, RESET + BUSY, POWER_OFF + BUSY):
         done = subprocess.run(
             [*COMMAND, "-kernel", str(write_kernel(tmp_path, code)), "-serial", "stdio"],
             env={**os.environ, "STRATOVIRT_LOG_LEVEL": "trace"},

@@ -15,7 +15,7 @@ from tests.machine_process import (
     run_to_end,
     wait_listening,
 )
-from tests.payload import BUSY, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, out, say, write_kernel
+from tests.payload import BUSY, CRASH, PAYLOADS, POWER_OFF, RESET, SPIN, say, write_kernel
 
 NOTHING_LEFT = {"payload.elf"}
 
@@ -45,7 +45,7 @@ def test_the_guests_end_is_an_event_and_status_0(tmp_path: Path, code: bytes, re
 
 
 def test_a_triple_fault_resets_and_is_logged_in_one_line_with_registers(tmp_path: Path) -> None:
-    kernel = write_kernel(tmp_path, say("x") + TRIPLE_FAULT)
+    kernel = write_kernel(tmp_path, say("x") + CRASH)
     done = run_to_end("-kernel", str(kernel), "-serial", "stdio", "-D")
     assert done.returncode == 0 and done.stdout == "x"
     (line,) = done.stderr.splitlines()
@@ -53,25 +53,15 @@ def test_a_triple_fault_resets_and_is_logged_in_one_line_with_registers(tmp_path
 
 
 def test_writes_to_every_port_and_to_nothing_are_survived(tmp_path: Path) -> None:
-    code = b""
-    for port in (*range(0x60, 0x64), *range(0x3F8, 0x400), 0xCF8, 0x601, 0xFFFF):
-        code += out(port, 0xA5)
-    # mov dword [0x3f000000], 1; mov eax, [0x3f000000]: beyond RAM and inside the mapped GiB
-    code += bytes.fromhex("c704250000003f010000008b04250000003f")
-    code += out(0x3FB, 3) + out(0x3FC, 8) + say("alive\n") + POWER_OFF + BUSY
+    code = PAYLOADS.poke_around + say("alive\n") + POWER_OFF + BUSY
     kernel = write_kernel(tmp_path, code)
     done = run_to_end("-kernel", str(kernel), "-serial", "stdio")
     assert done.returncode == 0 and done.stdout.endswith("alive\n")
 
 
-def counting(letter: str) -> bytes:
-    """Write `letter` forever."""
-    return out(0x3F8, ord(letter)) + b"\xee\xeb\xfd"
-
-
 def test_a_paused_machine_does_nothing_until_it_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
-    with boot(tmp_path, counting("."), "-qmp", f"unix:{path},server,nowait") as machine:
+    with boot(tmp_path, PAYLOADS.say_forever("."), "-qmp", f"unix:{path},server,nowait") as machine:
         with QmpClient(path) as client:
             machine.expect(r"\.")
             for _ in range(5):
@@ -223,11 +213,8 @@ def test_no_kvm_device_and_no_permission_are_told_apart(tmp_path: Path) -> None:
 
 # mov eax, 0x20000000; jmp rax: mapped by the page tables, but beyond the RAM, so that there is no
 # instruction to fetch and KVM gives up.
-LEAVE_RAM = bytes.fromhex("b800000020ffe0")
-
-
 def test_a_vcpu_that_kvm_gives_up_on_ends_the_machine_with_one_line(tmp_path: Path) -> None:
-    kernel = write_kernel(tmp_path, say("x") + LEAVE_RAM)
+    kernel = write_kernel(tmp_path, say("x") + PAYLOADS.leave_ram)
     done = run_to_end("-kernel", str(kernel), "-serial", "stdio")
     assert (done.returncode, done.stdout) == (1, "x")
     (line,) = done.stderr.splitlines()
@@ -237,7 +224,10 @@ def test_a_vcpu_that_kvm_gives_up_on_ends_the_machine_with_one_line(tmp_path: Pa
 def test_with_a_monitor_it_can_be_looked_at_and_ended(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     option = ("-qmp", f"unix:{path},server,nowait", "-S")
-    with boot(tmp_path, say("x") + LEAVE_RAM, *option) as machine, QmpClient(path) as client:
+    with (
+        boot(tmp_path, say("x") + PAYLOADS.leave_ram, *option) as machine,
+        QmpClient(path) as client,
+    ):
         client.cmd("cont")
         assert client.wait_event("STOP")
         assert client.cmd("query-status") == {

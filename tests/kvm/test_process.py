@@ -21,7 +21,7 @@ from tests.machine_process import (
     wait_listening,
     wait_until,
 )
-from tests.payload import BUSY, POWER_OFF, SPIN, say, write_kernel
+from tests.payload import BUSY, PAYLOADS, POWER_OFF, SPIN, say, write_kernel
 
 MIB = 1 << 20
 
@@ -200,8 +200,7 @@ def test_the_terminal_is_raw_while_it_runs_and_restored_at_the_end(
     tmp_path: Path, end: str
 ) -> None:
     # The guest says it is there, waits for a byte, and powers off.
-    wait_for_byte = bytes.fromhex("66bafd03eca80174fb")  # mov dx,3fd; l: in al,dx; test al,1; jz l
-    kernel = write_kernel(tmp_path, say("on\n") + wait_for_byte + POWER_OFF + BUSY)
+    kernel = write_kernel(tmp_path, say("on\n") + PAYLOADS.wait_for_byte + POWER_OFF + BUSY)
     master, slave = pty.openpty()
     before = terminal_settings(slave)
     process = subprocess.Popen(
@@ -250,10 +249,8 @@ def test_a_reset_by_the_manager_starts_the_guest_anew(tmp_path: Path) -> None:
 @pytest.mark.measures_memory
 def test_a_flood_of_commands_does_not_disturb_the_guest(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
-    # The guest says a dot, counts to two million, and goes on so.
-    loop = say(".") + bytes.fromhex("b980841e00e2fe")
-    code = loop + b"\xe9" + (-(len(loop) + 5)).to_bytes(4, "little", signed=True)
-    with start(tmp_path, "-qmp", f"unix:{path},server,nowait", code=code) as machine:
+    dots = PAYLOADS.say_slowly(".")
+    with start(tmp_path, "-qmp", f"unix:{path},server,nowait", code=dots) as machine:
         wait_listening(path)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))

@@ -11,18 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.machine_process import PATIENCE, MachineProcess, QmpClient, run_to_end, wait_until
-from tests.payload import say, write_kernel
+from tests.payload import PAYLOADS, say, write_kernel
 
 MIB = 1 << 20
 
-# Counts in memory at 2 MiB and says the low four bits, for ever.
-COUNTER = (
-    b"\x48\xbb" + struct.pack("<Q", 2 * MIB)  # mov rbx, 2 MiB
-    + b"\x48\xff\x03"  # again: inc qword [rbx]
-    + b"\x8a\x03\x24\x0f\x04\x41"  # mov al, [rbx]; and al, 15; add al, 'A'
-    + b"\x66\xba\xf8\x03\xee"  # mov dx, 0x3f8; out dx, al
-    + b"\xeb\xf0"  # jmp again
-)  # fmt: skip
+COUNTER = PAYLOADS.count(2 * MIB)
 LETTERS = b"ABCDEFGHIJKLMNOP"
 
 

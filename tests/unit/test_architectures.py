@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import stratovirt
+import stratovirt_lab
 from stratovirt.accel.kvm.machine import KvmAccelerator
 from stratovirt.architectures import (
     ARCHITECTURES,
@@ -28,17 +29,31 @@ from stratovirt.lockdown.calls import Calls
 from stratovirt.machine.board import Board
 from stratovirt.machine.x86_64_microvm_layout import VIRTIO_SLOTS
 
-PACKAGE = Path(stratovirt.__file__).parent
-SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".h")
+PACKAGE, LAB = Path(stratovirt.__file__).parent, Path(stratovirt_lab.__file__).parent
+TESTS = Path(__file__).parents[1]
+SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".sh")
 WORDS = re.compile(r"x86_64|amd64|lapic|ioapic|aarch64|arm64")
 NAMED = re.compile(r"x86_64|aarch64")
 
 
-def test_only_files_named_after_an_architecture_and_the_table_speak_of_one() -> None:
-    files = [path for path in PACKAGE.rglob("*") if path.suffix in SOURCES]
-    speaking = {str(path.relative_to(PACKAGE)) for path in files if WORDS.search(path.read_text())}
-    assert "accel/kvm/x86_64.py" in speaking
-    assert {name for name in speaking if not NAMED.search(name)} == {"architectures.py"}
+@pytest.mark.parametrize(
+    ("folder", "pattern", "table", "example"),
+    [
+        (PACKAGE, "**/*", "architectures.py", "accel/kvm/x86_64.py"),
+        (LAB, "**/*", "architectures.py", "x86_64.py"),
+        # What the tests of all beds share, the payloads, and the tests with real guests.
+        (TESTS, "*", "payload.py", None),
+        (TESTS, "payloads/*", None, "payloads/x86_64.py"),
+        (TESTS, "guest/*", None, None),
+    ],
+)
+def test_only_files_named_after_an_architecture_and_the_table_speak_of_one(
+    folder: Path, pattern: str, table: str | None, example: str | None
+) -> None:
+    files = [path for path in folder.glob(pattern) if path.suffix in SOURCES]
+    speaking = {str(path.relative_to(folder)) for path in files if WORDS.search(path.read_text())}
+    assert example is None or example in speaking
+    assert {name for name in speaking if not NAMED.search(name)} == ({table} if table else set())
 
 
 @pytest.mark.parametrize("row", ARCHITECTURES, ids=lambda row: row.name)

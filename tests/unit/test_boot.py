@@ -13,7 +13,8 @@ from stratovirt.boot.initrd import load_initrd, place_initrd
 from stratovirt.boot.x86_64_boot_params import boot_params
 from stratovirt.boot.x86_64_image import X8664Image
 from stratovirt.boot.x86_64_linux import load_kernel, load_linux
-from tests.payload import elf, newc
+from tests.payload import newc
+from tests.payloads.x86_64 import elf
 
 RAM = 64 << 20
 

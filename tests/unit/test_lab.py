@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt_lab import qemu
+from stratovirt_lab import x86_64_qemu as qemu
+from stratovirt_lab.architectures import ROWS, Emulator, find
+from stratovirt_lab.cli import EXIT_LAB_FAILED, main
 from stratovirt_lab.diagnosis import qemus_fault
 from stratovirt_lab.errors import LabError, LabSilentError
 from stratovirt_lab.host import _pump
+
+X86_64 = find("x86_64")
 
 
 def test_the_mended_emulator_differs_only_where_it_was_mended() -> None:
@@ -38,21 +42,38 @@ def test_an_emulator_that_is_not_known_is_used_only_by_wish(
         "or set STRATOVIRT_LAB_UNMENDED_QEMU=1 to go on with this one"
     )
     monkeypatch.setenv(qemu.AS_IT_IS, "1")
-    assert qemu.emulator() == qemu.Emulator(str(other))
+    assert qemu.emulator() == Emulator(str(other))
     assert f"{other} is used as it is" in capsys.readouterr().err
 
 
 def test_the_labs_own_console_tells_qemus_faults_from_others(tmp_path: Path) -> None:
-    assert qemus_fault(tmp_path) is None
+    assert qemus_fault(tmp_path, X86_64) is None
     console = tmp_path / "console.log"
     console.write_text("Kernel panic - not syncing: Attempted to kill init!\n")
-    assert qemus_fault(tmp_path) is None
+    assert qemus_fault(tmp_path, X86_64) is None
     console.write_text("[ 7.1] int3: 0000 [#1] PREEMPT SMP NOPTI\n[ 7.2] Kernel panic\n")
-    assert qemus_fault(tmp_path) == "[ 7.1] int3: 0000 [#1] PREEMPT SMP NOPTI"
+    assert qemus_fault(tmp_path, X86_64) == "[ 7.1] int3: 0000 [#1] PREEMPT SMP NOPTI"
     console.write_text("")
     line = "ERROR:../../accel/tcg/cpu-exec.c:954: assertion failed: (x)"
     (tmp_path / "qemu.log").write_text(f"{line}\n")
-    assert qemus_fault(tmp_path) == line
+    assert qemus_fault(tmp_path, X86_64) == line
+
+
+def test_every_architecture_of_the_table_has_a_lab() -> None:
+    for name in ROWS:
+        assert find(name).probe().startswith(b"\x7fELF")
+
+
+def test_a_lab_of_another_architecture_is_refused_with_those_there_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["stratovirt-lab", "run", "--arch", "pdp11", "--", "true"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == EXIT_LAB_FAILED
+    assert capsys.readouterr().err == (
+        "stratovirt-lab: there is no lab for pdp11; there is one for x86_64\n"
+    )
 
 
 def test_without_an_emulator_the_remedy_is_named(

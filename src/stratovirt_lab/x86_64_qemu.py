@@ -12,20 +12,20 @@ In QEMU 7.2:
 * VMRUN leaves an interrupt that it has injected in ``CPUState.exception_index``, and the next
   request to leave the execution loop delivers it once more.
 * A nested guest that writes CR8 while an interrupt waits ends QEMU with an assertion:
-  ``qemu-lock.c`` mends that.
+  ``x86_64_qemu_lock.c`` mends that.
 """
 
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from stratovirt_lab.architectures import Emulator
 from stratovirt_lab.cache import built, say
 from stratovirt_lab.errors import LabError
 from stratovirt_lab.kernels import run_tool
 
-HERE = Path(__file__).parent
+LOCK_SOURCE = Path(__file__).with_name("x86_64_qemu_lock.c")
 MODULE = Path("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so")
 NAME = "qemu-system-x86_64"
 KNOWN = "qemu-system-x86 1:7.2+dfsg-7+deb12u18 of Debian 12"
@@ -43,7 +43,7 @@ PROGRAM_PATCHES = {
     bytes.fromhex("4489ab8033000089b354efffff"): bytes.fromhex("4489ab80330000660f1f440000"),
 }
 MODULE_PATCHES = {
-    # Imports that qemu-lock.c stands in for.
+    # Imports that x86_64_qemu_lock.c stands in for.
     b"\0qemu_mutex_iothread_locked\0": b"\0held_mutex_iothread_locked\0",
     b"\0qemu_cpu_is_self\0": b"\0held_cpu_is_self\0",
     # There: test %al,%al; jne 1f; the assertion, which holds now; 1: or %ebp,0xd8(%rbx)
@@ -51,14 +51,6 @@ MODULE_PATCHES = {
     bytes.fromhex("84c075244c8d05ee170000"): bytes.fromhex("f009abd8000000eb259090"),
 }
 """What is replaced by as many bytes; each has to be found once, or this is another QEMU."""
-
-
-@dataclass(frozen=True)
-class Emulator:
-    """QEMU for x86_64: the path of its program, and variables to start it with."""
-
-    program: str
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def emulator() -> Emulator:
@@ -81,7 +73,7 @@ def emulator() -> Emulator:
         say(f"{found} is used as it is ({AS_IT_IS}=1): guests may be lost")
         return Emulator(found)
     stamps = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, originals)]
-    recipe = f"{stamps} {originals} {(HERE / 'qemu-lock.c').read_text()}"
+    recipe = f"{stamps} {originals} {LOCK_SOURCE.read_text()}"
     folder = built("qemu", recipe, lambda target: _mend(program, target))
     return Emulator(
         str(folder / "bin" / NAME),
@@ -109,4 +101,4 @@ def _mend(program: Path, folder: Path) -> None:
         target.write_bytes(content)
         target.chmod(0o755)
     library = str(folder / "qemu-lock.so")
-    run_tool("gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, str(HERE / "qemu-lock.c"))
+    run_tool("gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, str(LOCK_SOURCE))
