@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from stratovirt.snapshot.files import decode, encode
+from stratovirt.snapshot.encoding import decode, encode
+from stratovirt.snapshot.tree import Tree
 from tests.board.conftest import Board
 from tests.board.virtio_driver import (
     DATA,
@@ -177,6 +178,24 @@ def test_a_disk_of_another_shape_is_refused_by_name(
     assert not path.exists()
 
 
+def test_devices_in_other_places_are_refused_by_name(start_board: Start, tmp_path: Path) -> None:
+    rng = ["-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-device,rng=r"]
+    balloon = ["-device", "virtio-balloon-device,id=b"]
+    monitor = ["-qmp", f"unix:{tmp_path}/qmp,server,nowait"]
+    board = start_board(*monitor, *rng, *balloon)
+    with QmpClient(tmp_path / "qmp") as qmp:
+        qmp.cmd("stop")
+        assert save(qmp, tmp_path / "template")["status"] == "completed"
+        qmp.cmd("quit")
+    assert board.machine.wait() == 0
+    clone = start_board(*balloon, *rng, "-incoming", f"file:{tmp_path}/template")
+    assert clone.machine.wait() == 1
+    assert (
+        "b: it is at 0xf0100000, interrupt 5, and the snapshot's was at 0xf0100200, interrupt 6; "
+        "give the devices in the same order"
+    ) in clone.machine.errors.decode()
+
+
 F_GUEST_CSUM, F_GUEST_TSO4 = 1 << 1, 1 << 7
 FORGED: dict[str, tuple[dict[str, object], str]] = {
     "TSO without CSUM": (
@@ -237,8 +256,8 @@ def test_a_card_whose_driver_cannot_have_been_so_is_refused_by_name(
 
 
 def forge(state: Path, change: dict[str, object]) -> None:
-    """Change what a snapshot says of the one device whose driver got as far as FEATURES_OK."""
-    body: Any = decode(state.read_bytes())
-    (slot,) = [slot for slot in body["board"]["slots"] if slot["status"] & 8]
-    slot.update(change)
-    state.write_bytes(encode(body))
+    """Change what a snapshot says of the transport of net0."""
+    with state.open("rb") as file:
+        body: Any = decode(file.read).to_json()
+    body["peripheral/net0"]["state"].update(change)
+    state.write_bytes(encode(Tree.from_json(body)))

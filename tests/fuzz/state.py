@@ -7,6 +7,7 @@ let go on for a moment.
 import _thread
 import copy
 import gc
+import io
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ import atheris
 
 with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virtio"]):
     from stratovirt._native.guest_memory import GuestMemory
-    from stratovirt.accel.kvm.x86_64_state import CpuidEntry, KvmState, VcpuState
+    from stratovirt.accel.kvm.x86_64_state import ChipsState, ClockState, CpuidEntry, VcpuState
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.cpu.slots import CpuSlots
@@ -26,12 +27,14 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
     from stratovirt.machine.board import BoardContext
-    from stratovirt.machine.x86_64_microvm import BoardState, Microvm
+    from stratovirt.machine.x86_64_microvm import Microvm
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
-    from stratovirt.snapshot.files import decode, encode
-    from stratovirt.snapshot.machine import MachineState, check_fits, guest_visible
+    from stratovirt.snapshot.encoding import decode, sealed
+    from stratovirt.snapshot.machine import PATH, MachineState, check_fits, guest_visible
+    from stratovirt.snapshot.state import Entry, State
+    from stratovirt.snapshot.tree import Tree
 
 MOST_FDS = 4096
 VALUES: list[object] = [
@@ -93,18 +96,39 @@ def make_board() -> Microvm:
     return Microvm(context)
 
 
-def sound_state() -> dict[str, object]:
-    """What a machine's file holds."""
+class Recorded:
+    """A part of KVM: has this state, and takes any."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.state_type = type(state)
+
+    def save(self) -> State:
+        """The state."""
+        return self._state
+
+    def restore(self, _state: State) -> None:
+        """There is no KVM here."""
+
+
+def accelerator_states() -> list[Entry]:
+    """What a machine of one vCPU has beside the board's parts."""
     entry = CpuidEntry(function=0, index=0, flags=0, eax=1, ebx=2, ecx=3, edx=4)
     vcpu = VcpuState(parts={"regs": bytes(144)}, msrs={16: 1}, cpuid=[entry], nested=None)
-    kvm = KvmState(vcpus=[vcpu], chips={"pit": bytes(112)}, clock=1, realtime=1, tsc_khz=1)
+    return [
+        Entry("clock", Recorded(ClockState(clock=1, realtime=1, tsc_khz=1))),
+        Entry("interrupt-controllers", Recorded(ChipsState(chips={"pit": bytes(112)}))),
+        Entry("cpu/0", Recorded(vcpu), "-smp"),
+    ]
+
+
+def sound_state() -> dict[str, object]:
+    """What a machine's file holds."""
     board = make_board()
-    state = MachineState(
-        options=guest_visible(config), memory_bytes=256 << 20, board=board.save().to_json(),
-        kvm=kvm.to_json(),
-    )  # fmt: skip
+    tree = Tree.of([*accelerator_states(), *board.states()])
+    tree.put(PATH, MachineState(options=guest_visible(config), memory_bytes=256 << 20))
     board.closing.close()
-    return state.to_json()
+    return tree.to_json()
 
 
 def replace_one(data: atheris.FuzzedDataProvider, node: Any) -> None:
@@ -136,7 +160,7 @@ def one_input(content: bytes) -> None:
     body = json.loads(SOUND)
     for _ in range(data.ConsumeIntInRange(0, 6)):
         replace_one(data, body)
-    text = bytearray(encode(body))
+    text = bytearray(sealed(json.dumps(body).encode()))
     if data.ConsumeIntInRange(0, 7) == 0:
         text[data.ConsumeIntInRange(0, len(text) - 1)] ^= 1 << data.ConsumeIntInRange(0, 7)
     try:
@@ -149,14 +173,12 @@ def one_input(content: bytes) -> None:
 
 def restore(text: bytes) -> None:
     """What a machine does with its -incoming."""
-    state = MachineState.from_json(decode(text), "state")
-    check_fits(state.options, config)
-    if state.kvm is not None:
-        KvmState.from_json(state.kvm, "kvm")
-    board_state = BoardState.from_json(state.board, "board")
+    tree = decode(io.BytesIO(text).read)
+    check_fits(tree.take(PATH, MachineState).options, config)
     board = make_board()
     try:
-        board.restore(board_state)
+        tree.apply([*accelerator_states(), *board.states()])
+        board.restored()
         for device in board.devices:
             device.resume()
         for slot in board.slots:
@@ -164,7 +186,7 @@ def restore(text: bytes) -> None:
                 slot.read(offset, 4)
         for device in board.devices:
             device.quiesce()
-        assert board.save().to_json() is not None
+        assert Tree.of(board.states()).to_json()
     finally:
         board.closing.close()
 

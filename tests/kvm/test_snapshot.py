@@ -152,10 +152,11 @@ def test_a_command_line_that_does_not_fit_is_refused_by_name(saved: Saved, tmp_p
     for argv, text in (
         ([*kernel, *serial, "-m", "512M"], "-m is 512M and the snapshot's machine has 256M"),
         ([*kernel, *serial, "-m", "256M", "-smp", "2"], "-smp is cpus=2"),
-        ([*kernel, "-m", "256M"], "has a -serial and this one has no -serial"),
+        ([*kernel, "-m", "256M"], "machine has serial (-serial) and this one has none"),
         (
             [*kernel, *serial, "-m", "256M", *disk],
-            "device number 1 is virtio-blk(d), of virtio device id 2; the snapshot's has none",
+            "this machine has a device peripheral-anon/virtio-blk-device[0] (virtio-blk-device) "
+            "and the snapshot's has none",
         ),
     ):
         assert text in refusal(tmp_path, saved.folder, *argv)
@@ -169,6 +170,8 @@ def test_damaged_snapshots_are_refused_in_one_line(saved: Saved, tmp_path: Path)
         (sound[:-1], "bytes where it announces"),
         (sound[:30], "not the state of a machine"),
         (sound[:-9] + bytes([sound[-9] ^ 1]) + sound[-8:], "checksum"),
+        (sound + b"x", "goes on behind its announced end"),
+        (sound[:8] + struct.pack("<I", 1) + sound[12:], "format 1; this program reads format 2"),
         (sound[:8] + struct.pack("<I", 9) + sound[12:], "format 9"),
         (os.urandom(4096), "not the state of a machine"),
     ):

@@ -6,6 +6,7 @@ from stratovirt.errors import StratovirtError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Protocol
 
     from stratovirt._native.guest_memory import GuestMemory
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.runtime.clock import Clock
+    from stratovirt.snapshot.state import Entry
 
     class Accelerator(Writer, Protocol):
         """Memory, interrupts, doorbells (ioeventfds) and vCPUs of one machine.
@@ -99,11 +101,11 @@ if TYPE_CHECKING:
         def reset(self) -> None:
             """Reset paused vCPUs and interrupt controllers to power-on state; raises AccelError."""
 
-        def save(self) -> dict[str, object] | None:
-            """The state of paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
+        def states(self) -> Iterable[Entry]:
+            """Clocks, interrupt controllers and vCPUs in the tree of states, in restore order.
 
-        def restore(self, state: dict[str, object] | None) -> None:
-            """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""
+            The vCPUs are paused; before a restore they are newly created.
+            """
 
         def pause(self) -> None:
             """Stop every vCPU; returns when none runs guest code."""

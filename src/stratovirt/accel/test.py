@@ -201,11 +201,9 @@ class TestAccelerator:
     def reset(self) -> None:
         """Does nothing: there is no vCPU state."""
 
-    def save(self) -> None:
-        """None: there is no state to save."""
-
-    def restore(self, state: dict[str, object] | None) -> None:
-        """Does nothing: there is no state to restore."""
+    def states(self) -> tuple[()]:
+        """None: there is no vCPU and no interrupt controller."""
+        return ()
 
     def pause(self) -> None:
         """Does nothing: no vCPU runs."""

@@ -27,6 +27,8 @@ class GedState(State):
 class GenericEventDevice:
     """One 32-bit register of pending events and an edge-triggered interrupt."""
 
+    state_type = GedState
+
     def __init__(self, set_irq_level: Callable[[bool], None]) -> None:
         self._set_irq_level = set_irq_level
         self._pending = 0

@@ -48,6 +48,8 @@ class Uart16550:
     Bytes from the peer wait in the host until the FIFO has room, so no input is lost.
     """
 
+    state_type = UartState
+
     def __init__(self, chardev: Chardev, set_irq: Callable[[bool], None]) -> None:
         self._chardev = chardev
         self._set_irq = set_irq

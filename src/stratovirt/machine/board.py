@@ -11,9 +11,9 @@ from stratovirt.memory.ram import Ram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import ExitStack
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.chardev.backend import Chardev
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.address_space import Handler
     from stratovirt.memory.ram import RamTemplate
-    from stratovirt.snapshot.state import State
+    from stratovirt.snapshot.state import Entry
     from stratovirt.virtio.device import VirtioDevice
 
     class BoardTemplate(RamTemplate, Protocol):
         """A snapshot that a board starts from: see snapshot.restore.Template."""
 
-        @property
-        def board(self) -> Any:
-            """The board's saved state."""
+        def has(self, path: str) -> bool:
+            """Whether the snapshot's machine has a part at this path of its tree of states."""
 
 
 PHYSICAL_ADDRESS_BITS = 52
@@ -72,8 +71,6 @@ class Board(ABC):
 
     bus: str
     """The bus of its virtio devices."""
-    state_type: type[State]
-    """The class of its saved state, for boards that snapshots can have."""
     late_modules: tuple[str, ...] = ()
     """Modules that are imported while the machine runs; a locked-down one loads them before."""
     restarts_on_reset = False
@@ -121,12 +118,20 @@ class Board(ABC):
         """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
 
     @abstractmethod
-    def save(self) -> State:
-        """State of all devices of a paused machine; raises SnapshotError naming the obstacle."""
+    def states(self) -> Iterable[Entry]:
+        """The parts with their paths in the tree of states, in the order of their restore."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the paused machine cannot be saved, in a sentence; None when its parts decide."""
+        if self.hot_plug is not None and self.hot_plug.plugged:
+            name = next(iter(self.hot_plug.plugged))
+            return f"{name}: it was added while the machine ran; remove it first (device_del)"
+        return None
 
     @abstractmethod
-    def restore(self, state: Any) -> None:
-        """Load the saved state of all devices; the machine is paused. Raises SnapshotError."""
+    def restored(self) -> None:
+        """Tell the guest that it is a clone, once all states are restored."""
 
     @abstractmethod
     def press_power_button(self) -> None:

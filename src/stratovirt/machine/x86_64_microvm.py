@@ -7,24 +7,23 @@ import os
 from stratovirt.acpi.vmgenid import BYTES as GENERATION_ID_BYTES
 from stratovirt.boot import x86_64_linux
 from stratovirt.config.buses import MMIO
-from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
 from stratovirt.devices.acpi_sleep import SleepController
-from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GedState, GenericEventDevice
+from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GenericEventDevice
 from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
-from stratovirt.devices.uart16550 import UartState
 from stratovirt.devices.x86_64_i8042 import PORTS, ResetController
 from stratovirt.machine import x86_64_microvm_layout as layout
 from stratovirt.machine.x86_64_board import X8664Board
 from stratovirt.machine.x86_64_microvm_tables import acpi_tables, mp_tables
 from stratovirt.memory.address_space import IoRegion
-from stratovirt.snapshot.errors import SnapshotError
-from stratovirt.snapshot.state import FLAG, Each, Optional, State, Struct
-from stratovirt.virtio.mmio import MmioState, MmioTransport
+from stratovirt.snapshot.paths import DevicePaths
+from stratovirt.snapshot.state import Entry, Stateless
+from stratovirt.virtio.mmio import MmioTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from stratovirt.machine.board import BoardContext
@@ -33,15 +32,8 @@ if TYPE_CHECKING:
 
 HOT_REPLACE = ("virtio-blk-device", "virtio-net-device")
 """The devices in the board's hot-replace slots, in the slots' order."""
-
-
-class BoardState(State):
-    """State of the board's own devices and its virtio slots, the empty hot-replace ones last."""
-
-    ged: GedState = opt(Struct(GedState))
-    uart: UartState | None = opt(Optional(Struct(UartState)))
-    has_hot_replace: bool = opt(FLAG)
-    slots: list[MmioState] = opt(Each(Struct(MmioState)))
+HOT_REPLACE_PATH = "hot-replace"
+"""Path of the hot-replace slots in the tree of states."""
 
 
 class Microvm(X8664Board):
@@ -51,11 +43,12 @@ class Microvm(X8664Board):
     """
 
     bus = MMIO
-    state_type = BoardState
 
     def __init__(self, context: BoardContext) -> None:
         super().__init__(context, layout.ram_pieces(context.config.memory.size))
         self.slots: list[MmioTransport] = []
+        self._paths: dict[str, tuple[MmioTransport, str]] = {}
+        """The slots by path in the tree of states, with the driver of each."""
         self.add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(context.guest_reset))
         self.add_ports(
             "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(context.guest_power_off)
@@ -65,8 +58,9 @@ class Microvm(X8664Board):
         self._generation_id = os.urandom(GENERATION_ID_BYTES)
         # A restored guest must find the hot-replace slots that it was saved with.
         template = context.template
-        saved = self.config if template is None else template.board
-        self._add_devices(saved.has_hot_replace)
+        self._add_devices(
+            self.config.has_hot_replace if template is None else template.has(HOT_REPLACE_PATH)
+        )
         self.memory_space.commit()
         self.port_space.commit()
 
@@ -99,59 +93,21 @@ class Microvm(X8664Board):
             self.uart.reset()
         return self.load()
 
-    def save(self) -> BoardState:
-        """State of all devices of a paused machine; raises SnapshotError naming the obstacle."""
-        if self.hot_plug is not None and self.hot_plug.plugged:
-            name = next(iter(self.hot_plug.plugged))
-            raise SnapshotError(
-                f"{name}: it was added while the machine ran; remove it first (device_del)"
-            )
-        for device in self.devices:
-            if device.obstacle is not None:
-                raise SnapshotError(f"{device.name}: {device.obstacle}")
-        return BoardState(
-            ged=self._ged.save(),
-            uart=self.uart.save() if self.uart is not None else None,
-            has_hot_replace=self.hot_plug is not None,
-            slots=[slot.save() for slot in self.slots],
-        )
+    def states(self) -> Iterator[Entry]:
+        """The virtio slots, then the board's own devices."""
+        for path, (slot, driver) in self._paths.items():
+            yield Entry(path, slot, driver)
+            yield Entry(f"{path}/device", slot.device, driver)
+        if self.hot_plug is not None:
+            yield Entry(HOT_REPLACE_PATH, Stateless(), "-qmp")
+        if self.uart is not None:
+            yield Entry("serial", self.uart, "-serial")
+        yield Entry("ged", self._ged)
 
-    def restore(self, state: BoardState) -> None:
-        """Load the saved state of all devices; the machine is paused. Raises SnapshotError.
-
-        The interrupt controllers must be restored before: pending interrupts are raised again.
-        """
-        self._check_devices(state)
-        for slot, saved in zip(self.slots, state.slots, strict=True):
-            slot.restore(saved)
-        if self.uart is not None and state.uart is not None:
-            self.uart.restore(state.uart)
-        self._ged.restore(state.ged)
+    def restored(self) -> None:
+        """Give the guest another generation id and tell it."""
         self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
         self._ged.raise_event(NEW_GENERATION)
-
-    def _check_devices(self, state: BoardState) -> None:
-        """Raise SnapshotError for the first device that differs from the snapshot's."""
-        if (state.uart is not None) != (self.uart is not None):
-            words = {True: "a -serial", False: "no -serial"}
-            raise SnapshotError(
-                f"the snapshot's machine has {words[state.uart is not None]} and this one has "
-                f"{words[self.uart is not None]}"
-            )
-        ours = {slot.base: slot.device for slot in self.slots}
-        theirs = {saved.base: saved.device_id for saved in state.slots}
-        for number, base in enumerate(sorted(ours | theirs), start=1):
-            if base not in ours:
-                raise SnapshotError(
-                    f"the snapshot's machine has a device number {number}, of virtio device id "
-                    f"{theirs[base]}, and this one has none"
-                )
-            device = ours[base]
-            if device.device_id != theirs.get(base):
-                raise SnapshotError(
-                    f"device number {number} is {device.name}, of virtio device id "
-                    f"{device.device_id}; the snapshot's has {theirs.get(base, 'none')}"
-                )
 
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""
@@ -173,21 +129,24 @@ class Microvm(X8664Board):
 
             self.hot_plug = slots = HotReplace(self.host, HOT_REPLACE)
             self.closing.callback(slots.close)
+        paths = DevicePaths()
         for index, options in enumerate(virtio):
             device = options.driver.make(options, self.host)
             if with_hot_replace:
                 slots.adopt(options, device)
-            self._add_virtio(device, index, layout.VIRTIO_FIRST_GSI + index)
+            slot = self._add_virtio(device, index, layout.VIRTIO_FIRST_GSI + index)
+            self._paths[paths.next(options)] = slot, options.driver.name
         for options in devices:
             if options.driver.bus != MMIO:
                 options.driver.make(options, self)
         if with_hot_replace:
             for number, device in slots.fill_up():
-                self._add_virtio(
+                slot = self._add_virtio(
                     device, layout.VIRTIO_SLOTS + number, layout.HOT_REPLACE_FIRST_GSI + number
                 )
+                self._paths[f"{HOT_REPLACE_PATH}/{number}"] = slot, ""
 
-    def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> None:
+    def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> MmioTransport:
         self.closing.callback(device.close)
         slot = MmioTransport(
             device,
@@ -199,6 +158,7 @@ class Microvm(X8664Board):
         )
         self.closing.callback(slot.close)
         self.slots.append(slot)
+        return slot
 
     def _command_line(self) -> bytes:
         # In front, because words after "--" in the user's text go to init, not to the kernel.

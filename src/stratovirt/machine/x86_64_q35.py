@@ -18,16 +18,12 @@ from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
 from stratovirt.pci.host_bridge import Ecam, PciHost
 from stratovirt.pci.x86_64_config_ports import PORTS as CONFIG_PORTS
 from stratovirt.pci.x86_64_config_ports import ConfigPorts
-from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from stratovirt.cpu.x86_64_boot import EntryPoint
     from stratovirt.machine.board import BoardContext
     from stratovirt.machine.x86_64_q35_firmware import Firmware
-    from stratovirt.snapshot.state import State
     from stratovirt.virtio.device import VirtioDevice
 
 SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
@@ -149,13 +145,17 @@ class Q35(X8664Board):
             self._firmware.reset()
         return self.load()
 
-    def save(self) -> NoReturn:
-        """Raises SnapshotError: snapshots of q35 are not supported yet."""
-        raise SnapshotError("-machine q35: only microvm can be saved yet")
+    def states(self) -> tuple[()]:
+        """None yet: see `obstacle`."""
+        return ()
 
-    def restore(self, _state: State) -> NoReturn:
-        """Raises SnapshotError: snapshots of q35 are not supported yet."""
-        raise SnapshotError("-machine q35: only microvm can be restored yet")
+    @property
+    def obstacle(self) -> str:
+        """Snapshots of q35 are not supported yet."""
+        return "-machine q35: only microvm can be saved yet"
+
+    def restored(self) -> None:
+        """Does nothing: no snapshot of q35 exists."""
 
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""

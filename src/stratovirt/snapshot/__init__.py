@@ -1,4 +1,5 @@
-"""Snapshots: ``state`` the typed structs, ``files`` the folder, ``save`` and ``restore`` a machine.
+"""Snapshots of machines, which ``docs/snapshot.md`` describes.
 
-``docs/snapshot.md`` describes the files.  Devices know only ``state``.
+``state`` has the typed structs, ``tree`` the structs of a machine by path, ``encoding`` their
+bytes, ``files`` the folder, ``save`` and ``restore`` the work.  Devices know only ``state``.
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.snapshot.machine import MachineState, guest_visible
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.machine import PATH, MachineState, guest_visible
+from stratovirt.snapshot.tree import Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,12 +13,11 @@ if TYPE_CHECKING:
     from stratovirt.machine.board import Board
 
 
-def capture(config: VmConfig, board: Board, accelerator: Accelerator) -> MachineState:
-    """The state of a snapshot, without memory; raises SnapshotError naming an unsavable device."""
-    saved = board.save()
-    return MachineState(
-        options=guest_visible(config),
-        memory_bytes=config.memory.size,
-        board=saved.to_json(),
-        kvm=accelerator.save(),
-    )
+def capture(config: VmConfig, board: Board, accelerator: Accelerator) -> Tree:
+    """The state of a snapshot, without memory; raises SnapshotError naming an unsavable part."""
+    if board.obstacle is not None:
+        raise SnapshotError(board.obstacle)
+    tree = Tree.of([*accelerator.states(), *board.states()])
+    state = MachineState(options=guest_visible(config), memory_bytes=config.memory.size)
+    tree.put(PATH, state)
+    return tree

@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import stat
-import struct
 
 from stratovirt._native.rename import exchange
 from stratovirt.host.request import Opened, Request, detail
@@ -20,49 +17,9 @@ from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from stratovirt.host.request import Kept
 
 STATE, MEMORY = "state", "memory"
-MAGIC = b"SVSTATE\0"
-FORMAT = 1
-HEADER = struct.Struct("<8sIxxxxQ32s")
-"""Magic, format version, bytes of the body, their SHA-256; the body is JSON in UTF-8."""
-MOST_BYTES = 64 << 20
-"""Largest ``state`` file that is read: 254 vCPUs take 9 MiB."""
-MOST_VALUES = 1 << 19
-"""Most JSON values in the body: a vCPU has about 700."""
-
-
-def encode(body: Mapping[str, object]) -> bytes:
-    """The content of a ``state`` file."""
-    text = json.dumps(body, separators=(",", ":")).encode()
-    return HEADER.pack(MAGIC, FORMAT, len(text), hashlib.sha256(text).digest()) + text
-
-
-def decode(content: bytes) -> dict[str, object]:
-    """The body of a ``state`` file; raises SnapshotError if it is truncated or damaged."""
-    if len(content) < HEADER.size or not content.startswith(MAGIC):
-        raise SnapshotError("state is not the state of a machine")
-    _, version, size, digest = HEADER.unpack_from(content)
-    if version != FORMAT:
-        raise SnapshotError(f"state has format {version}; this program reads format {FORMAT}")
-    text = content[HEADER.size :]
-    if len(text) != size:
-        raise SnapshotError(f"state has {len(text)} bytes where it announces {size}")
-    if hashlib.sha256(text).digest() != digest:
-        raise SnapshotError("state is damaged: its checksum does not fit")
-    # A parsed value takes many times its bytes in the file.
-    if sum(map(text.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise SnapshotError(f"state has more than {MOST_VALUES} values")
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SnapshotError(f"state is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise SnapshotError("state is not a JSON object")
-    return body
 
 
 def open_folder(place: str) -> int:
@@ -81,14 +38,6 @@ def open_inside(folder_fd: int, name: str) -> int:
         os.close(fd)
         raise SnapshotError(f"{name} is not a regular file")
     return fd
-
-
-def read_state(folder_fd: int) -> dict[str, object]:
-    """The body of the folder's ``state`` file; raises SnapshotError or OSError."""
-    with open(open_inside(folder_fd, STATE), "rb") as file:
-        if os.fstat(file.fileno()).st_size > MOST_BYTES:
-            raise SnapshotError(f"state is longer than {MOST_BYTES >> 20} MiB")
-        return decode(file.read(MOST_BYTES + 1))
 
 
 class SnapshotRequest(Request["SnapshotFiles"], kind="snapshot"):

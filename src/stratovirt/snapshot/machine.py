@@ -1,4 +1,4 @@
-"""The content of a snapshot's ``state`` file, and the check of a command line against it."""
+"""What a clone's command line must say as well, and the check of a command line against it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from stratovirt.config.kinds import size_text
 from stratovirt.config.options import opt
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.snapshot.errors import SnapshotError
-from stratovirt.snapshot.state import U64, Optional, State, Texts, Unread
+from stratovirt.snapshot.state import U64, State, Texts
+
+PATH = "machine"
+"""Where the tree of states has a MachineState."""
 
 
 class MachineState(State):
-    """The whole ``state`` file; `board` and `kvm` are parsed by board and accelerator."""
+    """The command line of the snapshot's machine, as far as a clone's must be the same."""
 
     options: dict[str, str] = opt(Texts(), help="what a clone's command line must say as well")
     memory_bytes: int = opt(U64, help="size of the memory file")
-    board: dict[str, object] = opt(Unread())
-    kvm: dict[str, object] | None = opt(
-        Optional(Unread()), help="null for a machine of the test accelerator"
-    )
 
 
 def guest_visible(config: VmConfig) -> dict[str, str]:

@@ -6,18 +6,18 @@ import os
 
 from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.memory_file import MemoryFile
-from stratovirt.architectures import load, of_this_host
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
+from stratovirt.snapshot.encoding import decode
 from stratovirt.snapshot.errors import SnapshotError
-from stratovirt.snapshot.files import MEMORY, open_folder, open_inside, read_state
-from stratovirt.snapshot.machine import MachineState, check_fits
+from stratovirt.snapshot.files import MEMORY, STATE, open_folder, open_inside
+from stratovirt.snapshot.machine import PATH, MachineState, check_fits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.accel.base import Accelerator
     from stratovirt.machine.board import Board
-    from stratovirt.snapshot.state import State
+    from stratovirt.snapshot.tree import Tree
 
 
 class Template:
@@ -32,10 +32,10 @@ class Template:
         self.memory_fd = folder_fd = -1
         try:
             folder_fd = open_folder(config.incoming.removeprefix("file:"))
-            self._machine = MachineState.from_json(read_state(folder_fd), "state")
-            check_fits(self._machine.options, config)
-            self.board = self._read_board(config.machine.type)
-            self.memory_fd = self._open_memory(folder_fd, config)
+            self._tree = _read_state(folder_fd)
+            machine = self._tree.take(PATH, MachineState)
+            check_fits(machine.options, config)
+            self.memory_fd = self._open_memory(folder_fd, config, machine.memory_bytes)
         except OSError as error:
             self.close()
             name = os.path.basename(error.filename or "")
@@ -47,24 +47,24 @@ class Template:
             if folder_fd >= 0:
                 os.close(folder_fd)
 
-    def _read_board(self, machine_type: str) -> State:
-        board: type[Board] = load(of_this_host().boards[machine_type].board)
-        return board.state_type.from_json(self._machine.board, "board")
-
-    def _open_memory(self, folder_fd: int, config: VmConfig) -> int:
+    def _open_memory(self, folder_fd: int, config: VmConfig, saved_bytes: int) -> int:
         fd = open_inside(folder_fd, MEMORY)
         size = os.fstat(fd).st_size
-        if size != config.memory.size or size != self._machine.memory_bytes:
+        if size != config.memory.size or size != saved_bytes:
             os.close(fd)
             raise SnapshotError(f"memory has {size} bytes, not {config.memory.size}")
         return fd
 
+    def has(self, path: str) -> bool:
+        """Whether the snapshot's machine has a part at this path of the tree."""
+        return path in self._tree
+
     def apply(self, board: Board, accelerator: Accelerator) -> None:
         """Load its state into a newly built machine, and close it; raises SnapshotError."""
         try:
-            accelerator.restore(self._machine.kvm)
-            # After the interrupt controllers: pending interrupts are raised again.
-            board.restore(self.board)
+            # The interrupt controllers before the devices, which raise pending interrupts again.
+            self._tree.apply([*accelerator.states(), *board.states()])
+            board.restored()
         except (ConfigError, SnapshotError) as error:
             raise SnapshotError(f"{self.source}: {error}") from error
         finally:
@@ -79,3 +79,11 @@ class Template:
         if self.memory_fd >= 0:
             os.close(self.memory_fd)
             self.memory_fd = -1
+
+
+def _read_state(folder_fd: int) -> Tree:
+    with open(open_inside(folder_fd, STATE), "rb") as file:
+        tree = decode(file.read)
+        if file.read(1):
+            raise SnapshotError("state goes on behind its announced end")
+        return tree

@@ -9,7 +9,8 @@ from stratovirt._native.memory_file import CancelledError, MemoryFile
 from stratovirt.runtime.faults import reason
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.threads import start_thread
-from stratovirt.snapshot.files import SnapshotRequest, encode
+from stratovirt.snapshot.encoding import encode
+from stratovirt.snapshot.files import SnapshotRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from stratovirt._native.guest_memory import RamMapping
     from stratovirt.host.access import HostAccess
-    from stratovirt.snapshot.machine import MachineState
+    from stratovirt.snapshot.tree import Tree
 
 log = Log(__name__)
 
@@ -32,7 +33,7 @@ class Snapshot:
     def __init__(
         self,
         place: str,
-        state: MachineState,
+        state: Tree,
         ram: RamMapping,
         host: HostAccess,
         ended: Callable[[], None],
@@ -43,7 +44,7 @@ class Snapshot:
         self._place = place
         self._files = host.open(SnapshotRequest(place=place, memory_bytes=ram.size))
         self._memory = MemoryFile(ram, self._files.memory_fd)
-        self._content = encode(state.to_json())
+        self._content = encode(state)
         self._ended = ended
         self._done = _thread.allocate_lock()
         self._done.acquire()

@@ -20,7 +20,24 @@ from stratovirt.snapshot.errors import SnapshotError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Self
+    from typing import Any, Protocol, Self
+
+    class Stateful(Protocol):
+        """A part of a machine (device, bus, clock, vCPU) whose state is in snapshots."""
+
+        @property
+        def state_type(self) -> type[State]:
+            """Type of the state that `save` returns."""
+
+        def save(self) -> State:
+            """The state while the machine is paused; raises SnapshotError if it has none."""
+
+        def restore(self, state: Any) -> None:
+            """Take over a saved state in a newly built machine; raises SnapshotError.
+
+            The state may come from anybody: each value was checked against its field only.
+            """
+
 
 MOST_ENTRIES = 4096
 """Most entries of one list or object."""
@@ -50,7 +67,33 @@ class State(Options):
 
 
 class NoState(State):
-    """State of a device without any."""
+    """State of a part without any."""
+
+
+class Stateless:
+    """A part without state, which a restored machine must have all the same."""
+
+    state_type: type[State] = NoState
+
+    def save(self) -> NoState:
+        """Nothing."""
+        return NoState()
+
+    def restore(self, state: NoState) -> None:
+        """Does nothing."""
+
+
+class Entry:
+    """A part of a machine in the tree of states, at `path`.
+
+    `option` is what the user writes to have the part (a driver of -device, "-serial"); empty for
+    what every machine has.
+    """
+
+    __slots__ = ("option", "owner", "path")
+
+    def __init__(self, path: str, owner: Stateful, option: str = "") -> None:
+        self.path, self.owner, self.option = path, owner, option
 
 
 class Struct(Kind["Any"]):

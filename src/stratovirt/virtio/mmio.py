@@ -9,25 +9,19 @@ from stratovirt._native.interrupt import InterruptStatus, Notifier
 from stratovirt.config.options import opt
 from stratovirt.memory.address_space import AddressSpace, IoRegion, NativeRegion
 from stratovirt.snapshot.errors import SnapshotError
-from stratovirt.snapshot.state import (
-    FLAG,
-    U8,
-    U16,
-    U32,
-    U64,
-    Each,
-    State,
-    Struct,
-    Unread,
-)
+from stratovirt.snapshot.state import U32, U64
 from stratovirt.virtio.transport import (
-    DRIVER_OK,
-    FEATURES_OK,
     INTERRUPT_CONFIG,
     INTERRUPT_USED,
     VirtioTransport,
     high_half,
     low_half,
+)
+from stratovirt.virtio.transport_state import (
+    TransportState,
+    check_registers,
+    restore_registers,
+    saved_registers,
 )
 
 TYPE_CHECKING = False
@@ -52,33 +46,12 @@ SHM_LEN_LOW, SHM_BASE_HIGH = 0x0B0, 0x0BC
 CONFIG_GENERATION, CONFIG = 0x0FC, 0x100
 
 
-class QueueState(State):
-    """A queue as the driver has set it up, and the positions of its rings."""
-
-    size: int = opt(U32)
-    ready: bool = opt(FLAG)
-    desc: int = opt(U64)
-    driver: int = opt(U64)
-    device: int = opt(U64)
-    next_avail: int = opt(U16, default=0)
-    next_used: int = opt(U16, default=0)
-
-
-class MmioState(State):
-    """Registers, queues and the device of one slot."""
+class MmioState(TransportState):
+    """Place, registers and queues of one slot."""
 
     base: int = opt(U64, help="where the slot is")
-    device_id: int = opt(U32)
-    status: int = opt(U8)
-    device_features_sel: int = opt(U32)
-    driver_features_sel: int = opt(U32)
-    driver_features: int = opt(U64)
-    queue_sel: int = opt(U32)
-    config_generation: int = opt(U32)
+    gsi: int = opt(U32)
     interrupt_status: int = opt(U32)
-    is_active: bool = opt(FLAG)
-    queues: list[QueueState] = opt(Each(Struct(QueueState)))
-    device: dict[str, object] = opt(Unread())
 
 
 class MmioTransport(VirtioTransport):
@@ -87,6 +60,8 @@ class MmioTransport(VirtioTransport):
     Doorbells are eventfds from the start and the interrupt status is answered natively, so an
     I/O request runs no Python code.
     """
+
+    state_type = MmioState
 
     def __init__(
         self,
@@ -205,61 +180,24 @@ class MmioTransport(VirtioTransport):
         self._interrupts.clear()
 
     def save(self) -> MmioState:
-        """The slot's state; the machine is paused."""
+        """The slot's state while the machine is paused; raises SnapshotError."""
         return MmioState(
             base=self.base,
-            device_id=self.device.device_id,
-            status=self.status,
-            device_features_sel=self.device_features_sel,
-            driver_features_sel=self.driver_features_sel,
-            driver_features=self.driver_features,
-            queue_sel=self.queue_sel,
-            config_generation=self.config_generation,
+            gsi=self.gsi,
             interrupt_status=self._interrupts.get(),
-            is_active=self.is_active,
-            queues=[self._save_queue(index) for index in range(len(self.queues))],
-            device=self.device.save().to_json(),
+            **saved_registers(self),
         )
-
-    def _save_queue(self, index: int) -> QueueState:
-        queue, ring = self.queues[index], self.rings.get(index)
-        next_avail, next_used = ring.position if ring is not None else (0, 0)
-        return QueueState(
-            size=queue.size, ready=queue.ready,
-            desc=queue.desc, driver=queue.driver, device=queue.device,
-            next_avail=next_avail, next_used=next_used,
-        )  # fmt: skip
 
     def restore(self, state: MmioState) -> None:
         """Restore the saved slot, its device quiesced; raises SnapshotError."""
-        device = self.device
-        if device.obstacle is not None:
-            raise SnapshotError(f"{device.name}: {device.obstacle}, nor restored")
-        if len(state.queues) != len(self.queues):
+        if (state.base, state.gsi) != (self.base, self.gsi):
             raise SnapshotError(
-                f"{device.name}: the device has {len(self.queues)} queues and the snapshot's "
-                f"had {len(state.queues)} (num-queues, mq)"
+                f"{self.device.name}: it is at 0x{self.base:x}, interrupt {self.gsi}, and the "
+                f"snapshot's was at 0x{state.base:x}, interrupt {state.gsi}; give the devices in "
+                "the same order"
             )
-        if state.is_active and ~state.status & (FEATURES_OK | DRIVER_OK):
-            raise SnapshotError(f"{device.name}: the snapshot's device runs without its driver")
-        if state.status & FEATURES_OK:
-            self.check_restored(state.driver_features)
-        device.quiesce()
-        self.status, self.queue_sel = state.status, state.queue_sel
-        self.device_features_sel = state.device_features_sel
-        self.driver_features_sel = state.driver_features_sel
-        self.driver_features = state.driver_features
-        self.config_generation = state.config_generation
-        for queue, saved in zip(self.queues, state.queues, strict=True):
-            queue.size, queue.ready = saved.size, saved.ready
-            queue.desc, queue.driver, queue.device = saved.desc, saved.driver, saved.device
-        if state.is_active:
-            self.activate(
-                {i: (queue.next_avail, queue.next_used) for i, queue in enumerate(state.queues)}
-            )
-            if not self.is_active:
-                raise SnapshotError(f"{device.name}: the snapshot's rings are damaged")
-        device.restore(device.state_type.from_json(state.device, device.name))
+        check_registers(self, state)
+        restore_registers(self, state)
         if state.interrupt_status:
             # The interrupt itself may have been on its way when the machine was saved.
             self._interrupts.set(state.interrupt_status)

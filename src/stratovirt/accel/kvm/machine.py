@@ -21,10 +21,11 @@ from stratovirt.runtime.loop import Loop
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
     from stratovirt.cpu.slots import CpuSlots
+    from stratovirt.snapshot.state import Entry
 
     AnyKvm = TypeVar("AnyKvm", bound=Kvm)
 
@@ -178,12 +179,8 @@ class KvmAccelerator(ABC):
         """Reset paused vCPUs and interrupt controllers to power-on state; raises AccelError."""
 
     @abstractmethod
-    def save(self) -> dict[str, object]:
-        """The state of paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
-
-    @abstractmethod
-    def restore(self, state: dict[str, object] | None) -> None:
-        """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""
+    def states(self) -> Iterable[Entry]:
+        """Clocks, interrupt controllers and vCPUs in the tree of states, in restore order."""
 
     def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
         """Follow the machine's address spaces from now on, and be a writer of its memory."""

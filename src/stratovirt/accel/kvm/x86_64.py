@@ -17,6 +17,9 @@ from stratovirt.runtime.loop import Loop
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
+    from collections.abc import Iterable
+
+    from stratovirt.snapshot.state import Entry
 
 IOAPIC_PINS = 24
 ADDRESS_SIZES = 0x8000_0008
@@ -101,15 +104,8 @@ class X8664Accelerator(KvmAccelerator):
                 f"system_reset: KVM cannot take the state: {error.strerror}"
             ) from error
 
-    def save(self) -> dict[str, object]:
-        """The state of the paused vCPUs, interrupt controllers and clocks; raises SnapshotError."""
+    def states(self) -> Iterable[Entry]:
+        """Clock, interrupt controllers and vCPUs, in the order of their restore."""
         from stratovirt.accel.kvm import x86_64_state
 
-        return x86_64_state.save(self.system, self.vm, self._kvm_vcpus, self.slots).to_json()
-
-    def restore(self, state: dict[str, object] | None) -> None:
-        """Load a saved state into a machine with newly created vCPUs; raises SnapshotError."""
-        from stratovirt.accel.kvm import x86_64_state
-
-        saved = x86_64_state.KvmState.from_json(state or {}, "kvm")
-        x86_64_state.restore(self.system, self.vm, self._kvm_vcpus, saved)
+        return x86_64_state.entries(self.system, self.vm, self._kvm_vcpus, self.slots)

@@ -18,11 +18,18 @@ from stratovirt.snapshot.state import (
     Blobs,
     Bytes,
     Each,
+    Entry,
     Numbers,
     Optional,
     State,
     Struct,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stratovirt.cpu.x86_64_topology import Entry as TopologyEntry
 
 MSR_TSC = 0x10
 MSR_TSC_DEADLINE = 0x6E0
@@ -55,89 +62,157 @@ class VcpuState(State):
     nested: bytes | None = opt(Optional(Bytes(NESTED_MOST)))
 
 
-class KvmState(State):
-    """The machine's whole state in KVM; times in ns, `realtime` since 1970."""
+class ChipsState(State):
+    """The interrupt controllers and timer in the kernel: its structs by name."""
 
-    vcpus: list[VcpuState] = opt(Each(Struct(VcpuState), 254))
     chips: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
+
+
+class ClockState(State):
+    """The machine's clocks; times in ns, `realtime` since 1970."""
+
     clock: int = opt(Integer(0, CLOCK_MOST_NS), help="kvmclock when it was saved")
     realtime: int = opt(U64, help="the host's time of day then")
     tsc_khz: int = opt(U32)
 
 
-def save(system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], slots: CpuSlots) -> KvmState:
-    """Read the paused machine's state from KVM; raises SnapshotError."""
-    indices = kvm_state.msr_indices(system.fd)
-    nested_size = kvm_state.nested_state_size(system.fd)
-    fds = [vcpu.fd for vcpu in vcpus]
+def entries(
+    system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], slots: CpuSlots
+) -> Iterator[Entry]:
+    """Clock, interrupt controllers and vCPUs, in the order of their restore."""
+    clock = Clock(vm, vcpus, kvm_state.msr_indices(system.fd))
+    yield Entry("clock", clock)
+    yield Entry("interrupt-controllers", Chips(vm))
     cpuid = new_cpuid(system, slots)
-    try:
-        # MSRs (with the TSC) and kvmclock first and together: both run on during the rest.
-        msrs = [kvm_state.save_msrs(fd, indices) for fd in fds]
-        clock, realtime = kvm_state.clock_ns(vm.fd), time.time_ns()
-        saved = [
-            VcpuState(
+    for vcpu, shown in zip(vcpus, cpuid, strict=True):
+        yield Entry(f"cpu/{vcpu.index}", Vcpu(system, vcpu, clock, shown), "-smp")
+
+
+class Clock:
+    """kvmclock and time stamp counters, which are saved together and go on together."""
+
+    state_type = ClockState
+
+    def __init__(self, vm: X8664Vm, vcpus: list[X8664Vcpu], msr_indices: list[int]) -> None:
+        self._vm, self._vcpus = vm, vcpus
+        self.msr_indices = msr_indices
+        self.msrs: dict[int, dict[int, int]] = {}
+        """Saved MSRs by index of the vCPU, the time stamp counter among them."""
+        self.elapsed_ns = self.elapsed_ticks = 0
+        """Time since the restored state was saved."""
+
+    def save(self) -> ClockState:
+        """The clocks; raises SnapshotError."""
+        try:
+            # MSRs (with the TSC) and kvmclock together: both run on while the rest is saved.
+            self.msrs = {
+                vcpu.index: kvm_state.save_msrs(vcpu.fd, self.msr_indices) for vcpu in self._vcpus
+            }
+            clock, realtime = kvm_state.clock_ns(self._vm.fd), time.time_ns()
+            tsc_khz = kvm_state.tsc_khz(self._vcpus[0].fd)
+        except OSError as error:
+            raise _not_given(error) from error
+        return ClockState(clock=clock, realtime=realtime, tsc_khz=tsc_khz)
+
+    def restore(self, state: ClockState) -> None:
+        """Set kvmclock as if the machine had run since it was saved; raises SnapshotError."""
+        self.elapsed_ns = max(0, time.time_ns() - state.realtime)
+        self.elapsed_ticks = self.elapsed_ns * state.tsc_khz // 1_000_000
+        try:
+            for vcpu in self._vcpus:
+                _match_tsc_rate(vcpu.fd, state.tsc_khz)
+            kvm_state.set_clock_ns(self._vm.fd, state.clock + self.elapsed_ns)
+        except OSError as error:
+            raise _not_taken(error) from error
+
+
+class Chips:
+    """The interrupt controllers of the machine."""
+
+    state_type = ChipsState
+
+    def __init__(self, vm: X8664Vm) -> None:
+        self._vm = vm
+
+    def save(self) -> ChipsState:
+        """Their registers; raises SnapshotError."""
+        try:
+            return ChipsState(chips=kvm_state.save_chips(self._vm.fd))
+        except OSError as error:
+            raise _not_given(error) from error
+
+    def restore(self, state: ChipsState) -> None:
+        """Set their registers; raises SnapshotError."""
+        try:
+            kvm_state.restore_chips(self._vm.fd, state.chips)
+        except (KeyError, OSError, ValueError) as error:
+            raise _not_taken(error) from error
+
+
+class Vcpu:
+    """One vCPU; `cpuid` has the entries that it was made with."""
+
+    state_type = VcpuState
+
+    def __init__(
+        self, system: X8664Kvm, vcpu: X8664Vcpu, clock: Clock, cpuid: list[TopologyEntry]
+    ) -> None:
+        self._system, self._vcpu, self._clock, self._cpuid = system, vcpu, clock, cpuid
+
+    def save(self) -> VcpuState:
+        """Its registers; the clock's were saved before. Raises SnapshotError."""
+        fd = self._vcpu.fd
+        try:
+            nested_size = kvm_state.nested_state_size(self._system.fd)
+            return VcpuState(
                 parts=kvm_state.save_vcpu(fd),
-                msrs=values,
-                cpuid=[CpuidEntry(**entry) for entry in entries],
+                msrs=self._clock.msrs[self._vcpu.index],
+                cpuid=[CpuidEntry(**entry) for entry in self._cpuid],
                 nested=kvm_state.save_nested(fd, nested_size) if nested_size else None,
             )
-            for fd, values, entries in zip(fds, msrs, cpuid, strict=True)
-        ]
-        return KvmState(
-            vcpus=saved, chips=kvm_state.save_chips(vm.fd), clock=clock, realtime=realtime,
-            tsc_khz=kvm_state.tsc_khz(fds[0]),
-        )  # fmt: skip
-    except OSError as error:
-        raise SnapshotError(f"KVM does not give the machine's state: {error.strerror}") from error
+        except OSError as error:
+            raise _not_given(error) from error
 
+    def restore(self, state: VcpuState) -> None:
+        """Set its registers; the clock is restored before. Raises SnapshotError."""
+        try:
+            self._restore(state)
+        except (KeyError, OSError, ValueError) as error:
+            raise _not_taken(error) from error
 
-def restore(system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], state: KvmState) -> None:
-    """Load the state into a machine with newly created vCPUs; raises SnapshotError.
-
-    The clocks go on as if the machine had run since it was saved.
-    """
-    if len(state.vcpus) != len(vcpus):
-        raise SnapshotError(f"the state has {len(state.vcpus)} vCPUs")
-    try:
-        _restore(system, vm, vcpus, state)
-    except KeyError as error:
-        raise SnapshotError(f"the state lacks {error}") from error
-    except (OSError, ValueError) as error:
-        text = error.strerror if isinstance(error, OSError) else str(error)
-        raise SnapshotError(f"KVM does not take the state: {text}") from error
-
-
-def _restore(system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], state: KvmState) -> None:
-    known = set(kvm_state.msr_indices(system.fd))
-    elapsed_ns = max(0, time.time_ns() - state.realtime)
-    supported = system.supported_cpuid()
-    for vcpu, saved in zip(vcpus, state.vcpus, strict=True):
-        entries = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in saved.cpuid]
-        lacking = lacking_features(entries, supported)
+    def _restore(self, state: VcpuState) -> None:
+        vcpu, msrs = self._vcpu, dict(state.msrs)
+        unknown = set(msrs) - set(self._clock.msr_indices)
+        if unknown:
+            raise SnapshotError(f"MSR 0x{min(unknown):x} is not known to this KVM")
+        cpuid = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in state.cpuid]
+        lacking = lacking_features(cpuid, self._system.supported_cpuid())
         if lacking is not None:
             raise SnapshotError(f"this host's CPU lacks {lacking}, which the guest was shown")
-        vcpu.set_cpuid(entries)
-        _match_tsc_rate(vcpu.fd, state.tsc_khz)
-    kvm_state.restore_chips(vm.fd, state.chips)
-    kvm_state.set_clock_ns(vm.fd, state.clock + elapsed_ns)
-    for vcpu, saved in zip(vcpus, state.vcpus, strict=True):
-        fd = vcpu.fd
-        msrs = dict(saved.msrs)
-        if set(msrs) - known:
-            raise SnapshotError(f"MSR 0x{min(set(msrs) - known):x} is not known to this KVM")
+        vcpu.set_cpuid(cpuid)
         # The deadline takes effect only after the local APIC is in TSC-deadline mode.
         deadline = msrs.pop(MSR_TSC_DEADLINE, 0)
         # Time first: the local APIC's timer starts from what the time stamp counter shows.
-        ticks = msrs.pop(MSR_TSC, 0) + elapsed_ns * state.tsc_khz // 1_000_000
-        _restore_msrs(fd, {MSR_TSC: ticks & (1 << 64) - 1})
-        kvm_state.restore_vcpu(fd, saved.parts)
-        _restore_msrs(fd, msrs)
-        if saved.nested is not None:
-            kvm_state.restore_nested(fd, saved.nested)
+        ticks = msrs.pop(MSR_TSC, 0) + self._clock.elapsed_ticks
+        _restore_msrs(vcpu.fd, {MSR_TSC: ticks & (1 << 64) - 1})
+        kvm_state.restore_vcpu(vcpu.fd, state.parts)
+        _restore_msrs(vcpu.fd, msrs)
+        if state.nested is not None:
+            kvm_state.restore_nested(vcpu.fd, state.nested)
         if deadline:
-            _restore_msrs(fd, {MSR_TSC_DEADLINE: deadline})
+            _restore_msrs(vcpu.fd, {MSR_TSC_DEADLINE: deadline})
         vcpu.note_paused()
+
+
+def _not_given(error: OSError) -> SnapshotError:
+    return SnapshotError(f"KVM does not give the machine's state: {error.strerror}")
+
+
+def _not_taken(error: Exception) -> SnapshotError:
+    if isinstance(error, KeyError):
+        return SnapshotError(f"the state lacks {error}")
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return SnapshotError(f"KVM does not take the state: {text}")
 
 
 def _restore_msrs(fd: int, values: dict[int, int]) -> None:
