@@ -23,6 +23,7 @@ with atheris.instrument_imports(
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
     from stratovirt.machine.board import BoardContext
+    from stratovirt.machine.inventory import Inventory
     from stratovirt.machine.x86_64_q35 import Q35
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
@@ -79,9 +80,9 @@ def make_board() -> Q35:
     )
     return Q35(
         BoardContext(
-            config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
-            closing=ExitStack(), serial=None, guest_reset=lambda: None,
-            guest_power_off=lambda: None,
+            config=config, inventory=Inventory(config), cpus=CpuSlots(config, [0]),
+            accelerator=accelerator, host=host, closing=ExitStack(), serial=None,
+            guest_reset=lambda: None, guest_power_off=lambda: None,
         )
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
     from stratovirt.machine.board import BoardContext
+    from stratovirt.machine.inventory import Inventory
     from stratovirt.machine.x86_64_microvm import Microvm
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
@@ -90,8 +91,9 @@ def make_board() -> Microvm:
     )  # fmt: skip
     serial: Any = OutputFile(process, loop, serial_options)  # type: ignore[arg-type]
     context = BoardContext(
-        config=config, cpus=CpuSlots(config, [0]), accelerator=accelerator, host=host,
-        closing=ExitStack(), serial=serial, guest_reset=lambda: None, guest_power_off=lambda: None,
+        config=config, inventory=Inventory(config), cpus=CpuSlots(config, [0]),
+        accelerator=accelerator, host=host, closing=ExitStack(), serial=serial,
+        guest_reset=lambda: None, guest_power_off=lambda: None,
     )  # fmt: skip
     return Microvm(context)
 

@@ -203,15 +203,15 @@ def test_a_socket_is_connected_to_while_its_chardev_is_there() -> None:
 
 def test_the_chardevs_of_the_command_line_are_connected_to_as_they_may_come_back() -> None:
     config = VmConfig()
-    for chardev in (
+    chardevs = (
         SocketChardev(id="once", path="/run/once"),
         SocketChardev(id="again", path="/run/again", reconnect=1),
         SocketChardev(id="tcp", host="h", port=7, reconnect=1),
         SocketChardev(id="server", path="/run/server", server=True),
         SocketChardev(id="card", path="/run/card"),
-    ):
-        config.chardevs[chardev.id] = chardev
-    config.netdevs["n"] = VhostUser(id="n", chardev="card")
+    )
+    config.chardevs = {chardev.id: chardev for chardev in chardevs}
+    config.netdevs = {"n": VhostUser(id="n", chardev="card")}
     first = _first_grants(config)
     again, card = UnixRequest(path="/run/again"), UnixRequest(path="/run/card")
     assert is_taken(first, again) and is_taken(first, TcpRequest(host="h", port=7))

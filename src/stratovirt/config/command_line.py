@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from stratovirt.architectures import NO_BOARD
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.keyval import shown
@@ -21,7 +23,7 @@ from stratovirt.config.vm_config import MonitorConfig, VmConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 IGNORED_WITH_VALUE = (
@@ -67,6 +69,7 @@ class CommandLine:
             else:
                 raise ConfigError(f"{shown(written)}: unknown option; see stratovirt -help")
         _check(self.config)
+        self.config.freeze()
         return self.config
 
     def _once(self, flag: str, source: str) -> None:
@@ -113,21 +116,21 @@ class CommandLine:
     def _global(self, text: str) -> None:
         from stratovirt.config.machine import Global
 
-        self.config.globals.append(Global.parse(text))
+        self.config.globals += (Global.parse(text),)
 
     def _numa(self, text: str) -> None:
         from stratovirt.config.numa import NUMA, NumaNode
 
         part = NUMA.parse(text)
         if isinstance(part, NumaNode):
-            self.config.numa_nodes.append(part)
+            self.config.numa_nodes += (part,)
         else:
-            self.config.numa_distances.append(part)
+            self.config.numa_distances += (part,)
 
     def _object(self, text: str) -> None:
         from stratovirt.config.objects import OBJECTS
 
-        self._add(self.config.objects, OBJECTS.parse(text), f"-object {shown(text)}", "object")
+        self._add("object", OBJECTS.parse(text), text)
 
     def _drive(self, text: str) -> None:
         from stratovirt.config.drive import Pflash, parse_drive
@@ -136,29 +139,31 @@ class CommandLine:
         if isinstance(drive, Pflash):
             if any(flash.unit == drive.unit for flash in self.config.flashes):
                 raise ConfigError(f"-drive {shown(text)}: another flash has the unit {drive.unit}")
-            self.config.flashes.append(drive)
+            self.config.flashes += (drive,)
         else:
-            self._add(self.config.drives, drive, f"-drive {shown(text)}", "drive")
+            self._add("drive", drive, text)
 
     def _netdev(self, text: str) -> None:
         from stratovirt.config.net import NETDEVS
 
-        self._add(self.config.netdevs, NETDEVS.parse(text), f"-netdev {shown(text)}", "netdev")
+        self._add("netdev", NETDEVS.parse(text), text)
 
     def _chardev(self, text: str) -> None:
         from stratovirt.config.chardev import CHARDEVS
 
-        self._add(self.config.chardevs, CHARDEVS.parse(text), f"-chardev {shown(text)}", "chardev")
+        self._add("chardev", CHARDEVS.parse(text), text)
 
-    def _add(self, things: dict[str, Any], thing: Any, source: str, noun: str) -> None:
+    def _add(self, noun: str, thing: Any, text: str) -> None:
+        """Add `thing`, written as `text`, to the configuration's `noun`s by id."""
+        things: Mapping[str, Any] = getattr(self.config, f"{noun}s")
         if thing.id in things:
-            raise ConfigError(f"{source}: another {noun} has the id {thing.id}")
-        things[thing.id] = thing
+            raise ConfigError(f"-{noun} {shown(text)}: another {noun} has the id {thing.id}")
+        setattr(self.config, f"{noun}s", MappingProxyType({**things, thing.id: thing}))
 
     def _device(self, text: str) -> None:
         from stratovirt.config.registry import DRIVERS
 
-        self.config.devices.append(DRIVERS.parse(text))
+        self.config.devices += (DRIVERS.parse(text),)
 
     def _serial(self, text: str) -> None:
         self._once("-serial", f"-serial {shown(text)}")
@@ -175,15 +180,14 @@ class CommandLine:
 
         self._once("-qmp", f"-qmp {shown(text)}")
         address, chardev = parse_qmp(text)
-        self.config.monitors.append(MonitorConfig(f"-qmp {address}", chardev=chardev))
+        self.config.monitors += (MonitorConfig(f"-qmp {address}", chardev=chardev),)
 
     def _mon(self, text: str) -> None:
         from stratovirt.config.monitor import Mon
 
         mon = Mon.parse(text)
-        self.config.monitors.append(
-            MonitorConfig(f"-mon chardev={mon.chardev}", chardev_id=mon.chardev, pretty=mon.pretty)
-        )
+        source = f"-mon chardev={mon.chardev}"
+        self.config.monitors += (MonitorConfig(source, chardev_id=mon.chardev, pretty=mon.pretty),)
 
     def _mod_test(self, text: str) -> None:
         self._once("-mod-test", f"-mod-test {shown(text)}")
@@ -211,7 +215,7 @@ class CommandLine:
     def _trace(self, text: str) -> None:
         from stratovirt.config.process import Trace
 
-        self.config.trace_events.append(Trace.parse(text).events)
+        self.config.trace_events += (Trace.parse(text).events,)
 
     def _incoming(self, text: str) -> None:
         from stratovirt.config.process import Incoming

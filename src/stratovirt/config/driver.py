@@ -43,7 +43,7 @@ class HotReplaced:
     `adopt(device, slots)` makes a device of the command line one whose back end can be removed,
     `make_empty(name, slots)` creates one without a back end (`slots` is of
     machine/hot_replace.py).  `fill(options, device, slots)` gives a device its back end,
-    `empty(device, slots)` closes it.
+    `empty(device)` closes it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class HotReplaced:
         adopt: Callable[[Any, Any], None],
         make_empty: Callable[[str, Any], Any],
         fill: Callable[[Any, Any, Any], None],
-        empty: Callable[[Any, Any], None],
+        empty: Callable[[Any], None],
     ) -> None:
         self.options: Final = options
         self.noun: Final = noun

@@ -97,6 +97,10 @@ class Options:
         """Refuse: options do not change once read."""
         raise AttributeError(f"{type(self).__name__} is immutable")
 
+    def __delattr__(self, name: str) -> None:
+        """Refuse: options do not change once read."""
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
     def __repr__(self) -> str:
         """The fields, as they were given."""
         values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in self.fields.values())

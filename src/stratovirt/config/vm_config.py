@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from stratovirt.architectures import NO_BOARD
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.kinds import Reference
@@ -10,8 +12,8 @@ from stratovirt.config.options import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from collections.abc import Iterable, Mapping
+    from typing import Any, NoReturn
 
     from stratovirt.config.chardev import Chardev
     from stratovirt.config.drive import Drive, Pflash
@@ -24,10 +26,37 @@ MEMORY_BACKEND = "-object memory-backend"
 IOTHREAD = "-object iothread"
 
 
-class MonitorConfig:
-    """A monitor: the chardev it speaks through, and `source`, the option that asked for it."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-    __slots__ = ("chardev", "chardev_id", "pretty", "source")
+
+class Frozen:
+    """Base of what stays as the user wrote it: nothing is set or deleted once `freeze` was called.
+
+    Values are immutable themselves: options, tuples and read-only mappings.
+    """
+
+    _is_frozen = False
+
+    def freeze(self) -> None:
+        """Refuse changes from now on."""
+        self._is_frozen = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set a field that is not frozen; raises AttributeError."""
+        if self._is_frozen:
+            self._refuse(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        """Raises AttributeError: no field ever goes."""
+        self._refuse(name)
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__}.{name} is immutable")
+
+
+class MonitorConfig(Frozen):
+    """A monitor: the chardev it speaks through, and `source`, the option that asked for it."""
 
     def __init__(
         self,
@@ -39,10 +68,14 @@ class MonitorConfig:
     ) -> None:
         self.source, self.chardev = source, chardev
         self.chardev_id, self.pretty = chardev_id, pretty
+        self.freeze()
 
 
-class VmConfig:
-    """A whole machine's configuration; `check` resolves the references between options."""
+class VmConfig(Frozen):
+    """A whole machine's configuration.
+
+    `check` resolves the references between options, and `freeze` ends all changes.
+    """
 
     def __init__(self) -> None:
         self.machine = Machine()
@@ -56,25 +89,25 @@ class VmConfig:
         self.initrd: str | None = None
         self.append = ""
         self.uuid = bytes(16)
-        self.globals: list[Global] = []
-        self.numa_nodes: list[NumaNode] = []
-        self.numa_distances: list[NumaDistance] = []
-        self.objects: dict[str, Any] = {}
-        self.drives: dict[str, Drive] = {}
-        self.flashes: list[Pflash] = []
-        self.netdevs: dict[str, Any] = {}
-        self.devices: list[Any] = []
-        self.chardevs: dict[str, Chardev] = {}
+        self.globals: tuple[Global, ...] = ()
+        self.numa_nodes: tuple[NumaNode, ...] = ()
+        self.numa_distances: tuple[NumaDistance, ...] = ()
+        self.objects: Mapping[str, Any] = NOTHING
+        self.drives: Mapping[str, Drive] = NOTHING
+        self.flashes: tuple[Pflash, ...] = ()
+        self.netdevs: Mapping[str, Any] = NOTHING
+        self.devices: tuple[Any, ...] = ()
+        self.chardevs: Mapping[str, Chardev] = NOTHING
         self.serial: Chardev | None = None
         self.serial_chardev: str | None = None
-        self.monitors: list[MonitorConfig] = []
+        self.monitors: tuple[MonitorConfig, ...] = ()
         self.mod_test: str | None = None
         self.incoming: str | None = None
         self.name: Name | None = None
         self.pidfile: str | None = None
         self.log_file: str | None = None
         self.log_to_stderr = False
-        self.trace_events: list[str] = []
+        self.trace_events: tuple[str, ...] = ()
         self.daemonize = False
         self.start_paused = False
         self.seccomp = True
@@ -173,10 +206,18 @@ class VmConfig:
             owners[kind.flag, name] = source
         if self.serial_chardev is not None:
             self.serial = self.chardevs[self.serial_chardev]
-        for monitor in self.monitors:
-            if monitor.chardev is None:
-                monitor.chardev = self.chardevs[monitor.chardev_id]
+        self.monitors = tuple(self._with_chardev(monitor) for monitor in self.monitors)
         self._check_used(owners)
+
+    def _with_chardev(self, monitor: MonitorConfig) -> MonitorConfig:
+        if monitor.chardev is not None:
+            return monitor
+        return MonitorConfig(
+            monitor.source,
+            chardev=self.chardevs[monitor.chardev_id],
+            chardev_id=monitor.chardev_id,
+            pretty=monitor.pretty,
+        )
 
     def _check_used(self, owners: Iterable[tuple[str, str]]) -> None:
         """Refuse unused back ends, unless a device that names them may be added later."""

@@ -64,7 +64,7 @@ def open_back_end(options: VirtioNet, host: DeviceHost) -> BackEnd:
     if isinstance(netdev, VhostUser):
         from stratovirt.net.vhost_user import VhostUserBackEnd
 
-        back_end = VhostUserBackEnd(netdev, host)
+        back_end = VhostUserBackEnd(netdev, host.config.chardevs[netdev.chardev], host)
         back_end.begin(back_end.meet())
         return back_end
     from stratovirt.net.back_end import TapBackEnd

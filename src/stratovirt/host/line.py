@@ -18,7 +18,7 @@ from stratovirt.runtime.sockets import LostDescriptorsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from stratovirt.config.vm_config import MonitorConfig
@@ -83,7 +83,7 @@ class BrokerLine:
             raise BrokerError(f"{request}: no client of a monitor has named it")
         return Opened(fds, answer["fields"], KeptByBroker(self))
 
-    def open_monitors(self, loop: Loop, monitors: list[MonitorConfig]) -> list[RelayedChardev]:
+    def open_monitors(self, loop: Loop, monitors: Sequence[MonitorConfig]) -> list[RelayedChardev]:
         """A chardev for each monitor, whose clients the broker accepts; raises BrokerError."""
         descriptions = self.ask("monitors")[0]["descriptions"]
         for monitor, description in zip(monitors, descriptions, strict=True):

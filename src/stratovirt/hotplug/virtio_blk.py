@@ -46,12 +46,12 @@ class BlkInSlot(HotDisk, SentWithDisk, InSlot, flag="device_add virtio-blk-mmio"
 def plug(options: PluggedBlk, hot_plug: HotPlug) -> Blk:
     """The disk with its block node."""
     iothread = hot_plug.iothread(options.iothread)
-    name = options.drive or options.id
-    image = hot_plug.images.take(name, options.id, "device_add")
+    nodes, name = hot_plug.inventory.nodes, options.drive or options.id
+    image = nodes.take(name, options.id)
     try:
         disk = Blk(options.id, options.num_queues, hot_plug.host, queue_size=options.queue_size)
     except Exception:
-        hot_plug.images.give_back(name, image)
+        nodes.give_back(name, image)
         raise
     disk.insert(image, options.serial, iothread, options.physical_block_size)
     return disk
@@ -60,7 +60,7 @@ def plug(options: PluggedBlk, hot_plug: HotPlug) -> Blk:
 def give_back(disk: Blk, hot_plug: HotPlug) -> None:
     """Return the disk's block node to the free ones."""
     image = disk.eject()
-    hot_plug.images.give_back(image.drive.id, image)
+    hot_plug.inventory.nodes.give_back(image.drive.id, image)
 
 
 def adopt(disk: Blk, slots: HotReplace) -> None:
@@ -85,16 +85,14 @@ def insert(options: BlkInSlot, disk: Blk, slots: HotReplace) -> None:
         )
     slots.check_ring(options, f"block slot {options.addr}", disk)
     iothread = slots.iothread(options.iothread)
-    image = slots.images.take(options.drive or options.id, options.id, "device_add")
+    image = slots.inventory.nodes.take(options.drive or options.id, options.id)
     disk.name = options.id
     disk.insert(image, options.serial, iothread, options.physical_block_size)
 
 
-def eject(disk: Blk, slots: HotReplace) -> None:
+def eject(disk: Blk) -> None:
     """Complete the requests in flight and close the medium."""
-    image = disk.eject()
-    image.close()
-    slots.images.went(image.drive.id)
+    disk.eject().close()
 
 
 IN_SLOT = HotReplaced(

@@ -45,14 +45,14 @@ class NetInSlot(HotCard, Sent, InSlot, flag="device_add virtio-net-mmio"):
 def plug(options: PluggedNet, hot_plug: HotPlug) -> Net:
     """The card with its netdev."""
     iothread = hot_plug.iothread(options.iothread)
-    name = options.netdev or options.id
-    back_end = hot_plug.netdevs.take(name, options.id, "device_add")
+    netdevs, name = hot_plug.inventory.netdevs, options.netdev or options.id
+    back_end = netdevs.take(name, options.id)
     try:
         pairs = back_end.pairs if options.mq else 1
         card = Net(options.id, pairs, options.mac, hot_plug.host, queue_size=options.queue_size)
         card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
     except Exception:
-        hot_plug.netdevs.give_back(name, back_end)
+        netdevs.give_back(name, back_end)
         raise
     card.connect(back_end, None, iothread)
     return card
@@ -61,7 +61,7 @@ def plug(options: PluggedNet, hot_plug: HotPlug) -> Net:
 def give_back(card: Net, hot_plug: HotPlug) -> None:
     """Return the card's netdev to the free ones."""
     back_end = card.disconnect()
-    hot_plug.netdevs.give_back(back_end.netdev.id, back_end)
+    hot_plug.inventory.netdevs.give_back(back_end.netdev.id, back_end)
 
 
 def adopt(card: Net, _slots: HotReplace) -> None:
@@ -83,10 +83,10 @@ def connect(options: NetInSlot, card: Net, slots: HotReplace) -> None:
         raise slots.refusal(f"net slot {options.addr} is taken by {card.name}")
     slots.check_ring(options, f"net slot {options.addr}", card)
     iothread = slots.iothread(options.iothread)
-    name = options.netdev or options.id
-    back_end = slots.netdevs.take(name, options.id, "device_add")
+    netdevs, name = slots.inventory.netdevs, options.netdev or options.id
+    back_end = netdevs.take(name, options.id)
     if back_end.pairs < card.pairs_most or (options.mq and back_end.pairs > card.pairs_most):
-        slots.netdevs.give_back(name, back_end)
+        netdevs.give_back(name, back_end)
         raise slots.refusal(
             f"{options.id}: net slot {options.addr} has {card.pairs_most} queue "
             f"pairs and the netdev {name} has {back_end.pairs}"
@@ -95,11 +95,9 @@ def connect(options: NetInSlot, card: Net, slots: HotReplace) -> None:
     card.connect(back_end, options.mac, iothread)
 
 
-def disconnect(card: Net, slots: HotReplace) -> None:
+def disconnect(card: Net) -> None:
     """Complete the requests in flight and close the back end."""
-    back_end = card.disconnect()
-    back_end.close()
-    slots.netdevs.went(back_end.netdev.id)
+    card.disconnect().close()
 
 
 IN_SLOT = HotReplaced(

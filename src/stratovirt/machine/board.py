@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.machine.hot_plug import HotPlug
+    from stratovirt.machine.inventory import Inventory
     from stratovirt.memory.address_space import Handler
     from stratovirt.memory.ram import RamTemplate
     from stratovirt.snapshot.state import Entry
@@ -38,7 +39,7 @@ LARGE_KERNEL = 1 << 20
 
 
 class BoardContext:
-    """What a board is built with: its configuration, the accelerator, and what is around it.
+    """What a board is built with: configuration, inventory, accelerator, and what is around it.
 
     `closing` takes the close of each part where the part is made, and runs them in reverse order.
     `guest_reset` and `guest_power_off` are called when the guest does either.  With a `template`
@@ -49,6 +50,7 @@ class BoardContext:
         self,
         *,
         config: VmConfig,
+        inventory: Inventory,
         cpus: CpuSlots,
         accelerator: Accelerator,
         host: DeviceHost,
@@ -58,7 +60,8 @@ class BoardContext:
         guest_power_off: Callable[[], None],
         template: BoardTemplate | None = None,
     ) -> None:
-        self.config, self.cpus, self.accelerator, self.host = config, cpus, accelerator, host
+        self.config, self.inventory = config, inventory
+        self.cpus, self.accelerator, self.host = cpus, accelerator, host
         self.closing, self.serial, self.template = closing, serial, template
         self.guest_reset, self.guest_power_off = guest_reset, guest_power_off
 
@@ -78,6 +81,7 @@ class Board(ABC):
 
     def __init__(self, context: BoardContext, room: list[tuple[int, int]]) -> None:
         self.config = config = context.config
+        self.inventory = context.inventory
         self.cpus = context.cpus
         self.accelerator = accelerator = context.accelerator
         self.host = host = context.host

@@ -10,7 +10,8 @@ from __future__ import annotations
 from stratovirt.config.driver import HotReplaced
 from stratovirt.config.registry import find
 from stratovirt.devices.device_host import DeviceHost
-from stratovirt.machine.hot_plug import HotPlug, HotPlugError
+from stratovirt.machine.hot_plug import HotPlug
+from stratovirt.machine.inventory import HotPlugError, Inventory
 from stratovirt.runtime.io_thread import IoThread
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from stratovirt.config.driver import Driver
     from stratovirt.config.net import VhostUser
+    from stratovirt.machine.inventory import Device
     from stratovirt.net.vhost_user import VhostUserBackEnd
     from stratovirt.virtio.device import VirtioDevice
 
@@ -39,8 +41,8 @@ class Slots:
 class HotReplace(HotPlug):
     """The slots of the `drivers`, in this order; each driver is one that can be replaced."""
 
-    def __init__(self, host: DeviceHost, drivers: tuple[str, ...]) -> None:
-        super().__init__(host)
+    def __init__(self, host: DeviceHost, inventory: Inventory, drivers: tuple[str, ...]) -> None:
+        super().__init__(host, inventory)
         self.idle_thread = IoThread("blk-empty")
         self._slots: dict[Driver, Slots] = {}
         for name in drivers:
@@ -48,8 +50,8 @@ class HotReplace(HotPlug):
             hot = driver.hot if driver is not None else None
             assert driver is not None and isinstance(hot, HotReplaced), name
             self._slots[driver] = Slots(hot)
-        self._first: dict[str, tuple[Slots, VirtioDevice]] = {}
-        """Removable devices of the command line, by id."""
+        self._filled: dict[str, tuple[Slots, VirtioDevice]] = {}
+        """The devices that can be removed, with their slots, by id."""
 
     def adopt(self, options: Any, device: VirtioDevice) -> None:
         """Take a device of the command line as the next slot of its driver if one is left."""
@@ -59,7 +61,7 @@ class HotReplace(HotPlug):
         slots.kind.adopt(device, self)
         slots.devices.append(device)
         if options.id is not None:
-            self._first[options.id] = slots, device
+            self._filled[options.id] = slots, device
 
     def fill_up(self) -> Iterator[tuple[int, VirtioDevice]]:
         """Create an empty device for each free slot; yields (number among all slots, device)."""
@@ -82,30 +84,29 @@ class HotReplace(HotPlug):
 
     def plug(self, options: Any) -> None:
         """Connect a back end to the device of an empty slot; raises HotPlugError."""
-        self.check_new(options.id)
+        self.inventory.devices.check_new(options.id)
         slots = self._slots.get(options.driver)
         if slots is None:
             raise HotPlugError(f"{options.flag}: microvm has no PCI bus")
-        slots.kind.fill(options, slots.devices[options.addr], self)
-        self.plugged[options.id] = options
+        device = slots.devices[options.addr]
+        slots.kind.fill(options, device, self)
+        self._filled[options.id] = slots, device
+        self.inventory.devices.add(options)
 
     def unplug(self, name: str) -> None:
         """Complete the requests in flight of a slot's device and close its back end.
 
         Raises HotPlugError.
         """
-        slots, device = self._device(name)
-        slots.kind.empty(device, self)
+        found = self.find(name)
+        slots, device = self._filled.pop(name)
+        slots.kind.empty(device)
         device.name = slots.name(slots.devices.index(device))
-        self.removed(name)
+        self.removed(found)
 
-    def _device(self, name: str) -> tuple[Slots, VirtioDevice]:
-        """The device with this id, and the slots that it is in; raises HotPlugError."""
-        if name in self._first:
-            return self._first.pop(name)
-        options = self.find(name)
-        slots = self._slots[options.driver]
-        return slots, slots.devices[options.addr]
+    def is_removable(self, device: Device) -> bool:
+        """Whether the device is in a slot."""
+        return device.key in self._filled
 
     def check_ring(self, options: Any, slot: str, device: VirtioDevice) -> None:
         """Raise HotPlugError for a queue-size other than the slot's, which the guest uses."""

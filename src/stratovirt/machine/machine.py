@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.architectures import load, of_this_host
 from stratovirt.config.buses import DeviceId
 from stratovirt.errors import StratovirtError
+from stratovirt.machine.inventory import Inventory
 from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from stratovirt.machine.hot_plug import HotPlug
     from stratovirt.memory.dirty_rate import DirtyRate
     from stratovirt.memory.ram import RamPiece
-    from stratovirt.runtime.io_thread import IoThread
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
     from stratovirt.virtio.balloon import Balloon
@@ -85,7 +85,7 @@ class Machine:
         self._config = config
         self.accelerator: Accelerator | None = None
         self.board: Board | None = None
-        self.iothreads: dict[str, IoThread] = {}
+        self.inventory = Inventory(config)
         self.dirty_rate: DirtyRate | None = None
         """The last measurement of `measure_dirty_rate`."""
 
@@ -111,7 +111,7 @@ class Machine:
             loop=owner.loop,
             clock=accelerator.clock,
             memory=GuestMemory(),
-            iothreads=self.iothreads,
+            iothreads=self.inventory.iothreads,
             open_chardev=lambda name: owner.add_chardev(config.chardevs[name]),
             send_event=owner.send_event,
             access=owner.access,
@@ -121,6 +121,7 @@ class Machine:
         cpus = CpuSlots(config, load(self.architecture.hardware_ids)(config.smp))
         context = BoardContext(
             config=config,
+            inventory=self.inventory,
             cpus=cpus,
             accelerator=accelerator,
             host=host,
@@ -168,7 +169,7 @@ class Machine:
             for name in names:
                 thread = IoThread(f"IO {name}" if self._names_as_qemu else name)
                 closing.callback(thread.close)
-                self.iothreads[name] = thread
+                self.inventory.iothreads[name] = thread
 
     @property
     def _names_as_qemu(self) -> bool:

@@ -35,6 +35,8 @@ class PciDevices:
         self.host = host
         self.accelerator = accelerator
         self.transports: dict[PciFunction, PciTransport] = {}
+        self.options: dict[PciFunction, Any] = {}
+        """The options of the attached functions."""
         self._passed_through: dict[PciFunction, VfioFunction] = {}
         self._vfio: VfioContainer | None = None
 
@@ -60,7 +62,7 @@ class PciDevices:
         except PlaceError as error:
             raise ConfigError(f"{source},{error}") from error
         function = self._make(options, bus)
-        self.attach(function, bus, options.addr, multifunction=options.multifunction)
+        self.attach(function, bus, options)
         return function
 
     def check_slots(self, devices: Iterable[Any]) -> None:
@@ -75,11 +77,10 @@ class PciDevices:
                     f"would see it, since nothing is at function 0 of slot {slot:#x}; put it there"
                 )
 
-    def attach(
-        self, function: PciFunction, bus: PciBus, place: tuple[int, int], *, multifunction: bool
-    ) -> None:
-        """Attach a function to a bus; raises PlaceError."""
-        bus.attach(function, place, multifunction=multifunction)
+    def attach(self, function: PciFunction, bus: PciBus, options: Any) -> None:
+        """Attach the function of `options` to their bus; raises PlaceError."""
+        bus.attach(function, options.addr, multifunction=options.multifunction)
+        self.options[function] = options
         if function in self._passed_through:
             self._passed_through[function].attached()
 
@@ -144,6 +145,7 @@ class PciDevices:
         """Detach and close a function; its stopped virtio device passes to the caller."""
         transport = self.transports.pop(function, None)
         self._passed_through.pop(function, None)
+        self.options.pop(function, None)
         function.reset()
         if function.bus is not None:
             function.bus.detach(function.devfn)

@@ -122,12 +122,12 @@ class Microvm(X8664Board):
         QMP clients add and remove the back ends of the latter.  Linux numbers disks and cards in
         this order, so vda is block slot 0.
         """
-        devices: list[Any] = self.config.devices
+        devices: tuple[Any, ...] = self.config.devices
         virtio = [options for options in devices if options.driver.bus == MMIO]
         if with_hot_replace:
             from stratovirt.machine.hot_replace import HotReplace
 
-            self.hot_plug = slots = HotReplace(self.host, HOT_REPLACE)
+            self.hot_plug = slots = HotReplace(self.host, self.inventory, HOT_REPLACE)
             self.closing.callback(slots.close)
         paths = DevicePaths()
         for index, options in enumerate(virtio):

@@ -80,7 +80,7 @@ class Q35(X8664Board):
         if self.config.monitors:
             from stratovirt.machine.pci_hotplug import PciHotPlug
 
-            self.hot_plug = PciHotPlug(self.host, self.pci, self.pci_devices)
+            self.hot_plug = PciHotPlug(self.host, self.inventory, self.pci, self.pci_devices)
 
     def _close_hot_plug(self) -> None:
         if self.hot_plug is not None:

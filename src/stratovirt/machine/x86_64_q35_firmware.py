@@ -17,7 +17,6 @@ from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from stratovirt.devices.x86_64_ich9 import Mch
     from stratovirt.machine.pci_devices import PciDevices
@@ -74,7 +73,7 @@ class Firmware:
         for index, name in enumerate((loader.TABLES_FILE, loader.RSDP_FILE, loader.SCRIPT_FILE)):
             device.add_file(name, part(index))
         self._add_smbios()
-        order = boot_order(board.config.devices, self._pci, self._pci_devices)
+        order = boot_order(self._pci, self._pci_devices)
         if order:
             device.add_file("bootorder", order)
         if not self._blobs:
@@ -121,10 +120,10 @@ class Firmware:
             flash.reset()
 
 
-def boot_order(devices: list[Any], pci: PciHost, pci_devices: PciDevices) -> bytes:
+def boot_order(pci: PciHost, pci_devices: PciDevices) -> bytes:
     """fw_cfg's bootorder: Open Firmware paths of devices with a bootindex, lowest first."""
     entries: list[tuple[int, str]] = []
-    for options in devices:
+    for options in pci_devices.options.values():
         index = getattr(options, "bootindex", None)
         if index is None:
             continue

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt.config.chardev import Chardev
     from stratovirt.net.back_end import Pair
 
 log = Log(__name__)
@@ -70,9 +71,8 @@ class VhostUserBackEnd(BackEnd):
     uses_kernel_interrupts = True
     obstacle = "vhost-user: what the back end has in flight cannot be saved"
 
-    def __init__(self, netdev: VhostUserOptions, host: DeviceHost) -> None:
+    def __init__(self, netdev: VhostUserOptions, chardev: Chardev, host: DeviceHost) -> None:
         super().__init__(netdev)
-        chardev = host.config.chardevs[netdev.chardev]
         if not isinstance(chardev, SocketChardev) or chardev.path is None or chardev.server:
             raise StratovirtError(
                 f"{self.source},chardev={netdev.chardev}: must be a -chardev socket with a path, "

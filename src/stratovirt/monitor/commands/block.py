@@ -76,9 +76,9 @@ def query_block(session: Session, _arguments: NoArguments) -> object:
 @command("query-named-block-nodes", answer=ListOf(NODE_INFO))
 def query_named_block_nodes(session: Session, _arguments: NoArguments) -> object:
     """List the open images."""
-    hot_plug = session.vm.machine.hot_plug
-    free = hot_plug.images.free.values() if hot_plug is not None else ()
-    return [_node(image) for image in (*(image for _, image in session.vm.machine.disks), *free)]
+    machine = session.vm.machine
+    used = (image for _, image in machine.disks)
+    return [_node(image) for image in (*used, *machine.inventory.nodes.free)]
 
 
 @command("query-blockstats", answer=ListOf(STATS))

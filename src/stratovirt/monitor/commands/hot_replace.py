@@ -9,7 +9,8 @@ from stratovirt.config.kinds import Identifier
 from stratovirt.config.net import VhostUser
 from stratovirt.config.options import Options, opt
 from stratovirt.config.registry import HOT_DRIVERS
-from stratovirt.machine.hot_plug import HotPlug, NotThereError
+from stratovirt.machine.hot_plug import HotPlug
+from stratovirt.machine.inventory import NotThereError
 from stratovirt.monitor.later import Later
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.qmp.errors import QmpError
@@ -59,19 +60,19 @@ def blockdev_add(session: Session, arguments: Blockdev) -> object:
 @command("blockdev-del", NodeArguments)
 def blockdev_del(session: Session, arguments: NodeArguments) -> object:
     """Close an image that no device uses."""
-    return _do(lambda: _slots(session).remove_image(arguments.node_name))
+    return _do(lambda: _slots(session).inventory.nodes.remove(arguments.node_name))
 
 
 @command("chardev-add", ChardevAdd)
 def chardev_add(session: Session, arguments: ChardevAdd) -> object:
     """Name a socket for a later netdev_add of type vhost-user."""
-    return _do(lambda: _slots(session).add_chardev(arguments.chardev))
+    return _do(lambda: _slots(session).inventory.chardevs.add(arguments.chardev))
 
 
 @command("chardev-remove", ChardevRemove)
 def chardev_remove(session: Session, arguments: ChardevRemove) -> object:
     """Forget a socket that no netdev uses."""
-    return _do(lambda: _slots(session).remove_chardev(arguments.id))
+    return _do(lambda: _slots(session).inventory.chardevs.remove(arguments.id))
 
 
 @command("netdev_add", HOT_NETDEVS)
@@ -84,7 +85,7 @@ def netdev_add(session: Session, arguments: Tap | VhostUser) -> object:
     if isinstance(arguments, VhostUser):
         return _meet(slots, arguments)
     # A refused request takes no descriptors; a failed one closes all it has taken.
-    slots.check_new_back_end(arguments.id)
+    slots.inventory.netdevs.check_new(arguments.id)
     fields = ("fd", "fds", "vhostfd", "vhostfds")
     names = [name for field in fields for name in getattr(arguments, field)]
     numbers = map(str, session.take_descriptors(names))

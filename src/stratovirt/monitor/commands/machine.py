@@ -155,7 +155,7 @@ def query_iothreads(session: Session, _arguments: NoArguments) -> object:
     """List the iothreads."""
     return [
         {"id": name, "thread-id": thread.thread_id, **NEVER_POLLS}
-        for name, thread in session.vm.machine.iothreads.items()
+        for name, thread in session.vm.machine.inventory.iothreads.items()
     ]
 
 

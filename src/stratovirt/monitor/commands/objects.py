@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.architectures import NO_BOARD
 from stratovirt.config.kinds import OnOff, Text
 from stratovirt.config.options import Options, opt
+from stratovirt.machine.inventory import PERIPHERAL
 from stratovirt.monitor.registry import command
 from stratovirt.monitor.schema import ListOf, Struct
 from stratovirt.qmp.errors import QmpError
@@ -136,19 +137,19 @@ Node = dict[str, object]
 def _tree(vm: Vm) -> Node:
     peripheral: Node = {}
     anonymous: Node = {}
-    added = vm.machine.hot_plug.plugged.values() if vm.machine.hot_plug is not None else ()
-    for index, device in enumerate((*vm.config.devices, *added)):
-        options: Node = {"type": device.flag.rpartition(" ")[2]}
-        options |= {
+    balloon = vm.machine.balloon
+    for device in vm.machine.inventory.devices:
+        options = device.options
+        node: Node = {"type": options.flag.rpartition(" ")[2]}
+        node |= {
             key: value
-            for key, field in device.fields.items()
-            if isinstance(value := getattr(device, field.name), bool | int | str)
+            for key, field in options.fields.items()
+            if isinstance(value := getattr(options, field.name), bool | int | str)
         }
-        place = peripheral if device.id is not None else anonymous
-        balloon = vm.machine.balloon
-        if balloon is not None and device.driver.device_id == balloon.device_id:
-            options["guest-stats"] = BalloonStatistics(balloon)
-        place[device.id or f"device[{index}]"] = options
+        if balloon is not None and options.driver.device_id == balloon.device_id:
+            node["guest-stats"] = BalloonStatistics(balloon)
+        folder, _, name = device.path.rpartition("/")
+        (peripheral if folder == PERIPHERAL else anonymous)[name] = node
     cpus: Node = {
         f"device[{slot.index}]": {"type": f"host-{vm.machine.target}-cpu", "realized": True}
         for slot in vm.machine.cpus
