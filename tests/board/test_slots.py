@@ -145,6 +145,30 @@ def test_a_disk_of_the_command_line_goes_with_its_drive_once_the_guest_lets_go(
         client.cmd("device_add", id="d", driver="virtio-blk-pci", bus="port", drive="f")
 
 
+def test_a_disk_without_an_id_goes_with_its_drive_too(start_board: Start, tmp_path: Path) -> None:
+    qmp, image = tmp_path / "qmp", tmp_path / "disk"
+    image.write_bytes(bytes(1 << 16))
+    board = start_board(
+        "-qmp", f"unix:{qmp},server,nowait", *PORT, "-drive", f"id=f,file={image},direct=off",
+        "-device", "virtio-blk-pci,drive=f,bus=port,addr=0", board="q35",
+    )  # fmt: skip
+    slot = Slot(board.cpu)
+    node = {"node-name": "f"}
+    with QmpClient(qmp) as client:
+
+        def anonymous() -> list[str]:
+            listed = client.cmd("qom-list", path="/machine/peripheral-anon")
+            return [entry["name"] for entry in listed]
+
+        assert anonymous() == ["device[1]"]
+        with pytest.raises(ExecuteError, match="the block node f is in use by -device virtio-blk"):
+            client.cmd("blockdev-del", **node)
+        slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
+        wait_until(lambda: not is_there(client), "the disk is gone")
+        assert anonymous() == []
+        client.cmd("blockdev-del", **node)
+
+
 def test_a_guest_that_does_not_answer_may_be_asked_again_after_five_seconds(
     machine: tuple[Board, QmpClient], tmp_path: Path
 ) -> None:
