@@ -146,26 +146,30 @@ def test_a_disk_of_the_command_line_goes_with_its_drive_once_the_guest_lets_go(
 
 
 def test_a_disk_without_an_id_goes_with_its_drive_too(start_board: Start, tmp_path: Path) -> None:
-    qmp, image = tmp_path / "qmp", tmp_path / "disk"
-    image.write_bytes(bytes(1 << 16))
+    qmp, drives = tmp_path / "qmp", []
+    for name in ("f", "g"):
+        (tmp_path / name).write_bytes(bytes(1 << 16))
+        drives += ["-drive", f"id={name},file={tmp_path / name},direct=off"]
     board = start_board(
-        "-qmp", f"unix:{qmp},server,nowait", *PORT, "-drive", f"id=f,file={image},direct=off",
-        "-device", "virtio-blk-pci,drive=f,bus=port,addr=0", board="q35",
+        "-qmp", f"unix:{qmp},server,nowait", *PORT, *drives,
+        "-device", "virtio-blk-pci,drive=f,id=d,bus=port,addr=0,multifunction=on",
+        "-device", "virtio-blk-pci,drive=g,bus=port,addr=0.1,multifunction=on", board="q35",
     )  # fmt: skip
     slot = Slot(board.cpu)
-    node = {"node-name": "f"}
+    node = {"node-name": "g"}
     with QmpClient(qmp) as client:
 
         def anonymous() -> list[str]:
             listed = client.cmd("qom-list", path="/machine/peripheral-anon")
             return [entry["name"] for entry in listed]
 
-        assert anonymous() == ["device[1]"]
-        with pytest.raises(ExecuteError, match="the block node f is in use by -device virtio-blk"):
+        assert anonymous() == ["device[2]"]
+        with pytest.raises(ExecuteError, match="the block node g is in use by -device virtio-blk"):
             client.cmd("blockdev-del", **node)
+        client.cmd("device_del", id="d")
         slot.control = HOTPLUG_INTERRUPT | POWER_OFF | OFF
-        wait_until(lambda: not is_there(client), "the disk is gone")
-        assert anonymous() == []
+        assert client.wait_event("DEVICE_DELETED")["data"]["device"] == "d"
+        assert not is_there(client) and anonymous() == []
         client.cmd("blockdev-del", **node)
 
 

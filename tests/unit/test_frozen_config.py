@@ -10,7 +10,7 @@ from stratovirt.config.options import Options
 from stratovirt.config.vm_config import MonitorConfig, VmConfig
 
 ARGV = [
-    "-machine", "q35", "-smp", "4", "-m", "1G", "-kernel", "/k", "-initrd", "/i", "-append", "quiet",
+    "-machine", "q35", "-smp", "4", "-m", "1G", "-kernel", "/k", "-initrd", "/i", "-append", "x",
     "-name", "guest=g,process=p", "-pidfile", "/p", "-trace", "events=/t", "-D", "/log", "-S",
     "-global", "pcie-root-port.fast-unplug=1",
     "-object", "memory-backend-ram,id=m0,size=512M,policy=bind,host-nodes=0-1",
