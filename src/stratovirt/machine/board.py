@@ -128,9 +128,9 @@ class Board(ABC):
     @property
     def obstacle(self) -> str | None:
         """Why the paused machine cannot be saved, in a sentence; None when its parts decide."""
-        if self.hot_plug is not None and self.hot_plug.plugged:
-            name = next(iter(self.hot_plug.plugged))
-            return f"{name}: it was added while the machine ran; remove it first (device_del)"
+        added = next((device for device in self.inventory.devices if device.is_added), None)
+        if added is not None:
+            return f"{added.key}: it was added while the machine ran; remove it first (device_del)"
         return None
 
     @abstractmethod
