@@ -1,19 +1,22 @@
 """What a vhost-user back end writes is in the log of written pages, whoever connects and when."""
 
 import fcntl
+import json
 import mmap
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from qemu.qmp.qmp_client import ExecuteError
 
 from tests.board.conftest import Board
 from tests.board.pci_driver import PciDriver
 from tests.board.test_vhost_user import Peer, options
-from tests.machine_process import wait_until
+from tests.machine_process import PATIENCE, QmpClient, wait_until
 from tests.ring import DriverRing
 
 Start = Callable[..., Board]
@@ -26,6 +29,8 @@ NEED_REPLY = 8
 F_SEAL_FUTURE_WRITE = 0x10
 """linux/fcntl.h; Python has no name for it."""
 PAGE = 4096
+SILENCE_S = 5
+"""How long a peer may be silent about its log."""
 USED, BUFFER = 0x30_0000, 0x40_0000
 ALL = VERSION_1 | F_PROTOCOL_FEATURES | F_LOG_ALL
 
@@ -37,6 +42,7 @@ class BackEnd(Peer):
         self.offered, self.protocol = offered, protocol
         self.log_answer_bytes = 8
         """The length of the answer to SET_LOG_BASE, of which nothing is specified."""
+        self.answers_log, self.is_asked = True, False
         self.features = 0
         self.logged_rings: dict[int, int] = {}
         """Guest physical addresses of the used rings whose writes are to be logged."""
@@ -83,11 +89,12 @@ class BackEnd(Peer):
             assert gpa == 0
             self._ram = mmap.mmap(fds[0], size, offset=offset)
         elif kind == SET_LOG_BASE:
+            self.is_asked = True
             size, offset = struct.unpack("<QQ", body)
             self._log = mmap.mmap(fds[0], size, offset=offset)
             with pytest.raises(PermissionError):
                 fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
-            answer = bytes(self.log_answer_bytes)
+            answer = bytes(self.log_answer_bytes) if self.answers_log else None
         elif kind == SET_VRING_ADDR:
             index, flags, _, _, _, log = struct.unpack("<IIQQQQ", body)
             self.logged_rings.pop(index, None)
@@ -238,3 +245,48 @@ def test_a_back_end_that_cannot_shorten_the_log_cannot_end_the_machine(
         back_end._log.resize(PAGE)
     back_end.write(BUFFER, b"x")
     assert BUFFER in collect(board)
+
+
+CALC: dict[str, object] = {"calc-time": 1, "mode": "dirty-bitmap"}
+
+
+def test_one_that_is_silent_about_the_log_fails_the_measurement_and_holds_up_nobody(
+    start_board: Start, make_back_end: Callable[..., BackEnd], tmp_path: Path
+) -> None:
+    back_end = make_back_end(protocol=LOG_SHMFD)
+    monitors = [
+        "-qmp", f"unix:{tmp_path}/0,server,nowait",
+        "-chardev", f"socket,id=m,path={tmp_path}/1,server,nowait",
+        "-mon", "chardev=m,mode=control",
+    ]  # fmt: skip
+    board = start_board(*options(tmp_path), *monitors, board="q35,mem-share=on")
+    bring_up(board, back_end)
+    back_end.answers_log = False
+    with socket.socket(socket.AF_UNIX) as client, QmpClient(tmp_path / "1") as other:
+        client.connect(str(tmp_path / "0"))
+        client.settimeout(PATIENCE)
+        answers = client.makefile("rb")
+        request = {"execute": "calc-dirty-rate", "arguments": CALC}
+        client.sendall(b'{"execute": "qmp_capabilities"}' + json.dumps(request).encode())
+        began_s = time.monotonic()
+        wait_until(lambda: back_end.is_asked, "it is asked for its log")
+        # The guest goes on, and so do other clients.
+        board.cpu.write(BUFFER, b"guest")
+        assert other.cmd("query-status")["running"]
+        with pytest.raises(ExecuteError, match="are being logged already"):
+            other.cmd("calc-dirty-rate", **CALC)
+        assert time.monotonic() - began_s < SILENCE_S / 2, "nobody waits for the peer"
+        greeting, agreed, answer = (json.loads(answers.readline()) for _ in range(3))
+        assert "QMP" in greeting and agreed == {"return": {}}
+        assert answer["error"]["desc"] == (
+            "cannot log writes to memory: -netdev vhost-user,id=n: the peer did not answer in 5 "
+            "seconds"
+        )
+        assert other.cmd("query-dirty-rate")["status"] == "unstarted"
+        # Such a peer is lost; nothing is logged any more, and the next measurement is of the rest.
+        other.cmd("calc-dirty-rate", **CALC)
+        board.cpu.ask("clock_step 1000000000")
+        assert other.cmd("query-dirty-rate")["status"] == "measured"
+        answers.close()
+    assert board.machine.terminate() == 0
+    assert b"the back end is lost: the peer did not answer in 5 seconds" in board.machine.errors

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Writer(Protocol):
     """Writes guest memory by itself: the guest under KVM, the kernel's vhost, a peer.
@@ -16,8 +20,12 @@ class Writer(Protocol):
     def log_obstacle(self) -> str | None:
         """Why its writes cannot be logged; None when they can."""
 
-    def start_log(self) -> None:
-        """Log each write from now on, in guest memory's log or elsewhere; raises OSError."""
+    def start_log(self) -> Callable[[], None] | None:
+        """Log each write from now on, in guest memory's log or elsewhere; raises OSError.
+
+        Returns at once.  A writer that has to be asked logs only when the returned function has
+        returned; it waits, and raises OSError if the writer does not log.
+        """
 
     def collect_log(self) -> None:
         """Move pages that are logged elsewhere to guest memory's log; raises OSError."""

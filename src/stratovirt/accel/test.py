@@ -353,7 +353,13 @@ class TestAccelerator:
         return f"OK {'TRUE' if was_up else 'FALSE'}"
 
     def _log_start(self, _command: str) -> str:
-        DirtyLog(self._ram).start()
+        dirty = DirtyLog(self._ram)
+        dirty.start()
+        try:
+            dirty.wait()
+        except DirtyLogError:
+            dirty.stop()
+            raise
         return "OK"
 
     def _log_collect(self, _command: str) -> str:

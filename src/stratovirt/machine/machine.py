@@ -87,7 +87,7 @@ class Machine:
         self.board: Board | None = None
         self.inventory = Inventory(config)
         self.dirty_rate: DirtyRate | None = None
-        """The last measurement of `measure_dirty_rate`."""
+        """The last measurement that went on."""
 
     def build(self, owner: Owner, template: Template | None) -> None:
         """Create the parts of the configuration or the template; events go to `owner`.
@@ -247,15 +247,15 @@ class Machine:
             raise ValueError("there is no machine")
         return self.board.guest_memory.read(gpa, size)
 
-    def measure_dirty_rate(self, duration_s: int) -> None:
-        """Begin to measure how much memory the machine writes; raises StratovirtError."""
+    def begin_dirty_rate(self) -> DirtyRate:
+        """Prepare to measure how much memory the machine writes; raises StratovirtError."""
         from stratovirt.memory.dirty_rate import DirtyRate
 
         if self.board is None:
             raise StratovirtError("there is no machine that writes memory")
         rate = DirtyRate(self.board.guest_memory, self.board.accelerator.clock)
-        rate.measure(duration_s)
-        self.dirty_rate = rate
+        rate.begin()
+        return rate
 
     @property
     def runs_vcpus(self) -> bool:

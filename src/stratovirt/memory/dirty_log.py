@@ -6,7 +6,7 @@ from stratovirt.errors import StratovirtError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stratovirt._native.guest_memory import GuestMemory
 
@@ -47,6 +47,8 @@ class DirtyLog:
 
     def __init__(self, memory: GuestMemory) -> None:
         self._memory = memory
+        self._waits: list[Callable[[], None]] = []
+        """Wait for the writers that `start` has asked to log."""
 
     @property
     def is_running(self) -> bool:
@@ -54,14 +56,28 @@ class DirtyLog:
         return self._memory.is_logged
 
     def start(self) -> None:
-        """Log all writes from now on; raises DirtyLogError."""
+        """Log all writes, but for those of peers, from now on; raises DirtyLogError.
+
+        Returns at once; `wait` says that peers log too.
+        """
         self._check()
         try:
             self._memory.start_log()
-            for writer in self._memory.writers:
-                writer.start_log()
+            asked = [writer.start_log() for writer in self._memory.writers]
         except OSError as error:
             self.stop()
+            raise DirtyLogError(f"cannot log writes to memory: {error.strerror}") from error
+        self._waits = [wait for wait in asked if wait is not None]
+
+    def wait(self) -> None:
+        """Wait until all writes are logged; raises DirtyLogError, and the log has to be stopped.
+
+        A peer may take seconds: while the machine runs, do not call this under the lock.
+        """
+        try:
+            for wait in self._waits:
+                wait()
+        except OSError as error:
             raise DirtyLogError(f"cannot log writes to memory: {error.strerror}") from error
 
     def collect(self) -> list[WrittenPages]:

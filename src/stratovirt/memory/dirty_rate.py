@@ -8,6 +8,8 @@ from stratovirt.runtime.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.runtime.clock import Clock
 
@@ -20,6 +22,7 @@ MIB = 1 << 20
 class DirtyRate:
     """One measurement of the dirty rate of a machine, which has one at a time.
 
+    Its parts are called in turn; `wait`, unlike the others, not under the machine's lock.
     `rate_mib` is in MiB a second, of pages that were written at least once in the whole time.
     """
 
@@ -29,11 +32,23 @@ class DirtyRate:
         self.start_s = self.duration_s = 0
         self.rate_mib: int | None = None
 
-    def measure(self, duration_s: int) -> None:
-        """Begin a measurement; raises StratovirtError."""
+    def begin(self) -> None:
+        """Start the log of writes; raises StratovirtError."""
         if self._log.is_running:
             raise StratovirtError("the writes of this machine are being logged already")
         self._log.start()
+
+    def wait(self) -> None:
+        """Wait until all writes are logged, for seconds perhaps; raises StratovirtError."""
+        self._log.wait()
+
+    def measure(self, waited: Callable[[], None], duration_s: int) -> None:
+        """Measure from now on; `waited` raises what `wait` did, and the log is stopped."""
+        try:
+            waited()
+        except Exception:
+            self._log.stop()
+            raise
         now_ns = self._clock.now_ns()
         self.status, self.rate_mib = "measuring", None
         self.start_s, self.duration_s = now_ns // NS_PER_SECOND, duration_s

@@ -202,13 +202,20 @@ class VhostUserBackEnd(BackEnd):
             return None
         return f"{self.source}: {NO_LOG}"
 
-    def start_log(self) -> None:
-        """Have the peer log its writes in the log's file; waits for it, a failure is its loss."""
+    def start_log(self) -> Callable[[], None] | None:
+        """Ask the peer to log its writes in the log's file; one that fails is lost."""
         self._set_logged(True)
-        if self._talk is not None:
-            self._talk.settle()
-            if self._talk.failure is not None:
-                self._lost(self._talk.failure)
+        talk = self._talk
+        if talk is None:
+            return None
+
+        def wait() -> None:
+            talk.settle()
+            if talk.failure is not None:
+                # It may be there, and write without a log.
+                raise VhostUserError(0, f"{self.source}: {talk.failure}")
+
+        return wait
 
     def collect_log(self) -> None:
         """Does nothing: the peer sets the bits itself."""
@@ -228,7 +235,7 @@ class VhostUserBackEnd(BackEnd):
             for index, queue in rings.items():
                 peer.set_ring_address(index, queue.ring, logged and peer.can_log)
 
-        # Whoever starts the log waits for it, with the machine's lock.
+        # Whoever starts the log waits for it.
         self._say(tell, PATIENCE_S)
 
     def make_pair(self, setup: PairSetup) -> Pair:

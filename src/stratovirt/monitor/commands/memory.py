@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from stratovirt.config.kinds import Choice, Integer
 from stratovirt.config.options import Options, opt
+from stratovirt.monitor.later import Later
 from stratovirt.monitor.registry import NoArguments, command
 from stratovirt.monitor.schema import Enum, ListOf, Struct
 from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratovirt.monitor.session import Session
 
 MEMORY_DEVICE = Struct("MemoryDeviceInfo", {"type": "str"})
@@ -87,8 +90,16 @@ def calc_dirty_rate(session: Session, arguments: CalcDirtyRate) -> object:
     """Measure how much memory the machine writes; query-dirty-rate tells when it is known."""
     if arguments.mode != BITMAP:
         raise QmpError(f"calc-dirty-rate: mode={arguments.mode} is not available; use {BITMAP}")
-    session.vm.machine.measure_dirty_rate(arguments.calc_time)
-    return {}
+    machine = session.vm.machine
+    rate = machine.begin_dirty_rate()
+
+    def measure(waited: Callable[[], None]) -> object:
+        rate.measure(waited, arguments.calc_time)
+        machine.dirty_rate = rate
+        return {}
+
+    # A vhost-user back end is asked to log, and may be silent for seconds.
+    return Later(rate.wait, measure)
 
 
 @command("query-dirty-rate", answer=DIRTY_RATE_INFO)
