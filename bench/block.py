@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.block_engine import BlockEngine
+from stratovirt._native.block_queue import BlockQueue
 from stratovirt._native.disk import Disk
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.interrupt import InterruptStatus, Notifier

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.block_engine import BlockEngine
+from stratovirt._native.block_queue import BlockQueue
 from stratovirt._native.disk import Disk
 from stratovirt._native.guest_memory import GuestMemory, RamMapping
 from stratovirt._native.interrupt import InterruptStatus, Notifier
@@ -123,7 +124,8 @@ def test_what_is_written_is_read_whatever_the_way(disk: DriverSide, image: Path)
     flush = disk.offer(FLUSH, 0)
     disk.kick()
     assert disk.status(flush) == 0 and image.read_bytes() == content
-    assert (disk.engine.reads, disk.engine.writes, disk.engine.flushes) == (64, 32, 1)
+    done = disk.engine.requests
+    assert (done.reads, done.writes, done.flushes) == (64, 32, 1)
 
 
 def test_buffers_of_any_alignment_are_served(disk: DriverSide, image: Path) -> None:

@@ -77,7 +77,7 @@ def _make_rings(process: Process, config: VmConfig, board: Board) -> None:
     count = sum(device.rings for device in board.devices)
     count += sum(options.driver.rings for options in config.devices)
     if count:
-        from stratovirt._native.block_engine import RING_ENTRIES
+        from stratovirt._native.block_requests import RING_ENTRIES
 
         process.rings.make_no_more(count, RING_ENTRIES)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
-from stratovirt._native.block_engine import BlockEngine, BlockQueue
+from stratovirt._native.block_engine import BlockEngine
+from stratovirt._native.block_queue import BlockQueue
 from stratovirt._native.disk import MOST_RANGES, Disk
 from stratovirt.block.image import Image
 from stratovirt.config.buses import DeviceId
@@ -241,7 +242,7 @@ class Blk(VirtioDevice):
         if engine is None:
             return dict(self._counted)
         return {
-            name: self._counted[name] + int(getattr(engine, counter))
+            name: self._counted[name] + int(getattr(engine.requests, counter))
             for name, counter in COUNTERS.items()
         }
 
