@@ -7,8 +7,9 @@ import os
 import sys
 
 from bench.ring_load import RAM_BYTES, RING_SIZE
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.block.image import Image
 from stratovirt.config.drive import Drive

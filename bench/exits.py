@@ -17,8 +17,8 @@ from pathlib import Path
 
 from stratovirt._native import kvm as native
 from stratovirt._native.dispatch import Dispatcher
-from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.interrupt import InterruptStatus
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
 from stratovirt.cpu.x86_64_boot import RFLAGS_RESERVED
 from stratovirt.runtime.faults import access_failed

@@ -18,7 +18,7 @@ RAM_MIB = 2048
 LIMIT = 1.1
 OURS = """
 import sys, time
-from stratovirt._native.guest_memory import RamMapping
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.memory.prealloc import Allocation
 size = int(sys.argv[1]) << 20
 mapping = RamMapping(size)

@@ -16,7 +16,8 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory"]):
-    from stratovirt._native.guest_memory import GuestMemory, RamMapping
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt._native.ram_mapping import RamMapping
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.devices.device_host import DeviceHost

@@ -6,7 +6,8 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["stratovirt.devices.fw_cfg"]):
-    from stratovirt._native.guest_memory import GuestMemory, RamMapping
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt._native.ram_mapping import RamMapping
     from stratovirt.devices.fw_cfg import FwCfg
 
 RAM_BYTES = 1 << 20

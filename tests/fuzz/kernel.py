@@ -7,7 +7,8 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["stratovirt.boot"]):
-    from stratovirt._native.guest_memory import GuestMemory, RamMapping
+    from stratovirt._native.guest_memory import GuestMemory
+    from stratovirt._native.ram_mapping import RamMapping
     from stratovirt.boot.image import BootFile, KernelFile
     from stratovirt.boot.x86_64_linux import load_linux
     from stratovirt.errors import StratovirtError

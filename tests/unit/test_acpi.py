@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.acpi import aml, numa, tables
 from stratovirt.acpi.x86_64_affinity import affinity
 from stratovirt.acpi.x86_64_processors import madt

@@ -11,8 +11,9 @@ import pytest
 from stratovirt._native.block_engine import BlockEngine
 from stratovirt._native.block_queue import BlockQueue
 from stratovirt._native.disk import Disk
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.uring import SpareRings
 from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.virtio.engine_thread import EngineThread

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.boot.image import BootError, BootFile, KernelFile
 from stratovirt.boot.initrd import load_initrd, place_initrd
 from stratovirt.boot.x86_64_boot_params import boot_params

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.memory.dirty_log import DirtyLog, DirtyLogError
 
 PAGE = 4096

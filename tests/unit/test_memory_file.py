@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.memory_file import CancelledError, MemoryFile
+from stratovirt._native.ram_mapping import RamMapping
 
 MIB = 1 << 20
 PART = 4 * MIB

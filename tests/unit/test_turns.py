@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.virtqueue import DescriptorChain, Virtqueue
 from stratovirt.chardev.backend import Chardev
 from stratovirt.devices.device_host import DeviceHost

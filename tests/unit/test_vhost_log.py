@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.interrupt import InterruptStatus, Notifier
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.vhost import F_LOG_ALL
 from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.memory.address_space import AddressSpace

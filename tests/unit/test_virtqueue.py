@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratovirt._native.guest_memory import GuestMemory, GuestMemoryError, RamMapping
+from stratovirt._native.guest_memory import GuestMemory, GuestMemoryError
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.virtqueue import Virtqueue, VirtqueueError
 from tests.ring import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DriverRing
 

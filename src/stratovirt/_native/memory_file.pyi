@@ -1,4 +1,4 @@
-from stratovirt._native.guest_memory import RamMapping
+from stratovirt._native.ram_mapping import RamMapping
 
 class CancelledError(Exception): ...
 

@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport lseek, pread, pwrite
 
-from stratovirt._native.guest_memory cimport Part, RamMapping
+from stratovirt._native.ram_mapping cimport Part, RamMapping
 from stratovirt._native.kernel cimport os_error, os_error_of
 
 import os

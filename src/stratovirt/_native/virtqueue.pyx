@@ -5,6 +5,8 @@ and checked before use.  A ring that breaks a rule puts its error in `error`; th
 marked NEEDS_RESET by its owner and the queue is not touched again.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -311,21 +313,27 @@ cdef class DescriptorChain:
     def read(self, uint64_t size):
         """The next `size` bytes from the driver, fewer at the end of the chain."""
         cdef uint64_t count = min(size, self._chain.readable_bytes - self._read)
-        data = bytearray(count)
-        cdef uint8_t[::1] view = data
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>count)
         if count:
-            self._copy(0, self._chain.readable, self._read, &view[0], count, False)
+            # Nobody else has the new object yet.
+            self._copy(0, self._chain.readable, self._read, <uint8_t *><char *>data, count, False)
             self._read += count
-        return bytes(data)
+        return data
 
-    def write(self, const uint8_t[::1] data not None):
+    def write(self, data not None):
         """Append to the answer; returns how many bytes found room."""
-        cdef uint64_t count = min(<uint64_t>data.shape[0], self._chain.writable_bytes - self._written)
-        if count:
-            self._copy(self._chain.readable, self._chain.writable, self._written,
-                       <uint8_t *>&data[0], count, True)
-            self._written += count
-        return count
+        cdef Py_buffer view
+        cdef uint64_t count
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            count = min(<uint64_t>view.len, self._chain.writable_bytes - self._written)
+            if count:
+                self._copy(self._chain.readable, self._chain.writable, self._written,
+                           <uint8_t *>view.buf, count, True)
+                self._written += count
+            return count
+        finally:
+            PyBuffer_Release(&view)
 
     def discard(self, GuestMemory memory not None, uint64_t most):
         """Give the whole pages of the parts that may be written back to the host.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from stratovirt._native.guest_memory import RamMapping
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.block.image_files import lock_file
 from stratovirt.config.drive import Pflash as PflashOptions
 from stratovirt.errors import StratovirtError

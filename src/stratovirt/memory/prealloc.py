@@ -6,7 +6,7 @@ import _thread
 import os
 import time
 
-from stratovirt._native.guest_memory import RamMapping
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.config.kinds import size_text
 from stratovirt.memory.backing import RamError
 from stratovirt.runtime.log import Log

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from stratovirt._native.guest_memory import GuestMemory, RamMapping
+from stratovirt._native.guest_memory import GuestMemory
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.config.kinds import size_text
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.memory.address_space import AddressSpace, RamRegion

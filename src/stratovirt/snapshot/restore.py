@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.memory_file import MemoryFile
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.snapshot.encoding import decode

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stratovirt._native.guest_memory import RamMapping
+    from stratovirt._native.ram_mapping import RamMapping
     from stratovirt.host.access import HostAccess
     from stratovirt.snapshot.tree import Tree
 
