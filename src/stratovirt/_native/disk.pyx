@@ -50,6 +50,7 @@ cdef struct Range:
 cdef uint8_t zeroes[ZERO_CHUNK]
 
 MOST_RANGES = DISCARD_RANGES
+SECTOR = SECTOR_BYTES
 
 cdef enum:
     COMMON_ALIGNMENT = 4096  # what every Linux file system and disk accepts for O_DIRECT

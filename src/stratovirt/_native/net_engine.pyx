@@ -16,12 +16,19 @@ from stratovirt._native.io_loop cimport EPOLLET, EPOLLIN, EPOLLOUT, Engine, Watc
 from stratovirt._native.kernel cimport failed
 from stratovirt._native.virtqueue cimport RING_BAD_REQUEST, Chain, Virtqueue, iovec
 
+cdef extern from "linux/virtio_net.h" nogil:
+    """
+    enum {
+        HEADER_BYTES = sizeof(struct virtio_net_hdr_v1),
+        NUM_BUFFERS = offsetof(struct virtio_net_hdr_v1, num_buffers)
+    };
+    """
+    int HEADER_BYTES, NUM_BUFFERS
+
 cdef extern from "sys/uio.h" nogil:
     ssize_t writev(int fd, const iovec *iov, int count)
 
 cdef enum:
-    HEADER_BYTES = 12       # struct virtio_net_hdr_v1
-    NUM_BUFFERS = 10        # offset of num_buffers in it
     ETHERNET_BYTES = 14
     PACKET = 65536 + 128    # the largest that a tap gives: 64 KiB with its headers
     BATCH = 64              # packets in one direction before the other has its turn

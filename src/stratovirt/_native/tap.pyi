@@ -3,6 +3,7 @@ OFFLOAD_TSO4: int
 OFFLOAD_TSO6: int
 OFFLOAD_ECN: int
 OFFLOAD_UFO: int
+HEADER_BYTES: int
 
 def attach(fd: int, name: str, multi_queue: bool) -> None: ...
 def is_tap(fd: int) -> bool: ...

@@ -20,11 +20,17 @@ cdef extern from "linux/if_tun.h" nogil:
     int TUN_F_CSUM "TUN_F_CSUM", TUN_F_TSO4 "TUN_F_TSO4", TUN_F_TSO6 "TUN_F_TSO6"
     int TUN_F_TSO_ECN "TUN_F_TSO_ECN", TUN_F_UFO "TUN_F_UFO"
 
+cdef extern from "linux/virtio_net.h" nogil:
+    struct virtio_net_hdr_v1:
+        pass
+
 OFFLOAD_CSUM = TUN_F_CSUM
 OFFLOAD_TSO4 = TUN_F_TSO4
 OFFLOAD_TSO6 = TUN_F_TSO6
 OFFLOAD_ECN = TUN_F_TSO_ECN
 OFFLOAD_UFO = TUN_F_UFO
+HEADER_BYTES = sizeof(virtio_net_hdr_v1)
+"""Of the header before each packet (virtio 1.2, section 5.1.6)."""
 
 
 def attach(int fd, str name, bint multi_queue):

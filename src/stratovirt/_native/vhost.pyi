@@ -2,6 +2,7 @@ from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.virtqueue import Virtqueue
 
 F_LOG_ALL: int
+VRING_F_LOG: int
 
 class VhostDevice:
     fd: int

@@ -36,6 +36,8 @@ cdef extern from "linux/vhost.h" nogil:
 
 F_LOG_ALL = 1 << VHOST_F_LOG_ALL
 """The feature to log all writes to guest memory."""
+VRING_F_LOG = 1 << VHOST_VRING_F_LOG
+"""Flag of a ring's addresses: writes to its used ring are logged."""
 
 
 cdef class VhostDevice:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stratovirt._native.disk import Disk
-from stratovirt.block.image_files import SECTOR, ImageRequest
+from stratovirt._native.disk import SECTOR, Disk
+from stratovirt.block.image_files import ImageRequest
 from stratovirt.config.drive import Drive
 
 TYPE_CHECKING = False

@@ -7,12 +7,10 @@ import fcntl
 import os
 import stat
 
-from stratovirt._native.disk import can_punch_holes, device_block_size, direct_alignment
+from stratovirt._native.disk import SECTOR, can_punch_holes, device_block_size, direct_alignment
 from stratovirt.errors import StratovirtError
 from stratovirt.host.request import Opened, Request, detail
 from stratovirt.runtime.descriptors import open_at_once
-
-SECTOR = 512
 
 
 class ImageError(StratovirtError):

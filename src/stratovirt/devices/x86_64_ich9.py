@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 INTEL = 0x8086
 MCH, LPC = 0x29C0, 0x2918
 CLASS_HOST_BRIDGE, CLASS_ISA_BRIDGE = 0x060000, 0x060100
-SUBSYSTEM = (0x1AF4, 0x1100)
 
 PCIEXBAR, PAM0 = 0x60, 0x90
 PCIEXBAR_ENABLE = 1
@@ -78,7 +77,11 @@ class Mch(PciFunction):
 
     def __init__(self, memory: AddressSpace, ecam: Handler) -> None:
         super().__init__(
-            "mch", vendor=INTEL, device=MCH, class_code=CLASS_HOST_BRIDGE, subsystem=SUBSYSTEM
+            "mch",
+            vendor=INTEL,
+            device=MCH,
+            class_code=CLASS_HOST_BRIDGE,
+            subsystem=regs.BOARD_SUBSYSTEM,
         )
         self._ecam = MovableRegion(memory, "ecam", ecam)
         self.config.allow(PCIEXBAR, 8, PCIEXBAR_BASE_MASK | PCIEXBAR_LENGTH_MASK | PCIEXBAR_ENABLE)
@@ -196,7 +199,7 @@ class LpcBridge(PciFunction):
     def __init__(self, ports: AddressSpace, power: PowerManagement) -> None:
         super().__init__(
             "lpc", vendor=INTEL, device=LPC, class_code=CLASS_ISA_BRIDGE, revision=2,
-            subsystem=SUBSYSTEM,
+            subsystem=regs.BOARD_SUBSYSTEM,
         )  # fmt: skip
         self._block = MovableRegion(ports, "pm", power)
         config = self.config

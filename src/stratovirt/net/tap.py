@@ -12,8 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.host.access import HostAccess
 
-HEADER_BYTES = 12
-"""struct virtio_net_hdr_v1 (virtio 1.2, section 5.1.6)."""
 BASE_OFFLOADS = native.OFFLOAD_CSUM | native.OFFLOAD_TSO4 | native.OFFLOAD_TSO6 | native.OFFLOAD_ECN
 
 
@@ -78,7 +76,7 @@ class Tap:
                     raise TapError(f"{self._source}: not a tap: a tun carries no Ethernet frames")
                 if not native.carries_header(fd):
                     raise TapError(f"{self._source}: the tap was opened without IFF_VNET_HDR")
-                native.set_header_size(fd, HEADER_BYTES)
+                native.set_header_size(fd, native.HEADER_BYTES)
         except OSError as error:
             raise TapError(f"{self._source}: not a tap: {error.strerror}") from error
         try:

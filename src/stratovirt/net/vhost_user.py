@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt._native.vhost import F_LOG_ALL
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.net import VhostUser as VhostUserOptions
 from stratovirt.devices.device_host import DeviceHost
@@ -14,7 +15,6 @@ from stratovirt.runtime.sockets import UnixRequest
 from stratovirt.runtime.threads import start_thread
 from stratovirt.vhost.conversation import Conversation
 from stratovirt.vhost.user import (
-    F_LOG_ALL,
     PATIENCE_S,
     UNHURRIED_S,
     Inflight,

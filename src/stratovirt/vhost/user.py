@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 
+from stratovirt._native.vhost import F_LOG_ALL, VRING_F_LOG
 from stratovirt.runtime.sockets import receive_descriptors
 
 TYPE_CHECKING = False
@@ -26,12 +27,10 @@ SET_VRING_KICK, SET_VRING_CALL = 12, 13
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 GET_INFLIGHT_FD, SET_INFLIGHT_FD = 31, 32
 
-F_PROTOCOL_FEATURES, F_LOG_ALL = 1 << 30, 1 << 26
+F_PROTOCOL_FEATURES = 1 << 30
 PROTOCOL_MQ, PROTOCOL_LOG_SHMFD = 1 << 0, 1 << 1
 PROTOCOL_REPLY_ACK, PROTOCOL_INFLIGHT = 1 << 3, 1 << 12
 PROTOCOL_WANTED = PROTOCOL_MQ | PROTOCOL_LOG_SHMFD | PROTOCOL_REPLY_ACK | PROTOCOL_INFLIGHT
-VRING_F_LOG = 1
-"""Flag of a ring's addresses: writes to its used ring are logged."""
 
 HEADER = struct.Struct("<III")
 VERSION, REPLY, NEED_REPLY = 1, 1 << 2, 1 << 3

@@ -7,7 +7,7 @@ import struct
 
 from stratovirt._native.block_engine import BlockEngine
 from stratovirt._native.block_queue import BlockQueue
-from stratovirt._native.disk import MOST_RANGES, Disk
+from stratovirt._native.disk import MOST_RANGES, SECTOR, Disk
 from stratovirt.block.image import Image
 from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import QUEUE_SIZE
@@ -38,7 +38,6 @@ COUNTERS = {
 
 HEADER_AND_STATUS = 2
 """Descriptors of a request that carry no data."""
-BLOCK_SIZE = 512
 
 F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH, F_MQ = 1 << 2, 1 << 5, 1 << 6, 1 << 9, 1 << 12
 F_TOPOLOGY, F_DISCARD, F_WRITE_ZEROES = 1 << 10, 1 << 13, 1 << 14
@@ -85,7 +84,7 @@ class Blk(VirtioDevice):
         self._serial = b""
         self._iothread = self.idle_thread = idle_thread
         self._queue_count, self._queue_size = queue_count, queue_size
-        self._physical_block_size = BLOCK_SIZE
+        self._physical_block_size = SECTOR
         self._process, self._loop = host.process, host.loop
         self._clock = host.clock
         self._queues: list[ActiveQueue] = []
@@ -115,11 +114,11 @@ class Blk(VirtioDevice):
     def config_space(self) -> bytes:
         """struct virtio_blk_config up to write_zeroes_may_unmap (section 5.2.4)."""
         # A driver may use 512-byte sectors; topology gives the physical block size.
-        sectors = self.image.block_size // BLOCK_SIZE if self.image else 1
-        written_at_once = max(sectors, self._physical_block_size // BLOCK_SIZE)
+        sectors = self.image.block_size // SECTOR if self.image else 1
+        written_at_once = max(sectors, self._physical_block_size // SECTOR)
         return CONFIG.pack(
             self.image.sectors if self.image else 0, 0, self._queue_size - HEADER_AND_STATUS,
-            0, 0, 0, BLOCK_SIZE,
+            0, 0, 0, SECTOR,
             written_at_once.bit_length() - 1, 0, written_at_once, 0, 1,
             self._queue_count, MOST_SECTORS, MOST_RANGES, sectors, MOST_SECTORS, MOST_RANGES, 1,
         )  # fmt: skip
@@ -129,7 +128,7 @@ class Blk(VirtioDevice):
         image: Image,
         serial: str | None,
         iothread: IoThread | None,
-        physical_block_size: int = BLOCK_SIZE,
+        physical_block_size: int = SECTOR,
     ) -> None:
         """Insert a medium; the device owns `image` from now on and closes it."""
         self._stop()
@@ -146,7 +145,7 @@ class Blk(VirtioDevice):
         self._stop()
         image, self.image = self.image, None
         self._serial, self._iothread = b"", self.idle_thread
-        self._physical_block_size = BLOCK_SIZE
+        self._physical_block_size = SECTOR
         self._start()
         self.config_changed()
         return image

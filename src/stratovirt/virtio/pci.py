@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
-VENDOR, FIRST_DEVICE, REVISION = 0x1AF4, 0x1040, 1
-SUBSYSTEM = (0x1AF4, 0x1100)
+FIRST_DEVICE, REVISION = 0x1040, 1
 CLASS_OTHER = 0x00FF00
 CLASSES = {
     DeviceId.NET: 0x020000,
@@ -72,11 +71,11 @@ class VirtioFunction(PciFunction):
     def __init__(self, device: VirtioDevice, *, is_integrated: bool) -> None:
         super().__init__(
             device.name,
-            vendor=VENDOR,
+            vendor=regs.VIRTIO_VENDOR,
             device=FIRST_DEVICE + device.device_id,
             class_code=CLASSES.get(device.device_id, CLASS_OTHER),
             revision=REVISION,
-            subsystem=SUBSYSTEM,
+            subsystem=regs.BOARD_SUBSYSTEM,
         )
         self.config.set(regs.INTERRUPT_PIN, 1, 1)
         express.add_express(
