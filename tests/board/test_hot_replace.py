@@ -91,6 +91,34 @@ def test_a_driver_at_work_sees_disks_come_and_go(
         assert client.cmd("query-named-block-nodes") == []
 
 
+def test_an_added_disk_counts_from_zero_and_on_through_a_reset(
+    monitored: tuple[Board, QmpClient], tmp_path: Path
+) -> None:
+    board, client = monitored
+    driver = slot(board, 0)
+    driver.start()
+    for name, reads in (("first", 3), ("second", 1)):
+        assert driver.request(IN, 0, length=512)[0] == IOERR, "an empty slot's are nobody's"
+        add_disk(client, name, image_of(tmp_path, name, 8), 0)
+
+        def counted(name: str = name) -> dict[str, int]:
+            (entry,) = client.cmd("query-blockstats")
+            assert (entry["device"], entry["qdev"]) == (name, name)
+            stats: dict[str, int] = entry["stats"]
+            return stats
+
+        assert not any(counted().values())
+        for _ in range(reads):
+            assert driver.request(IN, 0, length=512)[0] == OK
+        assert (counted()["rd_operations"], counted()["rd_bytes"]) == (reads, 512 * reads)
+        client.cmd("system_reset")
+        assert counted()["rd_operations"] == reads
+        driver = slot(board, 0)
+        driver.start()
+        remove_disk(client, name)
+    assert client.cmd("query-blockstats") == []
+
+
 def test_an_image_is_closed_with_its_device_and_its_names_are_free(
     monitored: tuple[Board, QmpClient], tmp_path: Path
 ) -> None:

@@ -47,10 +47,14 @@ def make(options: VirtioBlk, host: DeviceHost) -> Blk:
     from stratovirt.block.image import Image
     from stratovirt.virtio.blk import Blk
 
-    image = Image(host.config.drives[options.drive], host.access)
     name = options.id or f"virtio-blk({options.drive})"
-    disk = Blk(name, options.num_queues, host, queue_size=options.queue_size)
     iothread = host.iothread(options.iothread)
+    image = Image(host.config.drives[options.drive], host.access)
+    try:
+        disk = Blk(name, options.num_queues, host, queue_size=options.queue_size)
+    except Exception:
+        image.close()
+        raise
     disk.insert(image, options.serial, iothread, options.physical_block_size)
     return disk
 

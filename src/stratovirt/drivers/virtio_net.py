@@ -47,12 +47,17 @@ def make(options: VirtioNet, host: DeviceHost) -> Net:
     """The card with its back end."""
     from stratovirt.virtio.net import Net
 
-    back_end = open_back_end(options, host)
-    pairs = back_end.pairs if options.mq else 1
     name = options.id or f"virtio-net({options.netdev})"
-    card = Net(name, pairs, options.mac, host, queue_size=options.queue_size)
+    iothread = host.iothread(options.iothread)
+    back_end = open_back_end(options, host)
+    try:
+        pairs = back_end.pairs if options.mq else 1
+        card = Net(name, pairs, options.mac, host, queue_size=options.queue_size)
+    except Exception:
+        back_end.close()
+        raise
     card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
-    card.connect(back_end, None, host.iothread(options.iothread))
+    card.connect(back_end, None, iothread)
     return card
 
 

@@ -50,10 +50,10 @@ def plug(options: PluggedNet, hot_plug: HotPlug) -> Net:
     try:
         pairs = back_end.pairs if options.mq else 1
         card = Net(options.id, pairs, options.mac, hot_plug.host, queue_size=options.queue_size)
-        card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
     except Exception:
         netdevs.give_back(name, back_end)
         raise
+    card.uses_kernel_interrupts = back_end.uses_kernel_interrupts
     card.connect(back_end, None, iothread)
     return card
 

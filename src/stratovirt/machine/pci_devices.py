@@ -102,10 +102,12 @@ class PciDevices:
                 name or f"vfio({address})", device, group, self._vfio, self.accelerator,
                 self.host.loop,
             )  # fmt: skip
-        except OSError as error:
+        except Exception as error:
             device.close()
             self._vfio.leave(group)
-            raise VfioError(f"{source}: {error.strerror}") from error
+            if isinstance(error, OSError):
+                raise VfioError(f"{source}: {error.strerror}") from error
+            raise
         self._passed_through[function] = function
         function.gone = lambda: self._wanted_back(function)
         return function

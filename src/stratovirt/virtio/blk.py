@@ -206,20 +206,22 @@ class Blk(VirtioDevice):
         if not self._queues or self.is_resting or self._thread is not None:
             return
         image = self.image
-        engine = BlockEngine(
-            [BlockQueue(queue.ring, queue.kick_fd, queue.notifier) for queue in self._queues],
-            image.disk if image else NO_MEDIUM,
-            writeback=bool(self._features & F_FLUSH),
-            serial=self._serial,
-            failure_fd=self._failure_fd,
-            iops=image.drive.throttling_iops_total if image else 0,
-            time=self._clock.native,
-            rings=self._process.rings if image and image.uses_uring else None,
-        )
+        engine: BlockEngine | None = None
         try:
+            engine = BlockEngine(
+                [BlockQueue(queue.ring, queue.kick_fd, queue.notifier) for queue in self._queues],
+                image.disk if image else NO_MEDIUM,
+                writeback=bool(self._features & F_FLUSH),
+                serial=self._serial,
+                failure_fd=self._failure_fd,
+                iops=image.drive.throttling_iops_total if image else 0,
+                time=self._clock.native,
+                rings=self._process.rings if image and image.uses_uring else None,
+            )
             self._thread = EngineThread(engine, self._iothread, f"blk-{self.name}")
         except OSError as error:
-            engine.release()
+            if engine is not None:
+                engine.release()
             self.broken(str(error))
             return
         self._engine = engine
@@ -236,7 +238,10 @@ class Blk(VirtioDevice):
             forget_signal(self._failure_fd)
 
     def statistics(self) -> dict[str, int]:
-        """Counters since the medium was inserted, named as in query-blockstats."""
+        """Counters since the medium was inserted, named as in query-blockstats.
+
+        A medium is inserted by device_add only: in QEMU, too, an added device counts from zero.
+        """
         engine = self._engine
         if engine is None:
             return dict(self._counted)

@@ -51,7 +51,7 @@ class NetControlState(State):
 
 
 class NetControl:
-    """Settings that the driver has made; `changed` is called after each successful command.
+    """Settings that the driver has made; `changed` is called after a command that changed them.
 
     `announced` is called when the driver acknowledges an announcement (ANNOUNCE_ACK).
     """
@@ -122,9 +122,11 @@ class NetControl:
             chain.write(OK)
             self._announced()
             return
+        before = self.save()
         done = len(command) >= 2 and self._do(command[0], command[1], command[2:])
         chain.write(OK if done else ERROR)
-        if done:
+        # To apply settings the pairs stop: a guest that repeats itself loses no packets.
+        if self.save() != before:
             self._changed()
 
     def _do(self, kind: int, command: int, content: bytes) -> bool:
