@@ -11,7 +11,7 @@ from stratovirt.config.net import NETDEVS
 from stratovirt.config.numa import NUMA
 from stratovirt.config.objects import OBJECTS
 from stratovirt.config.options import REQUIRED, Family, Options, opt
-from stratovirt.config.registry import DRIVERS
+from stratovirt.config.registry import DRIVERS, drivers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,12 +59,15 @@ IGNORED = tuple(sorted((*IGNORED_SWITCHES, *IGNORED_WITH_VALUE)))
 IGNORED_TEXT = "Accepted for libvirt and without effect"
 
 
-def definitions() -> list[type[Options]]:
-    """Every definition, those of a family one by one."""
+def definitions(*, may_import: bool = True) -> list[type[Options]]:
+    """Every definition, those of a family one by one; of drivers those that `drivers` lists."""
     found: list[type[Options]] = []
     for group in SECTIONS.values():
         for entry in group:
-            found += entry.variants.values() if isinstance(entry, Family) else [entry]
+            if entry is DRIVERS:
+                found += [driver.options for driver in drivers(may_import=may_import)]
+            else:
+                found += entry.variants.values() if isinstance(entry, Family) else [entry]
     return found
 
 

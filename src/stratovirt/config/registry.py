@@ -59,10 +59,9 @@ class Modules:
             self._names = self._read()
         return self._names
 
-    def keep_imported(self) -> None:
-        """From now on know the modules that are imported already: nobody's code may run later."""
-        names = self._names or {}
-        self._names = {name: module for name, module in names.items() if module in sys.modules}
+    def imported(self) -> list[str]:
+        """Those that are imported already; nothing is read to find out."""
+        return [module for module in (self._names or {}).values() if module in sys.modules]
 
     def find(self, driver: str) -> Driver | None:
         """The driver of this name; raises ConfigError for a module that cannot be imported."""
@@ -107,11 +106,15 @@ def built_in() -> list[Driver]:
     return [driver for module in BUILT_IN.names().values() for driver in _drivers_of(module)]
 
 
-def drivers() -> list[Driver]:
-    """All drivers; those of a package that cannot be imported are left out, with a warning."""
+def drivers(*, may_import: bool = True) -> list[Driver]:
+    """All drivers; those of a package that cannot be imported are left out, with a warning.
+
+    Unless it `may_import`, no package is looked for, and only what runs already is listed: a
+    process that is locked down would be ended by what another package's code does at first.
+    """
     found = built_in()
     known = {driver.name for driver in found}
-    for module in PLUG_INS.names().values():
+    for module in PLUG_INS.names().values() if may_import else PLUG_INS.imported():
         try:
             found += [driver for driver in _drivers_of(module) if driver.name not in known]
         except ConfigError as error:

@@ -38,14 +38,14 @@ def lock_down(process: Process, config: VmConfig, board: Board, broker: BrokerLi
     _import(ALWAYS)
     _import(board.late_modules)
     if config.monitors:
-        from stratovirt.config.registry import PLUG_INS, hot_drivers
+        from stratovirt.config.registry import hot_drivers
 
         _import(CODE_OF_MONITORS)
         for driver in hot_drivers():
             if driver.bus == board.bus:
                 _import(driver.native)
         # A package's module may do anything when it is imported, which would end the machine.
-        PLUG_INS.keep_imported()
+        process.may_import_packages = False
         _open_for_monitors(process)
     _make_rings(process, config, board)
     # Makes the C library read the host's time zone file now.

@@ -26,6 +26,8 @@ class Process:
         self.cleanup = CleanUp()
         self.signals = StartSignals()
         self.outputs = set(STANDARD_STREAMS)
+        self.may_import_packages = True
+        """Whether packages that the command line did not name may still be imported."""
         self._rings: SpareRings | None = None
         self._tracing: Tracing | None = None
         self._has_log = False

@@ -143,12 +143,12 @@ class OptionArguments(Options):
 
 
 @command("query-command-line-options", OptionArguments, answer=ListOf(OPTION))
-def query_command_line_options(_session: Session, arguments: OptionArguments) -> object:
+def query_command_line_options(session: Session, arguments: OptionArguments) -> object:
     """List the command line's options with their properties."""
     from stratovirt.config.reference import definitions
 
     found: dict[str, dict[str, dict[str, object]]] = {}
-    for definition in definitions():
+    for definition in definitions(may_import=session.vm.process.may_import_packages):
         flag, _, variant = definition.flag.removeprefix("-").partition(" ")
         parameters = found.setdefault(flag, {})
         if flag == "device" and variant:

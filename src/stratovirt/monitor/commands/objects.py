@@ -12,7 +12,6 @@ from stratovirt.qmp.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stratovirt.architectures import Architecture
     from stratovirt.monitor.session import Session
     from stratovirt.virtio.balloon import Balloon
     from stratovirt.vm import Vm
@@ -52,14 +51,16 @@ class PropertyArguments(PathArguments):
     property: str = opt(Text("the name of a property", 128), help="name of the property")
 
 
-def concrete_types(architecture: Architecture) -> dict[str, tuple[str, type[Options] | None]]:
+def concrete_types(vm: Vm) -> dict[str, tuple[str, type[Options] | None]]:
     """(parent, definition) of every type that can be instantiated."""
     from stratovirt.config.machine import Cpu, Machine
     from stratovirt.config.objects import OBJECTS
-    from stratovirt.config.registry import DRIVERS
+    from stratovirt.config.registry import drivers
 
+    architecture = vm.machine.architecture
+    found = drivers(may_import=vm.process.may_import_packages)
     types: dict[str, tuple[str, type[Options] | None]] = {}
-    types |= {name: ("device", driver) for name, driver in DRIVERS.variants.items()}
+    types |= {driver.name: ("device", driver.options) for driver in found}
     types |= {name: ("object", thing) for name, thing in OBJECTS.variants.items()}
     boards = [*architecture.boards, NO_BOARD]
     types |= {f"{board}-machine": ("machine", Machine) for board in boards}
@@ -85,7 +86,7 @@ def qom_list_types(session: Session, arguments: TypesArguments) -> object:
         ]
     found += [
         {"name": name, "parent": parent}
-        for name, (parent, _) in concrete_types(session.vm.machine.architecture).items()
+        for name, (parent, _) in concrete_types(session.vm).items()
         if arguments.implements in (None, name) or _is_below(parent, str(arguments.implements))
     ]
     return found
@@ -104,7 +105,7 @@ def qom_list_properties(session: Session, arguments: TypeArguments) -> object:
 
 
 def _properties(session: Session, name: str) -> object:
-    types = concrete_types(session.vm.machine.architecture)
+    types = concrete_types(session.vm)
     if name not in types:
         raise QmpError(f"Class '{name}' not found", "DeviceNotFound")
     definition = types[name][1]
