@@ -140,7 +140,7 @@ def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
         if config.is_silent:
             from stratovirt.runtime.log import notice
 
-            notice("this machine is silent: it has no -serial, no monitor and no virtconsole")
+            notice("this machine is silent: it has no -serial, no monitor and no console")
         if daemon is not None:
             daemon.leave_streams()
         vm.start()

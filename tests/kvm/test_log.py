@@ -72,7 +72,7 @@ def test_a_silent_machine_says_so_in_one_line(tmp_path: Path) -> None:
     kernel = str(write_kernel(tmp_path, POWER_OFF + BUSY))
     done = run_to_end("-kernel", kernel)
     assert (done.returncode, done.stderr) == (
-        0, "stratovirt: this machine is silent: it has no -serial, no monitor and no virtconsole\n",
+        0, "stratovirt: this machine is silent: it has no -serial, no monitor and no console\n",
     )  # fmt: skip
     console = ("-chardev", "pty,id=c", "-device", "virtio-serial-device")
     for more in (

@@ -55,7 +55,15 @@ def test_no_field_can_be_set_or_deleted(config: VmConfig) -> None:
         thing for thing in holders(config) if isinstance(thing, VmConfig | MonitorConfig | Options)
     ]
     kinds = {type(thing).__name__ for thing in objects}
-    assert {"VmConfig", "MonitorConfig", "Machine", "Drive", "Tap", "VirtioBlk", "Global"} <= kinds
+    assert {
+        "VmConfig",
+        "MonitorConfig",
+        "Machine",
+        "Drive",
+        "Tap",
+        "VirtioBlk",
+        "EveryRootPort",
+    } <= kinds
     for thing in objects:
         for name in [*vars(thing), "something_new"]:
             with pytest.raises(AttributeError, match="immutable"):

@@ -1,14 +1,17 @@
 """What users write on the command line, and what they are told when it is wrong."""
 
+import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stratovirt
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.command_line import parse_command_line
 from stratovirt.config.errors import ConfigError
@@ -193,3 +196,42 @@ def test_sizes_without_unit_count_in_the_options_unit(number: int) -> None:
     kind = Size(0, 1 << 80, unit="K")
     assert kind.parse(str(number)) == number << 10
     assert kind.parse(f"{number}B") == number
+
+
+OF_THE_HOST = ("vfio/container.py", "vfio/host.py")
+"""Files that speak of the host kernel's driver vfio-pci."""
+PARTS_LIST = "machine/x86_64_microvm.py"
+"""A board's list of its parts names the drivers of its slots."""
+
+
+def literals(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts in a file's code, with their lines; docstrings explain and may give examples."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    explained = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in explained:
+            yield node.lineno, node.value
+
+
+def test_a_drivers_name_stands_in_its_own_file_only() -> None:
+    names = [name for driver in drivers() for name in (driver.name, *driver.aliases)]
+    root = Path(stratovirt.__file__).parent
+    files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.py"))}
+    found = [
+        f"{name}:{line}: {text}"
+        for name, path in files.items()
+        if not name.startswith(("drivers/", "hotplug/")) and name not in (*OF_THE_HOST, PARTS_LIST)
+        for line, text in literals(path)
+        if any(word in text for word in names)
+    ]
+    assert found == []
+
+
+def test_a_global_property_goes_to_the_driver_that_it_names() -> None:
+    argv = ["-machine", "q35", "-kernel", "k", "-global", "pcie-root-port.fast-unplug=1"]
+    (fast,) = parse_command_line(argv).globals
+    assert fast.driver.name == "pcie-root-port" and fast.driver.of_all is type(fast)
+    assert "pcie-root-port.fast-unplug" in help_text()
+    for text in ("virtio-blk-pci.color=1", "nobody.color=1", "color"):
+        with pytest.raises(ConfigError, match=r"known are pcie-root-port\.fast-unplug$"):
+            parse_command_line(["-global", text])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stratovirt.architectures import ARCHITECTURES, of_this_host
-from stratovirt.config.buses import MMIO, PCI
+from stratovirt.config.buses import MMIO, PCI, DeviceId
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.kinds import all_of, size_text
 
@@ -92,8 +92,13 @@ def _check_slots(config: VmConfig, board: BoardRow) -> None:
 def _check_without_pci(config: VmConfig, board: BoardRow) -> None:
     for netdev in config.netdevs.values():
         if netdev.flag != "-netdev tap":
+            from stratovirt.config.registry import name_of
+
+            card = name_of(PCI, device_id=DeviceId.NET)
             raise ConfigError(
-                f"{netdev.flag},id={netdev.id}: {board.name} has no virtio-net-pci, which it needs"
+                f"{netdev.flag},id={netdev.id}: {board.name} has no {card}, which it needs"
             )
-    if config.globals:
-        raise ConfigError(f"-global pcie-root-port.fast-unplug: {board.name} has no PCI bus")
+    for given in config.globals:
+        if given.driver.bus == PCI:
+            key = next(iter(given.fields))
+            raise ConfigError(f"{given.flag} {key}: {board.name} has no PCI bus")

@@ -114,9 +114,9 @@ class CommandLine:
         self.config.append = Append.parse(text).text
 
     def _global(self, text: str) -> None:
-        from stratovirt.config.machine import Global
+        from stratovirt.config.registry import GLOBALS
 
-        self.config.globals += (Global.parse(text),)
+        self.config.globals += (GLOBALS.parse(text),)
 
     def _numa(self, text: str) -> None:
         from stratovirt.config.numa import NUMA, NumaNode

@@ -86,6 +86,7 @@ class Driver:
         twin: str = "",
         noun_of_only: str = "",
         rings: int = 0,
+        of_all: type[DeviceOptions] | None = None,
         hot: Callable[[], HotPlugged | HotReplaced] | None = None,
         aliases: tuple[str, ...] = (),
         native: tuple[str, ...] = (),
@@ -105,6 +106,8 @@ class Driver:
         """What the device is called if a machine can have only one."""
         self.rings: Final = rings
         """The io_uring rings that may be made for it while the machine runs."""
+        self.of_all: Final = of_all
+        """Properties that -global gives to all its devices, keyed DRIVER.PROPERTY."""
         self._hot = hot
         self.native: Final = native
         """Extension modules that device_add needs; a locked-down machine loads none later."""
@@ -113,6 +116,8 @@ class Driver:
         self.aliases: Final = aliases
         """Further names that device_add takes for it."""
         options.driver = self
+        if of_all is not None:
+            of_all.driver = self
 
     @property
     def is_hot(self) -> bool:

@@ -12,7 +12,7 @@ class HotPciPlace(Options):
     """Behind which root port."""
 
     id: str = opt(Identifier(), help="device name")
-    bus: str = opt(Identifier(), help="id of a pcie-root-port")
+    bus: str = opt(Identifier(), help="id of a root port")
     addr: tuple[int, int] = opt(PciAddress(), default=(0, 0), help="SLOT.FUNCTION, always 0")
     multifunction: bool = opt(OnOff(), default=False, help="what the function's header says")
 

@@ -42,13 +42,6 @@ class CpuModel(Text):
         super().__init__("a CPU model such as host", 4096)
 
 
-class ZeroOne(OnOff):
-    """A switch that is also written 1 or 0."""
-
-    allowed = "1, 0, on or off"
-    _words = {**OnOff._words, "1": True, "0": False}
-
-
 class Machine(Options, flag="-machine", first="type"):
     """The machine type and its properties."""
 
@@ -183,13 +176,3 @@ class Append(Options, flag="-append", whole="text"):
     """The kernel's command line."""
 
     text: str = opt(KernelText(), help="handed to the kernel as it is")
-
-
-class Global(Options, flag="-global"):
-    """Properties of all devices of a kind."""
-
-    fast_unplug: bool = opt(
-        ZeroOne(),
-        key="pcie-root-port.fast-unplug",
-        help="have the guest let go at once, without five seconds of blinking (Kata)",
-    )

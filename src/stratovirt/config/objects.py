@@ -64,7 +64,7 @@ class MemoryBackendMemfd(MemoryBackend, flag="-object memory-backend-memfd"):
 
 
 class RngRandom(Options, flag="-object rng-random"):
-    """A source of random bytes for a virtio-rng device."""
+    """A source of random bytes for an entropy device."""
 
     id: str = opt(Identifier(), help="name that the device refers to")
     filename: str = opt(

@@ -11,7 +11,7 @@ from stratovirt.config.net import NETDEVS
 from stratovirt.config.numa import NUMA
 from stratovirt.config.objects import OBJECTS
 from stratovirt.config.options import REQUIRED, Family, Options, opt
-from stratovirt.config.registry import DRIVERS, drivers
+from stratovirt.config.registry import DRIVERS, GLOBALS, drivers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ SECTIONS: dict[str, tuple[type[Options] | Family, ...]] = {
     "Machine": (
         machine.Machine, machine.Accel, machine.Cpu, machine.Smp, machine.Memory,
         machine.MemPath, machine.MemPrealloc, NUMA, OBJECTS, machine.Kernel, machine.Initrd,
-        machine.Append, machine.Global,
+        machine.Append, GLOBALS,
     ),
     "Devices": (Drive, Pflash, NETDEVS, DRIVERS, CHARDEVS, Serial),
     "Monitor": (Qmp, monitor.Mon),

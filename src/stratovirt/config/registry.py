@@ -19,6 +19,7 @@ from stratovirt.config.options import Family
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from stratovirt.config.driver import Driver
     from stratovirt.config.options import Options
@@ -124,6 +125,17 @@ def drivers(*, may_import: bool = True) -> list[Driver]:
     return found
 
 
+def name_of(bus: str, *, device_id: int = 0, provides: str = "") -> str:
+    """The name of this package's driver on `bus` for a virtio device, or for providing a bus."""
+    return next(
+        driver.name
+        for driver in built_in()
+        if driver.bus == bus
+        and device_id in (0, driver.device_id)
+        and provides in ("", driver.provides)
+    )
+
+
 class AtStart(Family):
     """The options of each driver on the command line."""
 
@@ -158,6 +170,29 @@ class AtRunTime(Family):
         return hot.options if hot is not None else None
 
 
+class OfAllDevices(Family):
+    """Properties of all devices of a driver, each written DRIVER.PROPERTY=VALUE."""
+
+    @property
+    def variants(self) -> dict[str, type[Options]]:
+        """The properties of this package's drivers, by the driver's name."""
+        return {d.name: d.of_all for d in built_in() if d.of_all is not None}
+
+    def find(self, word: str) -> type[Options] | None:
+        """The properties of one driver; the others are not imported."""
+        driver = find(word)
+        return driver.of_all if driver is not None else None
+
+    def parse(self, text: str, flag: str | None = None, **_defaults: str) -> Any:
+        """Read ``DRIVER.PROPERTY=VALUE``; raises ConfigError."""
+        definition = self.find(text.partition(".")[0])
+        if definition is None:
+            # It knows all properties, and this one is none of them.
+            definition = type("Global", tuple(self.variants.values()), {}, flag=self.flag)
+        return definition.parse(text, flag)
+
+
+GLOBALS = OfAllDevices("-global", key="driver", noun="driver")
 DRIVERS = AtStart("-device", key="driver", noun="driver")
 HOT_DRIVERS = AtRunTime("device_add", key="driver", noun="driver")
 """device_add's drivers: for hot-replace slots and root ports."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stratovirt.config.chardev import Chardev
     from stratovirt.config.drive import Drive, Pflash
-    from stratovirt.config.machine import Global
+    from stratovirt.config.driver import DeviceOptions
     from stratovirt.config.numa import NumaDistance, NumaNode
     from stratovirt.config.process import Name
 
@@ -89,7 +89,7 @@ class VmConfig(Frozen):
         self.initrd: str | None = None
         self.append = ""
         self.uuid = bytes(16)
-        self.globals: tuple[Global, ...] = ()
+        self.globals: tuple[DeviceOptions, ...] = ()
         self.numa_nodes: tuple[NumaNode, ...] = ()
         self.numa_distances: tuple[NumaDistance, ...] = ()
         self.objects: Mapping[str, Any] = NOTHING

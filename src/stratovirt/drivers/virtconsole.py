@@ -31,7 +31,9 @@ def make(options: Virtconsole, board: Board) -> None:
     consoles = [device for device in board.devices if isinstance(device, Console)]
     source = f"{options.flag},chardev={options.chardev}"
     if not consoles:
-        carrier = board.driver_that_provides(VIRTIO_SERIAL)
+        from stratovirt.config.registry import name_of
+
+        carrier = name_of(board.bus, provides=VIRTIO_SERIAL)
         raise ConfigError(f"{source}: no -device {carrier} before it carries it")
     name = options.id or options.chardev
     try:

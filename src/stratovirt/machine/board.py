@@ -145,12 +145,6 @@ class Board(ABC):
         """Map `handler` at a range of I/O ports."""
         self.port_space.add(port, IoRegion(name, size, handler))
 
-    def driver_that_provides(self, bus: str) -> str:
-        """The name of the driver whose device on this board provides `bus`."""
-        from stratovirt.config.registry import built_in
-
-        return next(d.name for d in built_in() if d.bus == self.bus and d.provides == bus)
-
     @property
     def has_large_kernel(self) -> bool:
         """Whether the kernel may be a distribution's (by its size), not a small payload."""

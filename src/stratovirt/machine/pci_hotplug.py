@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.config.buses import PCI
 from stratovirt.config.driver import HotPlugged
 from stratovirt.config.errors import ConfigError
+from stratovirt.config.registry import name_of
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug
 from stratovirt.machine.inventory import HotPlugError, Inventory
@@ -50,7 +51,7 @@ class PciHotPlug(HotPlug):
             if bus is self._pci.root:
                 raise HotPlugError(
                     f"device_add: bus={options.bus} takes nothing while the machine runs; "
-                    "name a pcie-root-port"
+                    f"name a {name_of(PCI, provides=PCI)}"
                 )
             bus.check_place(options.addr, multifunction=options.multifunction)
         except (ConfigError, PlaceError) as error:

@@ -41,7 +41,7 @@ class DmaListener:
                 vaddr = region.mapping.address + region.offset + piece.offset
                 self._container.map_dma(piece.start, piece.size, vaddr)
 
-    log_obstacle = "the host's functions (-device vfio-pci) write memory that no log is kept of"
+    log_obstacle = "the host's functions (VFIO) write memory that no log is kept of"
 
     def start_log(self) -> None:
         """Does nothing: see `log_obstacle`."""

@@ -139,8 +139,8 @@ class Console(PythonDevice):
         """Restore the ports; PORT_OPEN tells the driver whether each chardev has a peer now."""
         if len(state.ports) != len(self._ports):
             raise SnapshotError(
-                f"{self.name}: it carries {len(self._ports)} -device virtconsole and the "
-                f"snapshot's carried {len(state.ports)}"
+                f"{self.name}: it carries {len(self._ports)} ports and the snapshot's carried "
+                f"{len(state.ports)}"
             )
         self._control = list(state.control)
         for port, saved in zip(self._ports, state.ports, strict=True):
