@@ -9,7 +9,7 @@ packages=(
     qemu-system-x86 seabios busybox-static cpio kmod lz4 xz-utils e2fsprogs acpica-tools ovmf pciutils
     mmdebstrap genext2fs mtools fdisk grub-efi-amd64-bin grub-common zstd
     dpdk dpdk-dev librte-net-vhost23 librte-net-af-packet23 librte-mempool-ring23
-    gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross device-tree-compiler
     iproute2 strace fio iperf3 ethtool kexec-tools numactl
 )
 stamp=.venv/.setup-$(cat pyproject.toml tools/setup.sh | sha256sum | cut -c1-16)

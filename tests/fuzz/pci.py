@@ -22,7 +22,7 @@ with atheris.instrument_imports(
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.board import BoardContext
+    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.inventory import Inventory
     from stratovirt.machine.x86_64_q35 import Q35
     from stratovirt.runtime.loop import Loop
@@ -110,7 +110,7 @@ def address(data: Any) -> Any:
 def TestOneInput(content: bytes) -> None:  # noqa: N802 - the name atheris expects
     """One walk."""
     data = atheris.FuzzedDataProvider(content)
-    board.mch.set_ecam(ECAM)
+    board.chipset.mch.set_ecam(ECAM)
     while data.remaining_bytes():
         size = data.PickValueInList([1, 2, 4, 8])
         value = data.PickValueInList(list(VALUES)) if data.ConsumeBool() else data.ConsumeInt(8)
@@ -124,9 +124,9 @@ def TestOneInput(content: bytes) -> None:  # noqa: N802 - the name atheris expec
             dispatcher.read(False, address(data), size)
         elif kind == 3 and data.ConsumeIntInRange(0, 15) == 0:
             board.reset()
-            board.mch.set_ecam(ECAM)
-        elif kind == 4 and board.pci.root_ports[0].is_present:
-            board.pci.root_ports[0].request_unplug()
+            board.chipset.mch.set_ecam(ECAM)
+        elif kind == 4 and board.pci.host.root_ports[0].is_present:
+            board.pci.host.root_ports[0].request_unplug()
         else:
             dispatcher.write(False, address(data), size, value & (1 << 8 * size) - 1)
     board.reset()

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.board import BoardContext
+    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.inventory import Inventory
     from stratovirt.machine.x86_64_microvm import Microvm
     from stratovirt.runtime.clock import VirtualClock
@@ -183,7 +183,7 @@ def restore(text: bytes) -> None:
         board.restored()
         for device in board.devices:
             device.resume()
-        for slot in board.slots:
+        for slot in board.virtio.slots:
             for offset in range(0, 0x200, 4):
                 slot.read(offset, 4)
         for device in board.devices:

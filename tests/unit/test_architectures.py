@@ -27,7 +27,7 @@ from stratovirt.config.errors import ConfigError
 from stratovirt.config.machine import Machine, Smp
 from stratovirt.lockdown.calls import Calls
 from stratovirt.machine.board import Board
-from stratovirt.machine.x86_64_microvm_layout import VIRTIO_SLOTS
+from stratovirt.machine.x86_64_microvm_layout import VIRTIO_GSIS
 
 PACKAGE, LAB = Path(stratovirt.__file__).parent, Path(stratovirt_lab.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_a_row_names_what_it_says(row: Architecture) -> None:
 
 
 def test_microvms_slots_are_those_of_its_map() -> None:
-    assert ARCHITECTURES[0].boards["microvm"].mmio_slots == VIRTIO_SLOTS
+    assert ARCHITECTURES[0].boards["microvm"].mmio_slots == len(VIRTIO_GSIS)
 
 
 SMALL = BoardRow("small", "", vcpus_most=2, ram_most=1 << 29, has_flash=True, mmio_slots=1)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
             """Width of a guest physical address, in bits."""
 
         def connect(
-            self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace
+            self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace | None
         ) -> None:
             """Follow the machine's address spaces from now on, and be a writer of its memory."""
 

@@ -100,7 +100,9 @@ class TestAccelerator:
             self._socket.close()
             raise AccelError(f"-mod-test {path}: cannot connect: {error.strerror}") from error
 
-    def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
+    def connect(
+        self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace | None
+    ) -> None:
         """Follow the machine's address spaces from now on, and be a writer of its memory."""
         guest_memory.add_writer(self)
         self._ram = guest_memory

@@ -239,6 +239,14 @@ def window64(first: int, last: int) -> bytes:
     )  # fmt: skip
 
 
+def port_window(base: int, size: int) -> bytes:
+    """QWord Address Space of a producer: I/O ports from 0 on, reached in memory at `base`."""
+    return struct.pack(
+        "<BHBBBQQQQQ",
+        0x8A, 43, IO_RANGE, FIXED, ENTIRE_RANGE, 0, 0, size - 1, base, size,
+    )  # fmt: skip
+
+
 def irq(number: int) -> bytes:
     """IRQ without flags: edge, active high (6.4.2.1)."""
     return struct.pack("<BH", 0x22, 1 << number)

@@ -19,15 +19,17 @@ def srat(processors: list[bytes], memory: list[tuple[int, int, int]]) -> bytes:
     return table(b"SRAT", 3, body)
 
 
-def slit(count: int, given: dict[tuple[int, int], int]) -> bytes:
-    """The SLIT (5.2.17) of `count` nodes; missing distances get their defaults.
+def distance(given: dict[tuple[int, int], int], source: int, target: int) -> int:
+    """How far apart two nodes are, by the distances `given` or their defaults.
 
     A distance given for one direction holds for both.
     """
-    cells = bytearray()
-    for source in range(count):
-        for target in range(count):
-            default = LOCAL_DISTANCE if source == target else REMOTE_DISTANCE
-            back = given.get((target, source), default)
-            cells.append(given.get((source, target), back))
-    return table(b"SLIT", 1, struct.pack("<Q", count) + bytes(cells))
+    default = LOCAL_DISTANCE if source == target else REMOTE_DISTANCE
+    return given.get((source, target), given.get((target, source), default))
+
+
+def slit(count: int, given: dict[tuple[int, int], int]) -> bytes:
+    """The SLIT (5.2.17) of `count` nodes; missing distances get their defaults."""
+    nodes = range(count)
+    cells = bytes(distance(given, source, target) for source in nodes for target in nodes)
+    return table(b"SLIT", 1, struct.pack("<Q", count) + cells)

@@ -58,19 +58,21 @@ def _fixed_memory(base: int, size: int) -> bytes:
 def host_bridge(
     *,
     ecam: tuple[int, int],
+    ports: tuple[bytes, ...],
     windows: list[tuple[int, int]],
     high_window: tuple[int, int],
     first_gsi: int,
     children: list[aml.Term],
 ) -> aml.Term:
-    """PCI0; `windows` and `high_window` are the first and last address of memory for BARs."""
+    """PCI0; `windows` and `high_window` are the first and last address of memory for BARs.
+
+    `ports` are the resource descriptors of its I/O ports.
+    """
     base, size = ecam
     pci_express, pci = (aml.Term(aml.encode(aml.eisa_id(name))) for name in ("PNP0A08", "PNP0A03"))
     resources = aml.resources(
         aml.window16(aml.BUS_RANGE, 0, (size >> 20) - 1),
-        aml.io_ports(0xCF8, 8),
-        aml.window16(aml.IO_RANGE, 0, 0xCF7),
-        aml.window16(aml.IO_RANGE, 0xD00, 0xFFFF),
+        *ports,
         *(aml.window32(first, last) for first, last in windows),
         aml.window64(*high_window),
     )

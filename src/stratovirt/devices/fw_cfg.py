@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SELECTOR, DATA, DMA_HIGH, DMA_LOW = 0, 1, 4, 8
 """Offsets from port 0x510."""
 PORTS = 12
+MMIO_DATA_BYTES, MMIO_SELECTOR, MMIO_DMA, MMIO_BYTES = 8, 8, 16, 24
+"""Data register at 0, offsets of the others, and size of the device in memory."""
 
 SIGNATURE, ID, CPU_COUNT, BOOT_MENU, MAX_CPUS = 0x00, 0x01, 0x05, 0x0E, 0x0F
 KERNEL_SIZE, INITRD_SIZE, KERNEL_DATA, INITRD_DATA = 0x08, 0x0B, 0x11, 0x12
@@ -79,7 +81,8 @@ class FwCfg:
         self._content = make() if make is not None else b""
         self._offset = 0
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
+        """The next bytes of the selected blob; fewer or none at its end."""
         piece = self._content[self._offset : self._offset + size]
         self._offset += size
         return piece
@@ -87,7 +90,7 @@ class FwCfg:
     def read(self, offset: int, size: int) -> int:
         """The next byte of the selected blob; at the DMA register, its signature."""
         if offset == DATA and size == 1:
-            return int.from_bytes(self._take(1), "little")
+            return int.from_bytes(self.take(1), "little")
         if offset in (DMA_HIGH, DMA_LOW) and size == 4:
             at = offset - DMA_HIGH
             return int.from_bytes(DMA_SIGNATURE[at : at + 4], "little")
@@ -133,6 +136,32 @@ class FwCfg:
             piece = content[offset + at : offset + at + step]
             self._memory.write(target + at, piece.ljust(step, b"\0"))
         return 0
+
+
+class InMemory:
+    """The registers of a FwCfg in memory, where the selector is big endian."""
+
+    def __init__(self, device: FwCfg) -> None:
+        self._device = device
+
+    def read(self, offset: int, size: int) -> int:
+        """The next bytes of the selected blob in their order, or the DMA register's signature."""
+        if offset < MMIO_DATA_BYTES:
+            return int.from_bytes(self._device.take(size), "little")
+        if offset >= MMIO_DMA:
+            at = offset - MMIO_DMA
+            return int.from_bytes(DMA_SIGNATURE[at : at + size], "little")
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Select a blob, or start a DMA with the whole or the lower half of its address."""
+        if offset == MMIO_SELECTOR and size == 2:
+            self._device.write(SELECTOR, 2, int.from_bytes(value.to_bytes(2, "little"), "big"))
+        elif offset == MMIO_DMA and size == 8:
+            self._device.write(DMA_HIGH, 4, value & 0xFFFF_FFFF)
+            self._device.write(DMA_LOW, 4, value >> 32)
+        elif offset >= MMIO_DMA:
+            self._device.write(offset - MMIO_DMA + DMA_HIGH, size, value)
 
 
 def _swapped(value: int) -> int:

@@ -1,95 +1,62 @@
-"""The board interface that a machine uses on any architecture, and the parts common to boards."""
+"""The board interface that a machine uses on any architecture, and the parts of a board."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from stratovirt.acpi import aml, tables
 from stratovirt.boot.image import BootFile, KernelFile
-from stratovirt.config.vm_config import VmConfig
-from stratovirt.memory.address_space import AddressSpace, IoRegion
+from stratovirt.machine.part import BoardContext, Part
+from stratovirt.memory.address_space import AddressSpace
 from stratovirt.memory.ram import Ram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from contextlib import ExitStack
-    from typing import Protocol
+    from collections.abc import Iterable
+    from typing import TypeVar
 
-    from stratovirt.accel.base import Accelerator
-    from stratovirt.chardev.backend import Chardev
-    from stratovirt.cpu.slots import CpuSlots
-    from stratovirt.devices.device_host import DeviceHost
+    from stratovirt.boot.device_tree import DeviceTree
     from stratovirt.machine.hot_plug import HotPlug
-    from stratovirt.machine.inventory import Inventory
-    from stratovirt.memory.address_space import Handler
-    from stratovirt.memory.ram import RamTemplate
     from stratovirt.snapshot.state import Entry
     from stratovirt.virtio.device import VirtioDevice
 
-    class BoardTemplate(RamTemplate, Protocol):
-        """A snapshot that a board starts from: see snapshot.restore.Template."""
-
-        def has(self, path: str) -> bool:
-            """Whether the snapshot's machine has a part at this path of its tree of states."""
+    AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 PHYSICAL_ADDRESS_BITS = 52
-PORT_SPACE = 1 << 16
 LARGE_KERNEL = 1 << 20
 
 
-class BoardContext:
-    """What a board is built with: configuration, inventory, accelerator, and what is around it.
-
-    `closing` takes the close of each part where the part is made, and runs them in reverse order.
-    `guest_reset` and `guest_power_off` are called when the guest does either.  With a `template`
-    RAM has the content of a snapshot.
-    """
-
-    def __init__(
-        self,
-        *,
-        config: VmConfig,
-        inventory: Inventory,
-        cpus: CpuSlots,
-        accelerator: Accelerator,
-        host: DeviceHost,
-        closing: ExitStack,
-        serial: Chardev | None,
-        guest_reset: Callable[[], None],
-        guest_power_off: Callable[[], None],
-        template: BoardTemplate | None = None,
-    ) -> None:
-        self.config, self.inventory = config, inventory
-        self.cpus, self.accelerator, self.host = cpus, accelerator, host
-        self.closing, self.serial, self.template = closing, serial, template
-        self.guest_reset, self.guest_power_off = guest_reset, guest_power_off
-
-
 class Board(ABC):
-    """A board: RAM, devices and boot code of a machine; subclasses add the devices.
+    """A board: RAM, parts and boot code of a machine; subclasses add the parts.
 
-    The table of architectures names the subclasses; each is made with a `BoardContext`.
+    `room` is where its RAM is, (gpa, size) each; `ports` is the port space of a board that has
+    one.  The table of architectures names the subclasses; each is made with a `BoardContext`.
     """
 
     bus: str
     """The bus of its virtio devices."""
-    late_modules: tuple[str, ...] = ()
-    """Modules that are imported while the machine runs; a locked-down one loads them before."""
+    modules_of_load: tuple[str, ...] = ()
+    """Modules that `load` imports."""
     restarts_on_reset = False
     """Whether a reset by the guest reboots the machine; otherwise it ends the machine."""
 
-    def __init__(self, context: BoardContext, room: list[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        context: BoardContext,
+        room: list[tuple[int, int]],
+        ports: AddressSpace | None = None,
+    ) -> None:
         self.config = config = context.config
         self.inventory = context.inventory
         self.cpus = context.cpus
         self.accelerator = accelerator = context.accelerator
         self.host = host = context.host
         self.closing = context.closing
-        self.serial = context.serial
         self.ram = room
+        self.parts: list[Part] = []
+        """In the order of their reset and of their places in the tables."""
         self.memory_space = AddressSpace("memory", 1 << PHYSICAL_ADDRESS_BITS)
-        self.port_space = AddressSpace("port", PORT_SPACE)
         self.guest_memory = host.memory
         self.hot_plug: HotPlug | None = None
         self.kernel: KernelFile | None = None
@@ -100,10 +67,20 @@ class Board(ABC):
         if config.initrd is not None:
             self.initrd = BootFile("-initrd", config.initrd)
             self.closing.callback(self.initrd.close)
-        accelerator.connect(self.guest_memory, self.memory_space, self.port_space)
+        accelerator.connect(self.guest_memory, self.memory_space, ports)
         ram = Ram(config, context.template)
         self.ram_mapping, self.allocations = ram.mapping, ram.allocations
         self.ram_pieces = ram.place(self.guest_memory, self.memory_space, room)
+        if context.serial is not None:
+            # Output that the client has not read yet, once the devices are closed.
+            self.closing.callback(context.serial.drain)
+
+    def add(self, part: AnyPart, within: Part | None = None) -> AnyPart:
+        """Add a part, whose AML is within that of another part if one is given."""
+        self.parts.append(part)
+        if within is not None:
+            within.children.append(part)
+        return part
 
     @property
     @abstractmethod
@@ -117,13 +94,15 @@ class Board(ABC):
         The entry has the type that the accelerator's `set_entry` takes.
         """
 
-    @abstractmethod
     def reset(self) -> object | None:
-        """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
+        """Reset all parts to power-on state and call `load`; vCPUs must be paused."""
+        for part in self.parts:
+            part.reset()
+        return self.load()
 
-    @abstractmethod
     def states(self) -> Iterable[Entry]:
         """The parts with their paths in the tree of states, in the order of their restore."""
+        return [entry for part in self.parts for entry in part.states()]
 
     @property
     def obstacle(self) -> str | None:
@@ -133,17 +112,32 @@ class Board(ABC):
             return f"{added.key}: it was added while the machine ran; remove it first (device_del)"
         return None
 
-    @abstractmethod
     def restored(self) -> None:
         """Tell the guest that it is a clone, once all states are restored."""
+        for part in self.parts:
+            part.restored()
 
     @abstractmethod
     def press_power_button(self) -> None:
-        """Signal a power-off request to the guest through ACPI."""
+        """Signal a power-off request to the guest."""
 
-    def add_ports(self, name: str, port: int, size: int, handler: Handler) -> None:
-        """Map `handler` at a range of I/O ports."""
-        self.port_space.add(port, IoRegion(name, size, handler))
+    def dsdt(self, sleep_type: int) -> bytes:
+        """The parts' AML as a table; `sleep_type` is the value that enters S5."""
+        inner = {child for part in self.parts for child in part.children}
+        terms = [term for part in self.parts if part not in inner for term in part.aml()]
+        body = aml.scope("\\_SB_", *terms).code
+        body += aml.name("\\_S5_", aml.package(sleep_type, 0, 0, 0)).code
+        return tables.table(b"DSDT", 6, body)
+
+    def device_tree(self, tree: DeviceTree) -> None:
+        """Add the nodes of all parts to the tree."""
+        for part in self.parts:
+            part.device_tree(tree)
+
+    @property
+    def late_modules(self) -> tuple[str, ...]:
+        """Modules that are imported while the machine runs; a locked-down one loads them before."""
+        return (*self.modules_of_load, *(name for part in self.parts for name in part.late_modules))
 
     @property
     def has_large_kernel(self) -> bool:

@@ -7,8 +7,9 @@ stock driver notices an insertion by the configuration change.
 
 from __future__ import annotations
 
+from stratovirt.config.buses import MMIO
 from stratovirt.config.driver import HotReplaced
-from stratovirt.config.registry import find
+from stratovirt.config.registry import hot_drivers
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.machine.hot_plug import HotPlug
 from stratovirt.machine.inventory import HotPlugError, Inventory
@@ -39,17 +40,20 @@ class Slots:
 
 
 class HotReplace(HotPlug):
-    """The slots of the `drivers`, in this order; each driver is one that can be replaced."""
+    """The slots of each driver whose devices can be replaced, in the order of the drivers' names.
 
-    def __init__(self, host: DeviceHost, inventory: Inventory, drivers: tuple[str, ...]) -> None:
+    The guest numbers its disks and cards in this order, so it stays.
+    """
+
+    def __init__(self, host: DeviceHost, inventory: Inventory) -> None:
         super().__init__(host, inventory)
         self.idle_thread = IoThread("blk-empty")
         self._slots: dict[Driver, Slots] = {}
-        for name in drivers:
-            driver = find(name)
-            hot = driver.hot if driver is not None else None
-            assert driver is not None and isinstance(hot, HotReplaced), name
-            self._slots[driver] = Slots(hot)
+        replaced = (driver for driver in hot_drivers() if driver.bus == MMIO)
+        for driver in sorted(replaced, key=lambda driver: driver.name):
+            hot = driver.hot
+            if isinstance(hot, HotReplaced):
+                self._slots[driver] = Slots(hot)
         self._filled: dict[str, tuple[Slots, VirtioDevice]] = {}
         """The devices that can be removed, with their slots, by id."""
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.cpu.slots import CpuSlot
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.board import Board, BoardContext, BoardTemplate
+    from stratovirt.machine.board import Board
     from stratovirt.machine.hot_plug import HotPlug
+    from stratovirt.machine.part import BoardContext, BoardTemplate
     from stratovirt.memory.dirty_rate import DirtyRate
     from stratovirt.memory.ram import RamPiece
     from stratovirt.runtime.loop import Loop
@@ -102,7 +103,7 @@ class Machine:
         accelerator.create_interrupt_controllers()
         from stratovirt._native.guest_memory import GuestMemory
         from stratovirt.devices.device_host import DeviceHost
-        from stratovirt.machine.board import BoardContext
+        from stratovirt.machine.part import BoardContext
 
         self._start_iothreads(owner.closing)
         host = DeviceHost(

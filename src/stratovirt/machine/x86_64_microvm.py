@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import os
 
-from stratovirt.acpi.vmgenid import BYTES as GENERATION_ID_BYTES
+from stratovirt.acpi import tables
 from stratovirt.boot import x86_64_linux
+from stratovirt.boot.x86_64_mptable import mp_table
 from stratovirt.config.buses import MMIO
 from stratovirt.cpu.x86_64_boot import EntryPoint
 from stratovirt.devices.acpi_sleep import REGISTERS as SLEEP_REGISTERS
-from stratovirt.devices.acpi_sleep import SleepController
-from stratovirt.devices.ged import NEW_GENERATION, POWER_BUTTON, GenericEventDevice
-from stratovirt.devices.ged import REGISTERS as GED_REGISTERS
-from stratovirt.devices.x86_64_i8042 import PORTS, ResetController
+from stratovirt.devices.acpi_sleep import SLEEP_TYPE_S5, SleepController
+from stratovirt.devices.x86_64_i8042 import PULSE_RESET
 from stratovirt.machine import x86_64_microvm_layout as layout
-from stratovirt.machine.x86_64_board import X8664Board
-from stratovirt.machine.x86_64_microvm_tables import acpi_tables, mp_tables
-from stratovirt.memory.address_space import IoRegion
-from stratovirt.snapshot.paths import DevicePaths
-from stratovirt.snapshot.state import Entry, Stateless
-from stratovirt.virtio.mmio import MmioTransport
+from stratovirt.machine.part import Registers
+from stratovirt.machine.parts.power_events import PowerEvents
+from stratovirt.machine.parts.virtio_slots import VirtioSlots
+from stratovirt.machine.x86_64_board import RESET_PORT, Processors, X8664Board
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from stratovirt.machine.board import BoardContext
+    from stratovirt.machine.part import BoardContext
     from stratovirt.virtio.device import VirtioDevice
-
-
-HOT_REPLACE = ("virtio-blk-device", "virtio-net-device")
-"""The devices in the board's hot-replace slots, in the slots' order."""
-HOT_REPLACE_PATH = "hot-replace"
-"""Path of the hot-replace slots in the tree of states."""
 
 
 class Microvm(X8664Board):
@@ -46,122 +34,80 @@ class Microvm(X8664Board):
 
     def __init__(self, context: BoardContext) -> None:
         super().__init__(context, layout.ram_pieces(context.config.memory.size))
-        self.slots: list[MmioTransport] = []
-        self._paths: dict[str, tuple[MmioTransport, str]] = {}
-        """The slots by path in the tree of states, with the driver of each."""
-        self.add_ports("i8042", layout.KEYBOARD_PORT, PORTS, ResetController(context.guest_reset))
-        self.add_ports(
-            "sleep", layout.SLEEP_PORT, SLEEP_REGISTERS, SleepController(context.guest_power_off)
+        memory, ports = self.memory_space, self.port_space
+        self.processors = self.add(Processors(self.cpus, layout.LAPIC, layout.IOAPIC))
+        self.add_nodes()
+        self.virtio = self.add(
+            VirtioSlots(
+                context,
+                memory,
+                layout.VIRTIO_MMIO,
+                layout.VIRTIO_GSIS,
+                first_hot_line=layout.HOT_REPLACE_FIRST_GSI,
+            )
         )
-        self._ged = GenericEventDevice(self._ged_irq)
-        self.memory_space.add(layout.GED, IoRegion("ged", GED_REGISTERS, self._ged))
-        self._generation_id = os.urandom(GENERATION_ID_BYTES)
-        # A restored guest must find the hot-replace slots that it was saved with.
-        template = context.template
-        self._add_devices(
-            self.config.has_hot_replace if template is None else template.has(HOT_REPLACE_PATH)
+        self.add_serial_port(context)
+        self.events = self.add(
+            PowerEvents(
+                self.guest_memory,
+                memory,
+                layout.GED,
+                context.line(layout.GED_GSI),
+                generation_id=x86_64_linux.GENERATION_ID,
+            )
         )
-        self.memory_space.commit()
-        self.port_space.commit()
+        self.add_keyboard_controller(context)
+        sleep = SleepController(context.guest_power_off)
+        self.add(Registers("sleep", ports, layout.SLEEP_PORT, SLEEP_REGISTERS, sleep))
+        self.virtio.fill(self)
+        self.hot_plug = self.virtio.hot_replace
+        memory.commit()
+        ports.commit()
 
     @property
     def devices(self) -> list[VirtioDevice]:
         """All virtio devices."""
-        return [slot.device for slot in self.slots]
+        return self.virtio.devices
 
     def load(self) -> EntryPoint | None:
         """Load kernel and tables; returns the first vCPU's entry, None without a kernel."""
-        for address, content in [*acpi_tables(self, self.slots), *mp_tables(self)]:
+        for address, content in [*self._acpi_tables(), *self._mp_table()]:
             self.guest_memory.write(address, content)
-        self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
+        self.events.write_generation()
         if self.kernel is None:
             return None
+        # In front, because words after "--" in the user's text go to init, not to the kernel.
+        words = [*self.virtio.kernel_arguments(), self.config.append]
         return x86_64_linux.load_linux(
             kernel=self.kernel,
             initrd=self.initrd,
-            command_line=self._command_line(),
+            # The user's original bytes, even when they are not UTF-8.
+            command_line=os.fsencode(" ".join(words).strip()),
             memory=self.guest_memory,
             ram=self.ram,
         )
 
-    def reset(self) -> EntryPoint | None:
-        """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
-        for slot in self.slots:
-            slot.reset()
-        self._ged.reset()
-        if self.uart is not None:
-            self.uart.reset()
-        return self.load()
+    def _acpi_tables(self) -> list[tuple[int, bytes]]:
+        return self.acpi_tables(
+            x86_64_linux.ACPI_TABLES,
+            x86_64_linux.GENERATION_ID,
+            SLEEP_TYPE_S5,
+            lambda dsdt, _facs: tables.fadt(
+                dsdt=dsdt,
+                reset_port=RESET_PORT,
+                reset_value=PULSE_RESET,
+                sleep_control=layout.SLEEP_PORT,
+                sleep_status=layout.SLEEP_PORT + 1,
+            ),
+        )
 
-    def states(self) -> Iterator[Entry]:
-        """The virtio slots, then the board's own devices."""
-        for path, (slot, driver) in self._paths.items():
-            yield Entry(path, slot, driver)
-            yield Entry(f"{path}/device", slot.device, driver)
-        if self.hot_plug is not None:
-            yield Entry(HOT_REPLACE_PATH, Stateless(), "-qmp")
-        if self.uart is not None:
-            yield Entry("serial", self.uart, "-serial")
-        yield Entry("ged", self._ged)
-
-    def restored(self) -> None:
-        """Give the guest another generation id and tell it."""
-        self.guest_memory.write(x86_64_linux.GENERATION_ID, self._generation_id)
-        self._ged.raise_event(NEW_GENERATION)
+    def _mp_table(self) -> list[tuple[int, bytes]]:
+        """The MP table, for kernels without ACPI; empty if it is larger than the EBDA."""
+        cpus, base = self.processors, x86_64_linux.EBDA
+        table = mp_table(cpus.entries, cpus.ioapic_id, layout.IOAPIC, layout.LAPIC, base)
+        # The guest loses nothing: ACPI lists all vCPUs.
+        return [(base, table)] if len(table) <= x86_64_linux.LOW_RAM_TOP - base else []
 
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""
-        self._ged.raise_event(POWER_BUTTON)
-
-    def _ged_irq(self, level: bool) -> None:
-        self.accelerator.set_irq_level(layout.GED_GSI, level)
-
-    def _add_devices(self, with_hot_replace: bool) -> None:
-        """Add the devices of the command line, then the empty hot-replace ones.
-
-        QMP clients add and remove the back ends of the latter.  Linux numbers disks and cards in
-        this order, so vda is block slot 0.
-        """
-        devices: tuple[Any, ...] = self.config.devices
-        virtio = [options for options in devices if options.driver.bus == MMIO]
-        if with_hot_replace:
-            from stratovirt.machine.hot_replace import HotReplace
-
-            self.hot_plug = slots = HotReplace(self.host, self.inventory, HOT_REPLACE)
-            self.closing.callback(slots.close)
-        paths = DevicePaths()
-        for index, options in enumerate(virtio):
-            device = options.driver.make(options, self.host)
-            if with_hot_replace:
-                slots.adopt(options, device)
-            slot = self._add_virtio(device, index, layout.VIRTIO_FIRST_GSI + index)
-            self._paths[paths.next(options)] = slot, options.driver.name
-        for options in devices:
-            if options.driver.bus != MMIO:
-                options.driver.make(options, self)
-        if with_hot_replace:
-            for number, device in slots.fill_up():
-                slot = self._add_virtio(
-                    device, layout.VIRTIO_SLOTS + number, layout.HOT_REPLACE_FIRST_GSI + number
-                )
-                self._paths[f"{HOT_REPLACE_PATH}/{number}"] = slot, ""
-
-    def _add_virtio(self, device: VirtioDevice, index: int, gsi: int) -> MmioTransport:
-        self.closing.callback(device.close)
-        slot = MmioTransport(
-            device,
-            self.guest_memory,
-            self.accelerator,
-            self.memory_space,
-            layout.VIRTIO_MMIO + index * layout.VIRTIO_SLOT,
-            gsi,
-        )
-        self.closing.callback(slot.close)
-        self.slots.append(slot)
-        return slot
-
-    def _command_line(self) -> bytes:
-        # In front, because words after "--" in the user's text go to init, not to the kernel.
-        added = [f"virtio_mmio.device=512@0x{slot.base:x}:{slot.gsi}" for slot in self.slots]
-        # The user's original bytes, even when they are not UTF-8.
-        return os.fsencode(" ".join([*added, self.config.append]).strip())
+        self.events.press_power_button()

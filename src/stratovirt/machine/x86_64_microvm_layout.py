@@ -8,9 +8,8 @@ LOW_RAM_END = 3 * GIB
 HIGH_RAM_START = 4 * GIB
 
 VIRTIO_MMIO = 0xF010_0000
-VIRTIO_SLOT = 0x200
-VIRTIO_FIRST_GSI, VIRTIO_LAST_GSI = 5, 15
-VIRTIO_SLOTS = VIRTIO_LAST_GSI - VIRTIO_FIRST_GSI + 1
+VIRTIO_GSIS = range(5, 16)
+"""GSIs of the slots for devices of the command line."""
 HOT_REPLACE_FIRST_GSI = 17
 """GSI of the first hot-replace slot, above the ISA interrupts."""
 
@@ -19,8 +18,6 @@ GED, GED_GSI = 0xF000_0000, 16
 IOAPIC = 0xFEC0_0000
 LAPIC = 0xFEE0_0000
 
-KEYBOARD_PORT = 0x60
-RESET_PORT = 0x64
 SLEEP_PORT = 0x600
 
 

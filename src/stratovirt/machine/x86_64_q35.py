@@ -4,109 +4,134 @@ from __future__ import annotations
 
 import os
 
+from stratovirt.acpi import aml, tables
 from stratovirt.boot import x86_64_linux
 from stratovirt.config.buses import PCI
-from stratovirt.devices.x86_64_i8042 import PORTS as KEYBOARD_PORTS
-from stratovirt.devices.x86_64_i8042 import ResetController
-from stratovirt.devices.x86_64_ich9 import LpcBridge, Mch, PowerManagement
-from stratovirt.devices.x86_64_rtc import PORTS as RTC_PORTS
-from stratovirt.devices.x86_64_rtc import Rtc
+from stratovirt.devices.x86_64_ich9 import SLEEP_TYPE_S5
+from stratovirt.devices.x86_64_rtc import CENTURY
 from stratovirt.machine import x86_64_q35_layout as layout
-from stratovirt.machine.pci_devices import PciDevices
-from stratovirt.machine.x86_64_board import X8664Board
-from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
-from stratovirt.pci.host_bridge import Ecam, PciHost
-from stratovirt.pci.x86_64_config_ports import PORTS as CONFIG_PORTS
-from stratovirt.pci.x86_64_config_ports import ConfigPorts
+from stratovirt.machine.parts.pci_express import PciExpress, PciMap
+from stratovirt.machine.x86_64_board import Processors, X8664Board
+from stratovirt.machine.x86_64_chipset import Chipset, ConfigRegisters
+from stratovirt.machine.x86_64_clock import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stratovirt.cpu.x86_64_boot import EntryPoint
-    from stratovirt.machine.board import BoardContext
+    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.x86_64_q35_firmware import Firmware
     from stratovirt.virtio.device import VirtioDevice
 
-SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
-"""SMBIOS without firmware: in the area that Linux searches; the ACPI tables end before."""
+FULL_RESET = 0x0E
+"""Value of the reset control register for a full reset."""
 
 
 class Q35(X8664Board):
     """The board."""
 
-    restarts_on_reset = True
-    # For the clock, and for the tables of a reset.
-    late_modules = ("calendar", "stratovirt.machine.smbios", "stratovirt.acpi.loader")
     bus = PCI
+    restarts_on_reset = True
+    modules_of_load = ("stratovirt.machine.smbios", "stratovirt.acpi.loader")
 
     def __init__(self, context: BoardContext) -> None:
         super().__init__(context, layout.ram_pieces(context.config.memory.size))
-        config, accelerator, guest_reset = self.config, self.accelerator, context.guest_reset
-        self.pci = PciHost(
-            self.memory_space, self.port_space, layout.INTX_FIRST_GSI, accelerator.set_irq_level
+        memory, ports = self.memory_space, self.port_space
+        self.add(
+            Processors(
+                self.cpus,
+                layout.LAPIC,
+                layout.IOAPIC,
+                level_irqs=(layout.SCI_GSI,),
+                has_pic=True,
+            )
         )
-        self.pci_devices = PciDevices(self.pci, self.host, accelerator)
-        self.closing.callback(self._close_hot_plug)
-        self.closing.callback(self.pci_devices.close)
-        self._config_ports = ConfigPorts(self.pci, guest_reset)
-        self.add_ports("pci-config", layout.CONFIG_PORTS, CONFIG_PORTS, self._config_ports)
-        self.add_ports("i8042", layout.KEYBOARD_PORT, KEYBOARD_PORTS, ResetController(guest_reset))
-        self.mch = Mch(self.memory_space, Ecam(self.pci))
-        self.power = PowerManagement(accelerator.clock, self._set_sci, context.guest_power_off)
-        self._lpc = LpcBridge(self.port_space, self.power)
-        self.pci.root.attach(self.mch, layout.HOST_BRIDGE_PLACE)
-        self.pci.root.attach(self._lpc, layout.LPC_PLACE)
-        self._rtc = Rtc(accelerator.clock, self.host.loop, self._set_rtc, self.ram)
-        self._rtc.set_last_cpu(len(self.cpus.present) - 1)
-        self.add_ports("rtc", layout.RTC_PORT, RTC_PORTS, self._rtc)
+        self.pci = self.add(
+            PciExpress(
+                context,
+                memory,
+                layout.INTX_FIRST_GSI,
+                self._pci_map,
+                ports=ports,
+                port_resources=(
+                    aml.io_ports(layout.CONFIG_PORTS, 8),
+                    aml.window16(aml.IO_RANGE, 0, layout.CONFIG_PORTS - 1),
+                    aml.window16(aml.IO_RANGE, layout.CONFIG_PORTS + 8, 0xFFFF),
+                ),
+            )
+        )
+        self.add_nodes()
+        self.add(ConfigRegisters(context, self.pci.host, ports, layout.CONFIG_PORTS))
+        self.add_keyboard_controller(context)
+        sci = context.line(layout.SCI_GSI)
+        self.chipset = self.add(Chipset(context, self.pci.host, ports, sci), within=self.pci)
+        rtc = context.line(layout.RTC_GSI)
+        self.add(Clock(context, ports, layout.RTC_PORT, rtc, self.ram), within=self.chipset)
+        self.add_serial_port(context, within=self.chipset)
         self._firmware: Firmware | None = None
-        if config.flashes:
+        if self.config.flashes:
             from stratovirt.machine.x86_64_q35_firmware import Firmware
 
-            self._firmware = Firmware(self, self.mch, self.pci, self.pci_devices)
-        self._add_devices()
-        self.memory_space.commit()
-        self.port_space.commit()
-
-    def _add_devices(self) -> None:
-        # Root ports first: a device may name a bus that is defined after it on the command line.
-        for options in sorted(self.config.devices, key=lambda o: o.driver.provides != PCI):
-            if options.driver.bus == PCI:
-                self.pci_devices.add(options)
-            else:
-                options.driver.make(options, self)
-        self.pci_devices.check_slots(self.config.devices)
-        for port in self.pci.root_ports:
-            port.reset()
-        if self.config.monitors:
-            from stratovirt.machine.pci_hotplug import PciHotPlug
-
-            self.hot_plug = PciHotPlug(self.host, self.inventory, self.pci, self.pci_devices)
-
-    def _close_hot_plug(self) -> None:
-        if self.hot_plug is not None:
-            self.hot_plug.close()
+            self._firmware = Firmware(
+                self, context, self.pci, acpi=self._acpi_tables, smbios=self._smbios
+            )
+        self.pci.fill(self)
+        self.hot_plug = self.pci.hot_plug
+        memory.commit()
+        ports.commit()
 
     @property
     def devices(self) -> list[VirtioDevice]:
         """All virtio devices."""
-        return self.pci_devices.virtio_devices
+        return self.pci.devices
 
-    def _set_sci(self, level: bool) -> None:
-        self.accelerator.set_irq_level(layout.SCI_GSI, level)
+    def _pci_map(self) -> PciMap:
+        """The memory for BARs: low memory is around ECAM, wherever firmware has put that."""
+        ecam = self.chipset.mch.ecam or (layout.ECAM, layout.ECAM_BYTES)
+        return PciMap(
+            ecam,
+            layout.low_windows(ecam, self.ram),
+            layout.high_window(self.ram, self.accelerator.physical_address_bits),
+        )
 
-    def _set_rtc(self, level: bool) -> None:
-        self.accelerator.set_irq_level(layout.RTC_GSI, level)
+    def _acpi_tables(self, address: int, limit: int) -> list[tuple[int, bytes]]:
+        """(address, bytes) of all tables, the RSDP at `address`."""
+        return self.acpi_tables(
+            address,
+            limit,
+            SLEEP_TYPE_S5,
+            lambda dsdt, facs: tables.fixed_fadt(
+                facs=facs,
+                dsdt=dsdt,
+                sci=layout.SCI_GSI,
+                pm=layout.PM_PORTS,
+                reset_port=layout.RESET_PORT,
+                reset_value=FULL_RESET,
+                century=CENTURY,
+            ),
+            facs=tables.facs(),
+        )
+
+    def _smbios(self) -> bytes:
+        """The SMBIOS structures."""
+        from stratovirt.machine.smbios import smbios_tables
+
+        topology = self.cpus.topology
+        return smbios_tables(
+            uuid=self.config.uuid,
+            sockets=topology.sockets,
+            cores=topology.dies * topology.clusters * topology.cores,
+            threads=topology.threads,
+            ram=self.ram,
+        )
 
     def load(self) -> EntryPoint | None:
         """Fill fw_cfg; without firmware load the kernel and do the firmware's set-up."""
         if self._firmware is not None:
             self._firmware.load()
             return None
-        self.mch.set_ecam(layout.ECAM)
-        self._lpc.set_block(layout.PM_PORTS)
-        self._number_buses()
-        tables = acpi_tables(self, self.mch, x86_64_linux.ACPI_TABLES, SMBIOS_ENTRY)
-        for address, content in tables:
+        self.chipset.place(layout.ECAM, layout.PM_PORTS)
+        self.pci.number_buses()
+        for address, content in self._acpi_tables(x86_64_linux.ACPI_TABLES, layout.SMBIOS_ENTRY):
             self.guest_memory.write(address, content)
         self._write_smbios()
         if self.kernel is None:
@@ -120,43 +145,20 @@ class Q35(X8664Board):
             reserved=[(layout.ECAM, layout.ECAM_BYTES)],
         )
 
-    def _number_buses(self) -> None:
-        """Assign bus numbers to the root ports, in place of firmware."""
-        for number, port in enumerate(self.pci.root_ports, start=1):
-            port.set_numbers(number)
-
     def _write_smbios(self) -> None:
         from stratovirt.machine.smbios import entry_point
 
-        tables = smbios(self)
-        if SMBIOS_TABLES + len(tables) < x86_64_linux.RESET_VECTOR:
-            self.guest_memory.write(SMBIOS_ENTRY, entry_point(tables, SMBIOS_TABLES))
-            self.guest_memory.write(SMBIOS_TABLES, tables)
-
-    def reset(self) -> EntryPoint | None:
-        """Reset all devices to power-on state and call `load`; vCPUs must be paused."""
-        self.pci.reset()
-        self._config_ports.power_on()
-        self.power.reset()
-        self._rtc.reset()
-        if self.uart is not None:
-            self.uart.reset()
-        if self._firmware is not None:
-            self._firmware.reset()
-        return self.load()
-
-    def states(self) -> tuple[()]:
-        """None yet: see `obstacle`."""
-        return ()
+        structures = self._smbios()
+        if layout.SMBIOS_TABLES + len(structures) < x86_64_linux.RESET_VECTOR:
+            entry = entry_point(structures, layout.SMBIOS_TABLES)
+            self.guest_memory.write(layout.SMBIOS_ENTRY, entry)
+            self.guest_memory.write(layout.SMBIOS_TABLES, structures)
 
     @property
     def obstacle(self) -> str:
         """Snapshots of q35 are not supported yet."""
         return "-machine q35: only microvm can be saved yet"
 
-    def restored(self) -> None:
-        """Does nothing: no snapshot of q35 exists."""
-
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""
-        self.power.press_power_button()
+        self.chipset.power.press_power_button()

@@ -9,49 +9,43 @@ import struct
 from stratovirt.boot.image import BootFile
 from stratovirt.boot.x86_64_boot_params import E820_RAM
 from stratovirt.devices import fw_cfg
-from stratovirt.devices.fw_cfg import FwCfg
-from stratovirt.devices.pflash import Pflash, PflashError
 from stratovirt.machine import x86_64_q35_layout as layout
-from stratovirt.machine.x86_64_q35_tables import acpi_tables, smbios
+from stratovirt.machine.parts.flash import Flash
+from stratovirt.machine.parts.fw_cfg import FirmwareConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stratovirt.devices.x86_64_ich9 import Mch
-    from stratovirt.machine.pci_devices import PciDevices
+    from stratovirt.machine.part import BoardContext
+    from stratovirt.machine.parts.pci_express import PciExpress
     from stratovirt.machine.x86_64_board import X8664Board
-    from stratovirt.pci.host_bridge import PciHost
 
 TABLES_MOST = 1 << 20
 SETUP_SECTS, SECTOR, DEFAULT_SETUP_SECTS = 0x1F1, 512, 4
 
 
 class Firmware:
-    """The flash chips below 4 GiB, unit 0 at the top, and the entries of fw_cfg."""
+    """The flash chips below 4 GiB, unit 0 at the top, and the entries of fw_cfg.
 
-    def __init__(self, board: X8664Board, mch: Mch, pci: PciHost, pci_devices: PciDevices) -> None:
-        self._board, self._mch = board, mch
-        self._pci, self._pci_devices = pci, pci_devices
-        self.fw_cfg = FwCfg(board.guest_memory, board.accelerator.let_others_in)
-        self._flashes: list[Pflash] = []
+    `acpi(address, limit)` makes the ACPI tables with their addresses, `smbios()` the structures.
+    """
+
+    def __init__(
+        self,
+        board: X8664Board,
+        context: BoardContext,
+        pci: PciExpress,
+        *,
+        acpi: Callable[[int, int], list[tuple[int, bytes]]],
+        smbios: Callable[[], bytes],
+    ) -> None:
+        self._board, self._pci = board, pci
+        self._acpi, self._smbios = acpi, smbios
+        fw_cfg = board.add(FirmwareConfig(context, board.port_space, layout.FW_CFG_PORT))
+        self.fw_cfg = fw_cfg.device
         self._blobs: list[mmap.mmap] = []
-        self._add_flashes()
-        board.add_ports("fw_cfg", layout.FW_CFG_PORT, fw_cfg.PORTS, self.fw_cfg)
-
-    def _add_flashes(self) -> None:
-        end = layout.FLASH_END
-        for options in sorted(self._board.config.flashes, key=lambda flash: flash.unit):
-            flash = Pflash(options)
-            self._board.closing.callback(flash.close)
-            self._flashes.append(flash)
-            if sum(chip.size for chip in self._flashes) > layout.FLASH_MOST:
-                raise PflashError(
-                    f"{flash.source}: flash memory is larger than {layout.FLASH_MOST >> 20} MiB "
-                    "with this file"
-                )
-            end -= flash.size
-            flash.place(self._board.memory_space, end)
+        board.add(Flash(context, board.memory_space, layout.FLASH_END, layout.FLASH_MOST))
 
     def load(self) -> None:
         """Add the fw_cfg entries; the ACPI tables are built when firmware reads them."""
@@ -68,12 +62,12 @@ class Firmware:
 
         def part(index: int) -> Callable[[], bytes]:
             # Built when firmware reads it: by then firmware has placed ECAM.
-            return lambda: loader.script(acpi_tables(board, self._mch, 0, TABLES_MOST))[index]
+            return lambda: loader.script(self._acpi(0, TABLES_MOST))[index]
 
         for index, name in enumerate((loader.TABLES_FILE, loader.RSDP_FILE, loader.SCRIPT_FILE)):
             device.add_file(name, part(index))
         self._add_smbios()
-        order = boot_order(self._pci, self._pci_devices)
+        order = boot_order(self._pci)
         if order:
             device.add_file("bootorder", order)
         if not self._blobs:
@@ -82,7 +76,7 @@ class Firmware:
     def _add_smbios(self) -> None:
         from stratovirt.machine.smbios import entry_point
 
-        tables = smbios(self._board)
+        tables = self._smbios()
         self.fw_cfg.add_file("etc/smbios/smbios-tables", tables)
         self.fw_cfg.add_file("etc/smbios/smbios-anchor", entry_point(tables, 0))
 
@@ -113,24 +107,18 @@ class Firmware:
         self._blobs.append(blob)
         return blob
 
-    def reset(self) -> None:
-        """Reset fw_cfg and flash to power-on state."""
-        self.fw_cfg.reset()
-        for flash in self._flashes:
-            flash.reset()
 
-
-def boot_order(pci: PciHost, pci_devices: PciDevices) -> bytes:
+def boot_order(pci: PciExpress) -> bytes:
     """fw_cfg's bootorder: Open Firmware paths of devices with a bootindex, lowest first."""
     entries: list[tuple[int, str]] = []
-    for options in pci_devices.options.values():
+    for options in pci.occupants.options.values():
         index = getattr(options, "bootindex", None)
         if index is None:
             continue
         slot, function = options.addr
-        bus = pci_devices.bus(options)
+        bus = pci.occupants.bus(options)
         path = "/pci@i0cf8"
-        for port in pci.root_ports:
+        for port in pci.host.root_ports:
             if port.secondary is bus:
                 path += f"/pci-bridge@{port.devfn >> 3:x}"
                 path += f",{port.devfn & 7:x}" if port.devfn & 7 else ""

@@ -18,7 +18,6 @@ FLASH_MOST = 8 * MIB
 
 CONFIG_PORTS = 0xCF8
 RESET_PORT = 0xCF9
-KEYBOARD_PORT = 0x60
 RTC_PORT = 0x70
 FW_CFG_PORT = 0x510
 PM_PORTS = 0x600
@@ -28,11 +27,28 @@ RTC_GSI = 8
 SCI_GSI = 9
 INTX_FIRST_GSI = 16
 
-HOST_BRIDGE_PLACE = (0x00, 0)
-LPC_PLACE = (0x1F, 0)
+SMBIOS_ENTRY, SMBIOS_TABLES = 0xF_8000, 0xF_8020
+"""SMBIOS without firmware: in the area that Linux searches; the ACPI tables end before."""
+HIGH_WINDOW_ALIGNMENT = GIB
 
 
 def ram_pieces(size: int) -> list[tuple[int, int]]:
     """(gpa, size) of the RAM pieces: below 2 GiB, the rest from 4 GiB."""
     low = min(size, LOW_RAM_END)
     return [(0, low)] if low == size else [(0, low), (HIGH_RAM_START, size - low)]
+
+
+def low_windows(ecam: tuple[int, int], ram: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(first, last) of each 32-bit PCI window: above low RAM, below WINDOW_END, without ECAM."""
+    base, size = ecam
+    start = max(ram[0][1], LOW_RAM_END)
+    if base >= WINDOW_END:
+        return [(start, WINDOW_END - 1)]
+    pieces = [(start, base - 1), (base + size, WINDOW_END - 1)]
+    return [(first, last) for first, last in pieces if first < last]
+
+
+def high_window(ram: list[tuple[int, int]], address_bits: int) -> tuple[int, int]:
+    """(first, last) of the 64-bit PCI window: from the end of RAM to that of the address space."""
+    end = max(sum(ram[-1]), HIGH_RAM_START)
+    return -(-end // HIGH_WINDOW_ALIGNMENT) * HIGH_WINDOW_ALIGNMENT, (1 << address_bits) - 1

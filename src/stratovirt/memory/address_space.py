@@ -1,7 +1,8 @@
 """The address map: regions with priorities, their flat view, and listeners for its changes.
 
 An AddressSpace holds regions at addresses with priorities.  `commit` flattens them to disjoint
-ranges and calls each listener with the removed and the added ranges, in one transaction.
+ranges and calls each listener with the removed and the added ranges, in one transaction.  An
+AliasRegion shows part of another region or space; listeners hear of what it shows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from stratovirt._native.dispatch import NativeOps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Protocol
 
     class Handler(Protocol):
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
             self, removed: list[FlatRange], added: list[FlatRange], view: list[FlatRange]
         ) -> None:
             """The map changed; `view` is all of it, sorted by address."""
+
+
+PORTS = 1 << 16
+"""I/O ports that can be addressed."""
 
 
 class Region:
@@ -90,6 +96,32 @@ class NativeRegion(Region):
         self.ops = ops
 
 
+class AliasRegion(Region):
+    """A window onto `size` bytes of another region or address space, from `offset` on.
+
+    The flat view has the target's regions in its place.  Where a target space maps nothing, the
+    window is transparent: a region of lower priority answers.  Raises ValueError for a window that
+    reaches past its target.
+    """
+
+    def __init__(
+        self, name: str, size: int, target: Region | AddressSpace, offset: int = 0
+    ) -> None:
+        super().__init__(name, size)
+        limit = target.limit if isinstance(target, AddressSpace) else target.size
+        if offset < 0 or offset + size > limit:
+            raise ValueError(f"{name} reaches past {target.name}")
+        self.target = target
+        self.offset = offset
+
+    @property
+    def space(self) -> AddressSpace | None:
+        """The address space that it shows in the end; None if it shows a region."""
+        if isinstance(self.target, AddressSpace):
+            return self.target
+        return self.target.space if isinstance(self.target, AliasRegion) else None
+
+
 class FlatRange:
     """One range of the flat view: [start, start+size) maps `region` from `offset` on."""
 
@@ -106,17 +138,23 @@ class FlatRange:
 class AddressSpace:
     """The memory or port space of one machine; `limit` is its size in bytes."""
 
+    has_ports = False
+    """Whether its addresses are I/O ports."""
+
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.limit = limit
         self._regions: list[tuple[int, int, Region]] = []
         self._listeners: list[Listener] = []
+        self._onlookers: list[AddressSpace] = []
+        """The spaces that show this one through an alias, one entry for each alias."""
         self.view: list[FlatRange] = []
 
     def add(self, start: int, region: Region, priority: int = 0) -> None:
         """Map `region` at `start`; where regions overlap, the higher priority answers.
 
-        Raises ValueError when it does not fit or overlaps another of the same priority.
+        Raises ValueError when it does not fit, overlaps another of the same priority, or would
+        show this space in itself.
         """
         if start < 0 or start + region.size > self.limit:
             raise ValueError(f"{region.name} at 0x{start:x} lies outside {self.name} space")
@@ -124,11 +162,23 @@ class AddressSpace:
             overlaps = start < other_start + other.size and other_start < start + region.size
             if overlaps and priority == other_priority:
                 raise ValueError(f"{region.name} overlaps {other.name} in {self.name} space")
+        shown = region.space if isinstance(region, AliasRegion) else None
+        if shown is not None:
+            if shown is self or self._is_seen_by(shown):
+                raise ValueError(f"{region.name} shows {self.name} space in itself")
+            shown._onlookers.append(self)
         self._regions.append((start, priority, region))
+
+    def _is_seen_by(self, space: AddressSpace) -> bool:
+        return any(seer is space or seer._is_seen_by(space) for seer in self._onlookers)
 
     def remove(self, region: Region) -> None:
         """Take `region` out of the map."""
-        self._regions = [entry for entry in self._regions if entry[2] is not region]
+        kept = [entry for entry in self._regions if entry[2] is not region]
+        shown = region.space if isinstance(region, AliasRegion) else None
+        if shown is not None and len(kept) < len(self._regions):
+            shown._onlookers.remove(self)
+        self._regions = kept
 
     def listen(self, listener: Listener) -> None:
         """Register `listener`; it is called with the current view now and after every change."""
@@ -149,6 +199,8 @@ class AddressSpace:
         self.view = fresh
         for listener in self._listeners:
             listener.changed(removed, added, fresh)
+        for space in dict.fromkeys(self._onlookers):
+            space.commit()
 
     def _flatten(self) -> list[FlatRange]:
         flat: list[FlatRange] = []
@@ -162,6 +214,31 @@ class AddressSpace:
                     for piece in ((low, min(high, taken.start)), (max(low, taken_end), high))
                     if piece[0] < piece[1]
                 ]
-            flat += [FlatRange(low, high - low, region, low - start) for low, high in holes]
+            for low, high in holes:
+                flat += _shown(low, high - low, region, low - start)
         flat.sort(key=lambda entry: entry.start)
         return flat
+
+
+def _shown(start: int, size: int, region: Region, offset: int) -> Iterator[FlatRange]:
+    """The flat ranges of [start, start+size), which maps `region` from `offset` on."""
+    if not isinstance(region, AliasRegion):
+        yield FlatRange(start, size, region, offset)
+    elif isinstance(region.target, AddressSpace):
+        first = region.offset + offset
+        for piece in region.target.view:
+            low, high = max(piece.start, first), min(piece.start + piece.size, first + size)
+            if low < high:
+                at = piece.offset + low - piece.start
+                yield FlatRange(start + low - first, high - low, piece.region, at)
+    else:
+        yield from _shown(start, size, region.target, region.offset + offset)
+
+
+class PortSpace(AddressSpace):
+    """I/O ports: the port space of an architecture, or what a PCI host shows of it in memory."""
+
+    has_ports = True
+
+    def __init__(self) -> None:
+        super().__init__("port", PORTS)

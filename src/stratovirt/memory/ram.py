@@ -9,7 +9,7 @@ from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.config.kinds import size_text
 from stratovirt.config.vm_config import VmConfig
-from stratovirt.memory.address_space import AddressSpace, RamRegion
+from stratovirt.memory.address_space import AddressSpace, AliasRegion, RamRegion
 from stratovirt.memory.backing import RamError, huge_page_hint, open_backing, open_log
 
 TYPE_CHECKING = False
@@ -68,10 +68,11 @@ class Ram:
         """
         pieces: list[RamPiece] = []
         parts = list(self._parts)
+        whole = RamRegion("ram", sum(size for _, size in room), self.mapping, 0)
         offset = 0
         for gpa, size in room:
             memory.add(gpa, self.mapping, offset, size)
-            space.add(gpa, RamRegion(f"ram@0x{gpa:x}", size, self.mapping, offset))
+            space.add(gpa, AliasRegion(f"ram@0x{gpa:x}", size, whole, offset))
             offset += size
             while size:
                 node, left = parts[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratovirt.memory.address_space import AddressSpace, Region
+from stratovirt.memory.address_space import PORTS, AddressSpace, Region
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.config_space import ConfigSpace
 from stratovirt.runtime.faults import report_bug
@@ -162,7 +162,7 @@ class PciFunction:
             return None
         base = value & -bar.size
         # A BAR of zero has no address yet; one beyond the bus is being sized.
-        if base == 0 or base + bar.size > (1 << 16 if is_port else self.bus_limit(bar)):
+        if base == 0 or base + bar.size > (PORTS if is_port else self.bus_limit(bar)):
             return None
         return base
 

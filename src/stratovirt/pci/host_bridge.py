@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.memory.address_space import AliasRegion
 from stratovirt.pci.bus import PINS, PciBus
 from stratovirt.pci.function import BAR_PRIORITY
 
@@ -34,7 +35,10 @@ class InterruptLine:
 
 
 class PciHost:
-    """The root of the PCI hierarchy; `first_gsi` is the first of the four GSIs of INTx."""
+    """The root of the PCI hierarchy; `first_gsi` is the first of the four GSIs of INTx.
+
+    I/O BARs are in `ports`: the port space of the board, or one of the bridge's own.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,10 @@ class PciHost:
             for pin in range(PINS)
         ]
         self._priority = BAR_PRIORITY
+
+    def show_ports(self, base: int) -> None:
+        """Map the port space in memory at `base`, for processors that have none."""
+        self.memory.add(base, AliasRegion("pci-ports", self.ports.limit, self.ports))
 
     def next_priority(self) -> int:
         """A new lowest priority: of overlapping regions the one placed first answers."""

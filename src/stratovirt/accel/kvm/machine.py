@@ -182,7 +182,9 @@ class KvmAccelerator(ABC):
     def states(self) -> Iterable[Entry]:
         """Clocks, interrupt controllers and vCPUs in the tree of states, in restore order."""
 
-    def connect(self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace) -> None:
+    def connect(
+        self, guest_memory: GuestMemory, memory: AddressSpace, ports: AddressSpace | None
+    ) -> None:
         """Follow the machine's address spaces from now on, and be a writer of its memory."""
         self._memslots = MemslotListener(self.vm, guest_memory)
         memory.listen(self._memslots)

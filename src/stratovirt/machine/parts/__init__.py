@@ -1,0 +1,1 @@
+"""Parts of boards of any architecture: see ``machine.part`` for their contract."""
