@@ -22,8 +22,8 @@ with atheris.instrument_imports(
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.inventory import Inventory
+    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.x86_64_q35 import Q35
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process

@@ -26,8 +26,8 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.errors import StratovirtError
     from stratovirt.host.access import HostAccess
-    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.inventory import Inventory
+    from stratovirt.machine.part import BoardContext
     from stratovirt.machine.x86_64_microvm import Microvm
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
