@@ -23,7 +23,8 @@ with atheris.instrument_imports(include=["stratovirt.virtio", "stratovirt.memory
     from stratovirt.devices.device_host import DeviceHost
     from stratovirt.host.access import HostAccess
     from stratovirt.memory.address_space import AddressSpace
-    from stratovirt.net.back_end import BackEnd, TapBackEnd
+    from stratovirt.net.back_end import BackEnd
+    from stratovirt.net.tap_back_end import TapBackEnd
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stratovirt
+from stratovirt.config.address_kinds import HostPciAddress, MacAddress, PciAddress
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.command_line import parse_command_line
 from stratovirt.config.errors import ConfigError
 from stratovirt.config.keyval import split
-from stratovirt.config.kinds import HostPciAddress, MacAddress, NumberSet, PciAddress, Size
+from stratovirt.config.kinds import NumberSet, Size
 from stratovirt.config.machine import Machine, Memory, Smp
 from stratovirt.config.reference import IGNORED, definitions, help_text
 from stratovirt.config.registry import drivers, find, hot_drivers

@@ -14,7 +14,8 @@ from stratovirt._native.vhost import F_LOG_ALL
 from stratovirt._native.virtqueue import Virtqueue
 from stratovirt.memory.address_space import AddressSpace
 from stratovirt.memory.dirty_log import DirtyLog, DirtyLogError
-from stratovirt.net.back_end import PairSetup, VhostPair
+from stratovirt.net.back_end import PairSetup
+from stratovirt.net.tap_back_end import VhostPair
 from stratovirt.vfio.container import VfioContainer
 from stratovirt.virtio.device import VERSION_1, ActiveQueue
 from stratovirt.virtio.vsock import Vsock

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from stratovirt.config.kinds import (
-    Choice,
-    Identifier,
-    Integer,
-    NoRom,
-    Only,
-    OnOff,
-    PciAddress,
-    PowerOfTwo,
-)
+from stratovirt.config.address_kinds import PciAddress
+from stratovirt.config.kinds import Choice, Identifier, Integer, NoRom, Only, OnOff, PowerOfTwo
 from stratovirt.config.options import Options, opt
 
 SERIAL_LONGEST = 20

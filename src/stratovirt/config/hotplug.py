@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stratovirt.config.address_kinds import PciAddress
 from stratovirt.config.devices import VECTORS_MOST, WithQueueSize
-from stratovirt.config.kinds import Identifier, Integer, OnOff, PciAddress, Reference
+from stratovirt.config.kinds import Identifier, Integer, OnOff, Reference
 from stratovirt.config.net import Tap, VhostUser
 from stratovirt.config.options import Family, Options, opt
 

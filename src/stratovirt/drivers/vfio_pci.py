@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from stratovirt.config.address_kinds import HostPciAddress
 from stratovirt.config.buses import PCI
 from stratovirt.config.devices import PciPlace
 from stratovirt.config.driver import DeviceOptions, Driver
-from stratovirt.config.kinds import HostPciAddress, Identifier
+from stratovirt.config.kinds import Identifier
 from stratovirt.config.options import opt
 
 TYPE_CHECKING = False

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from stratovirt.config.address_kinds import MacAddress
 from stratovirt.config.buses import DeviceId
 from stratovirt.config.devices import Sent, SingleFunctionPlace, WithQueueSize
 from stratovirt.config.driver import DeviceOptions, over_mmio_and_pci
-from stratovirt.config.kinds import (
-    DescriptorList,
-    Identifier,
-    MacAddress,
-    OnOff,
-    Reference,
-)
+from stratovirt.config.kinds import DescriptorList, Identifier, OnOff, Reference
 from stratovirt.config.options import opt
 
 TYPE_CHECKING = False
@@ -72,7 +67,7 @@ def open_back_end(options: VirtioNet, host: DeviceHost) -> BackEnd:
         back_end = VhostUserBackEnd(netdev, host.config.chardevs[netdev.chardev], host)
         back_end.begin(back_end.meet())
         return back_end
-    from stratovirt.net.back_end import TapBackEnd
+    from stratovirt.net.tap_back_end import TapBackEnd
 
     return TapBackEnd(
         netdev,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stratovirt.config.address_kinds import HostPciAddress
 from stratovirt.config.driver import DeviceOptions, HotPlugged
 from stratovirt.config.hotplug import HotPciPlace
-from stratovirt.config.kinds import HostPciAddress
 from stratovirt.config.options import opt
 
 TYPE_CHECKING = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from stratovirt.config.address_kinds import MacAddress
 from stratovirt.config.devices import Sent
 from stratovirt.config.driver import DeviceOptions, HotPlugged, HotReplaced
 from stratovirt.config.hot_replace import NET_SLOTS, InSlot
 from stratovirt.config.hotplug import HotVirtio
-from stratovirt.config.kinds import Identifier, Integer, MacAddress, OnOff, Reference
+from stratovirt.config.kinds import Identifier, Integer, OnOff, Reference
 from stratovirt.config.options import opt
 from stratovirt.virtio.net import Net
 

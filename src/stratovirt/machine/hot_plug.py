@@ -13,7 +13,7 @@ from stratovirt.config.drive import Drive
 from stratovirt.config.hot_replace import Blockdev
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.machine.inventory import HotPlugError, Inventory, NotThereError
-from stratovirt.net.back_end import TapBackEnd
+from stratovirt.net.tap_back_end import TapBackEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
