@@ -17,6 +17,7 @@ from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.signals import ENDING
 from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.saving import Saving
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,17 +74,12 @@ class Vm:
         """Whether the lockdown is done, before which no guest runs."""
         self._runs_at_start = not config.start_paused
         self._ending = False
-        self._awaited: tuple[bool, str] | None = None
-        """Arguments of a `_shut_down` that waits for the end of a snapshot."""
-        self._is_impatient = False
-        """Whether a signal came for an end that waits; another cancels the snapshot."""
         self._is_resetting = False
         self._monitors: list[Monitor] = []
         self._template: Template | None = None
         self.access = HostAccess()
         self._broker: BrokerLine | None = None
-        self.snapshot: Snapshot | None = None
-        """The last snapshot that was begun."""
+        self.saving = Saving(self.loop)
 
     def build(self) -> None:
         """Create broker, monitors and the parts of the machine; raises StratovirtError."""
@@ -225,9 +221,7 @@ class Vm:
 
     def close(self) -> None:
         """End the snapshot that is being written, then the parts, the last made first."""
-        if self.snapshot is not None:
-            self.snapshot.cancel()
-            self.snapshot.wait()
+        self.saving.close()
         with self.lock:
             self.closing.close()
         log.info("the machine is gone")
@@ -299,20 +293,9 @@ class Vm:
             raise SnapshotError(f"the machine is in state {self.status}; pause it first (stop)")
         self._refuse_while_saving("migrate")
         from stratovirt.snapshot.capture import capture
-        from stratovirt.snapshot.save import Snapshot
 
-        state, ram = capture(self.config, board, board.accelerator), board.ram_mapping
-        try:
-            snapshot = Snapshot(
-                folder,
-                state,
-                ram,
-                self.access,
-                lambda: self.loop.call_soon(lambda: self._saved(snapshot)),
-            )
-        except OSError as error:
-            raise SnapshotError(f"{folder}: {error.strerror}") from error
-        self.snapshot = snapshot
+        state = capture(self.config, board, board.accelerator)
+        self.saving.begin(folder, state, board.ram_mapping, self.access, self._saved)
 
     def _saved(self, snapshot: Snapshot) -> None:
         has_succeeded = snapshot.status == "completed"
@@ -322,13 +305,11 @@ class Vm:
         if snapshot.error:
             content["error-desc"] = snapshot.error
         self.send_event("MIGRATION", content)
-        if self._awaited is not None:
-            if not has_succeeded:
-                self.exit_status = 1
-            self._shut_down(*self._awaited)
+        if self.saving.holds_up_end and not has_succeeded:
+            self.exit_status = 1
 
     def _refuse_while_saving(self, command: str) -> None:
-        if self.snapshot is not None and self.snapshot.is_active:
+        if self.saving.is_active:
             raise SnapshotError(
                 f"{command}: a snapshot is being written; wait for it or cancel it (migrate_cancel)"
             )
@@ -347,20 +328,14 @@ class Vm:
         self.request_shutdown(guest=False, reason="host-ui")
 
     def _signalled(self) -> None:
-        if self._is_impatient and self.snapshot is not None:
-            log.error("a second signal: the snapshot that is being written is given up")
-            self.snapshot.cancel()
         self._shut_down(guest=False, reason="host-signal")
-        self._is_impatient = self._awaited is not None
+        self.saving.hurry()
 
     def _shut_down(self, guest: bool, reason: str) -> None:
         if self._ending:
             return
-        if self.snapshot is not None and self.snapshot.is_active:
-            # The end waits for the snapshot: the user has asked for both.
-            if self._awaited is None:
-                log.info(f"the machine ends ({reason}) when its snapshot is written")
-                self._awaited = (guest, reason)
+        if self.saving.delays(lambda: self._shut_down(guest, reason), reason):
+            # The user has asked for both.
             return
         self._ending = True
         log.info(f"the machine ends: {reason}")

@@ -24,7 +24,7 @@ def migrate(session: Session, arguments: Migrate) -> object:
 @command("query-migrate", answer=INFO)
 def query_migrate(session: Session, _arguments: NoArguments) -> object:
     """Say how far the last snapshot has come, in bytes of memory."""
-    snapshot = session.vm.snapshot
+    snapshot = session.vm.saving.last
     if snapshot is None:
         return {"status": "none"}
     info: dict[str, object] = {
@@ -43,6 +43,5 @@ def query_migrate(session: Session, _arguments: NoArguments) -> object:
 @command("migrate_cancel")
 def migrate_cancel(session: Session, _arguments: NoArguments) -> object:
     """Stop the snapshot that is being written; nothing of it stays."""
-    if session.vm.snapshot is not None:
-        session.vm.snapshot.cancel()
+    session.vm.saving.cancel()
     return {}
