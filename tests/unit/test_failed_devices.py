@@ -21,7 +21,7 @@ from stratovirt.hotplug import virtio_blk as hot_blk
 from stratovirt.hotplug import virtio_net as hot_net
 from stratovirt.machine.inventory import Inventory
 from stratovirt.machine.pci_devices import PciDevices
-from stratovirt.net import back_end
+from stratovirt.net import tap_back_end
 from stratovirt.runtime.clock import VirtualClock
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.process import Process
@@ -106,7 +106,7 @@ def test_a_disk_of_the_command_line_closes_its_image(
 def test_a_card_of_the_command_line_closes_its_back_end(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(back_end, "TapBackEnd", Tap)
+    monkeypatch.setattr(tap_back_end, "TapBackEnd", Tap)
     host = make_host("-netdev", "tap,id=n,ifname=t", "-device", "virtio-net-device,netdev=n")
     run_out(monkeypatch)
     with pytest.raises(OSError, match="Too many open files"):
