@@ -68,7 +68,6 @@ class Vm:
         self.closing = ExitStack()
         """Closes the parts in the reverse order of their making, of all or of a failed start."""
         self.closing.callback(self.loop.close)
-        self.chardevs: list[Chardev] = []
         self.machine = Machine(config)
         self._has_started = False
         """Whether the lockdown is done, before which no guest runs."""
@@ -132,9 +131,13 @@ class Vm:
         self._add(chardev)
         return chardev
 
+    @property
+    def _chardevs(self) -> list[Chardev]:
+        return self.machine.inventory.chardevs.opened
+
     def _add(self, chardev: Chardev) -> None:
         self.closing.callback(chardev.close)
-        self.chardevs.append(chardev)
+        self._chardevs.append(chardev)
 
     def guest_powers_off(self) -> None:
         """The guest powered itself off; called from any thread."""
@@ -171,7 +174,7 @@ class Vm:
         if self.process.signals.was_lost:
             self._signalled()
         with self.lock:
-            for chardev in self.chardevs:
+            for chardev in self._chardevs:
                 chardev.open()
         for monitor in self.config.monitors:
             log.info(f"a monitor is there: {monitor.source}")
@@ -181,7 +184,7 @@ class Vm:
             from stratovirt.memory.prealloc import allocate
 
             allocate(self.machine.board.allocations, self.loop)
-        for chardev in self.chardevs:
+        for chardev in self._chardevs:
             if chardev.waits:
                 log.info(f"waiting for a client of chardev {chardev.label}")
                 self.loop.run(until=lambda chardev=chardev: chardev.is_connected)  # type: ignore[misc]

@@ -133,7 +133,7 @@ def test_nothing_can_be_punched_out_of_what_is_written_for_the_user(
     log.write_text("evidence\n")
     fd = {
         "log": "__import__('stratovirt.runtime.log').runtime.log.descriptor()",
-        "chardev": "vm.chardevs[1]._file",
+        "chardev": "vm.machine.inventory.chardevs.opened[1]._file",
         "stdout": "1",
     }[what]
     code = PUNCH.format(fd=f"{fd} | {high}")

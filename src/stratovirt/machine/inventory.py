@@ -6,6 +6,7 @@ monitor add and remove others.  An id is unique among the things of its kind.
 
 from __future__ import annotations
 
+from stratovirt.config.kinds import Reference
 from stratovirt.errors import StratovirtError
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Generic, TypeVar
 
     from stratovirt.block.image import Image
+    from stratovirt.chardev.backend import Chardev as OpenChardev
     from stratovirt.config.chardev import Chardev
     from stratovirt.config.vm_config import VmConfig
     from stratovirt.net.back_end import BackEnd
@@ -115,10 +117,10 @@ class BackEnds(KindOf["T"]):
     A free one was opened by a command and is held here.
     """
 
-    def __init__(self, noun: str, add: str, remove: str, devices: Devices) -> None:
-        self._noun, self._word = noun, "name" if noun == "block node" else "id"
-        self._add, self._remove = add, remove
+    def __init__(self, devices: Devices, noun: str, word: str, add: str, remove: str) -> None:
         self._devices = devices
+        self._noun, self._word = noun, word
+        self._add, self._remove = add, remove
         self._free: dict[str, T] = {}
         self._users: dict[str, str] = {}
         """The keys of the devices that use back ends."""
@@ -201,9 +203,13 @@ class BackEnds(KindOf["T"]):
 
 
 class Chardevs:
-    """The chardevs by id; those for vhost-user back ends with the netdevs that use each."""
+    """The chardevs by id; those for vhost-user back ends with the netdevs that use each.
+
+    `opened` are those that this process serves itself, monitors' and the serial port's among them.
+    """
 
     def __init__(self, config: VmConfig) -> None:
+        self.opened: list[OpenChardev] = []
         self._by_id: dict[str, Chardev] = dict(config.chardevs)
         self._users: dict[str, set[str]] = {}
         for netdev in config.netdevs.values():
@@ -250,17 +256,20 @@ class Inventory:
     def __init__(self, config: VmConfig) -> None:
         self.devices = devices = Devices(config.devices)
         self.nodes: BackEnds[Image] = BackEnds(
-            "block node", "blockdev-add", "blockdev-del", devices
+            devices, "block node", "name", "blockdev-add", "blockdev-del"
         )
-        self.netdevs: BackEnds[BackEnd] = BackEnds("netdev", "netdev_add", "netdev_del", devices)
+        self.netdevs: BackEnds[BackEnd] = BackEnds(
+            devices, "netdev", "id", "netdev_add", "netdev_del"
+        )
         self.chardevs = Chardevs(config)
         self.iothreads: dict[str, IoThread] = {}
         """The running threads of the objects of this kind."""
+        back_ends: dict[str, BackEnds[Any]] = {"-drive": self.nodes, "-netdev": self.netdevs}
         for device in devices:
-            if "drive" in device.options.fields:
-                self.nodes.used_from_the_start(device.options.drive, device.key)
-            if "netdev" in device.options.fields:
-                self.netdevs.used_from_the_start(device.options.netdev, device.key)
+            for field in device.options.fields.values():
+                name = getattr(device.options, field.name)
+                if isinstance(field.kind, Reference) and field.kind.flag in back_ends and name:
+                    back_ends[field.kind.flag].used_from_the_start(name, device.key)
 
     def remove_device(self, device: Device) -> None:
         """Drop a device that is no more, and its back ends that were closed with it."""

@@ -146,7 +146,7 @@ def query_chardev(session: Session, _arguments: NoArguments) -> object:
     """List the chardevs."""
     return [
         {"label": c.label, "filename": c.description, "frontend-open": c.is_connected}
-        for c in session.vm.chardevs
+        for c in session.vm.machine.inventory.chardevs.opened
     ]
 
 

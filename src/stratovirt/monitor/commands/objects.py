@@ -162,7 +162,8 @@ def _tree(vm: Vm) -> Node:
         "peripheral-anon": anonymous,
         "unattached": cpus,
     }
-    chardevs: Node = {c.label: {"filename": c.description} for c in vm.chardevs}
+    opened = vm.machine.inventory.chardevs.opened
+    chardevs: Node = {c.label: {"filename": c.description} for c in opened}
     return {"machine": machine, "objects": {}, "chardevs": chardevs}
 
 
