@@ -201,8 +201,6 @@ def test_sizes_without_unit_count_in_the_options_unit(number: int) -> None:
 
 OF_THE_HOST = ("vfio/container.py", "vfio/host.py")
 """Files that speak of the host kernel's driver vfio-pci."""
-PARTS_LIST = "machine/x86_64_microvm.py"
-"""A board's list of its parts names the drivers of its slots."""
 
 
 def literals(path: Path) -> Iterator[tuple[int, str]]:
@@ -221,7 +219,7 @@ def test_a_drivers_name_stands_in_its_own_file_only() -> None:
     found = [
         f"{name}:{line}: {text}"
         for name, path in files.items()
-        if not name.startswith(("drivers/", "hotplug/")) and name not in (*OF_THE_HOST, PARTS_LIST)
+        if not name.startswith(("drivers/", "hotplug/")) and name not in OF_THE_HOST
         for line, text in literals(path)
         if any(word in text for word in names)
     ]
