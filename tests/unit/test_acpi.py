@@ -11,6 +11,7 @@ import pytest
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.acpi import aml, numa, tables
+from stratovirt.acpi.pci import host_bridge
 from stratovirt.acpi.x86_64_affinity import affinity
 from stratovirt.acpi.x86_64_processors import madt
 from stratovirt.boot.x86_64_mptable import mp_table
@@ -34,8 +35,21 @@ def dsdt() -> bytes:
     return tables.table(b"DSDT", 6, body + aml.name("\\_S5_", aml.package(5, 0, 0, 0)).code)
 
 
+def dsdt_with_port_window() -> bytes:
+    bridge = host_bridge(
+        ecam=(0x40_1000_0000, 256 << 20),
+        ports=(aml.port_window(0x3EFF_0000, 1 << 16),),
+        windows=[(0x1000_0000, 0x3EFE_FFFF)],
+        high_window=(1 << 39, (1 << 40) - 1),
+        first_gsi=3,
+        children=[],
+    )
+    return tables.table(b"DSDT", 6, aml.scope("\\_SB_", bridge).code)
+
+
 TABLES = {
     "dsdt": dsdt(),
+    "dsdt_with_port_window": dsdt_with_port_window(),
     "fadt": tables.fadt(
         dsdt=0xE0040, reset_port=0x64, reset_value=0xFE, sleep_control=0x600, sleep_status=0x601
     ),
@@ -99,6 +113,19 @@ def test_iasl_recompiles_the_dsdt_to_the_same_devices(tmp_path: Path) -> None:
     # iasl drops the backslash of root names; between them the byte code is the same.
     ours, theirs = TABLES["dsdt"], (tmp_path / "dsdt.aml").read_bytes()
     assert _devices(theirs) == _devices(ours)
+
+
+def test_io_ports_that_are_reached_in_memory_are_translated(tmp_path: Path) -> None:
+    (tmp_path / "dsdt.aml").write_bytes(TABLES["dsdt_with_port_window"])
+    subprocess.run([IASL, "-d", "dsdt.aml"], cwd=tmp_path, check=True, capture_output=True)
+    source = (tmp_path / "dsdt.dsl").read_text()
+    window = re.search(
+        r"QWordIO \(ResourceProducer, MinFixed, MaxFixed.*?EntireRange,(.*?)\)", source, re.S
+    )
+    assert window is not None
+    granularity, first, last, translation, length = re.findall(r"0x(\w+),", window[1])[:5]
+    assert (int(granularity, 16), int(first, 16), int(last, 16)) == (0, 0, 0xFFFF)
+    assert (int(translation, 16), int(length, 16)) == (0x3EFF_0000, 0x1_0000)
 
 
 def _devices(table: bytes) -> bytes:
