@@ -21,6 +21,7 @@ from stratovirt.hotplug import virtio_blk as hot_blk
 from stratovirt.hotplug import virtio_net as hot_net
 from stratovirt.machine.inventory import Inventory
 from stratovirt.machine.pci_devices import PciDevices
+from stratovirt.machine.pci_hotplug import PciHotPlug
 from stratovirt.net import tap_back_end
 from stratovirt.runtime.clock import VirtualClock
 from stratovirt.runtime.loop import Loop
@@ -131,6 +132,47 @@ def test_a_back_end_of_a_device_that_cannot_be_added_is_free(
     assert [*inventory.nodes.free, *inventory.netdevs.free] == [image, card]
     inventory.close()
     assert card.is_closed and not is_open(disk_file)
+
+
+def test_a_device_that_cannot_be_attached_is_closed_and_its_back_end_is_free(
+    make_host: MakeHost, disk_file: Path
+) -> None:
+    host = make_host()
+    inventory = Inventory(host.config)
+    image = Image(Drive(id="n", file=str(disk_file), direct=False), host.access)
+    inventory.nodes.add("n", image)
+    bus = SimpleNamespace(check_place=lambda *_place, **_more: None)
+    port = SimpleNamespace(secondary=bus)
+    closed: list[object] = []
+
+    class Devices:
+        """Buses that carry any device and attach none."""
+
+        def bus(self, _options: object) -> object:
+            return bus
+
+        def carry(self, device: Any, _bus: object, _vectors: object) -> object:
+            close = device.close
+            device.close = lambda: closed.append(close())
+            return device
+
+        def attach(self, *_arguments: object) -> None:
+            raise NO_MORE
+
+        def release(self, function: object) -> object:
+            return function
+
+    pci: Any = SimpleNamespace(root_ports=[port], root=None)
+    devices: Any = Devices()
+    arguments = {"driver": "virtio-blk-pci", "id": "n", "bus": "p"}
+    with pytest.raises(OSError, match="Too many open files"):
+        PciHotPlug(host, inventory, pci, devices).plug(
+            HOT_DRIVERS.from_json(arguments, "device_add")
+        )
+    assert len(closed) == 1 and inventory.nodes.free == [image]
+    assert inventory.devices.get("n") is None
+    inventory.close()
+    assert not is_open(disk_file)
 
 
 def test_a_function_of_the_host_is_left(

@@ -48,6 +48,10 @@ class NotThereError(HotPlugError):
     """No back end or device has this name."""
 
 
+def _path(name: str) -> str:
+    return f"{PERIPHERAL}/{name}"
+
+
 class Device:
     """A device, with its `path` in the object tree; `is_added` if it is not from the start."""
 
@@ -78,12 +82,11 @@ class Devices:
 
     def __init__(self, options: Iterable[Any]) -> None:
         self._by_key: dict[str, Device] = {}
-        for index, given in enumerate(options):
-            path = f"{ANONYMOUS}/device[{index}]"
-            self._put(given, path if given.id is None else "", is_added=False)
+        for number, given in enumerate(options):
+            path = f"{ANONYMOUS}/device[{number}]" if given.id is None else _path(given.id)
+            self._put(Device(given, path, is_added=False))
 
-    def _put(self, options: Any, path: str = "", *, is_added: bool) -> None:
-        device = Device(options, path or f"{PERIPHERAL}/{options.id}", is_added=is_added)
+    def _put(self, device: Device) -> None:
         self._by_key[device.key] = device
 
     def __iter__(self) -> Iterator[Device]:
@@ -104,7 +107,7 @@ class Devices:
 
     def add(self, options: Any) -> None:
         """Record a device that device_add has made."""
-        self._put(options, is_added=True)
+        self._put(Device(options, _path(options.id), is_added=True))
 
     def remove(self, key: str) -> None:
         """Drop the record of a device that is no more."""
