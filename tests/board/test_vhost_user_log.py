@@ -6,6 +6,7 @@ import mmap
 import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -290,3 +291,64 @@ def test_one_that_is_silent_about_the_log_fails_the_measurement_and_holds_up_nob
         answers.close()
     assert board.machine.terminate() == 0
     assert b"the back end is lost: the peer did not answer in 5 seconds" in board.machine.errors
+
+
+@pytest.fixture
+def dpdk(tmp_path: Path) -> Iterator[Path]:
+    """The socket of DPDK's back end, which sends packets as long as there are buffers for them."""
+    path, log = tmp_path / "peer", tmp_path / "testpmd.log"
+    command = [
+        "dpdk-testpmd", "-l", "0-1", "--no-huge", "-m", "64", "--no-pci", "--no-telemetry",
+        f"--file-prefix={os.getpid()}", f"--vdev=net_vhost0,iface={path},queues=1",
+        "--", "--forward-mode=txonly", "--auto-start", "--total-num-mbufs=2048",
+    ]  # fmt: skip
+    # No sanitizer of ours is meant for it.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment
+        )
+    wait_until(path.exists, f"testpmd listens: {log.read_text()[-2000:]}")
+    yield path
+    process.kill()
+    process.wait()
+
+
+def test_dpdk_logs_every_page_that_it_writes(
+    start_board: Start, dpdk: Path, tmp_path: Path
+) -> None:
+    board = start_board(*options(tmp_path), board="q35,mem-share=on")
+    ring, _ = PciDriver(board.cpu, 1).bring_up(2, used_at=USED, size=32)
+    pages = [BUFFER + 3 * number * PAGE for number in range(16)]
+
+    def receive() -> None:
+        """Give it a buffer in every third page, and wait until all have a packet."""
+        done = ring.used_index()
+        for number, page in enumerate(pages):
+            ring.offer(ring.chain([(page + 64, 2048, True)], first=number))
+        wait_until(lambda: ring.used_index() - done == len(pages), "packets have come")
+
+    def content() -> list[bytes]:
+        return [board.cpu.read(page, PAGE) for page in range(BUFFER, pages[-1] + PAGE, PAGE)]
+
+    receive()
+    assert board.cpu.ask("dirty_log_start") == "OK"
+    for page in pages:
+        board.cpu.write(page, bytes(PAGE))
+    collect(board)
+    before = content()
+    receive()
+    logged = collect(board)
+    after = content()
+    changed = {
+        BUFFER + number * PAGE
+        for number, (old, new) in enumerate(zip(before, after, strict=True))
+        if old != new
+    }
+    assert changed == set(pages)
+    assert changed | {USED} <= logged and logged & {page + PAGE for page in pages} == set()
+    assert board.cpu.ask("dirty_log_stop") == "OK"
+    # It serves on, and what it writes is nobody's business now.
+    receive()
+    assert board.cpu.ask("dirty_log_start") == "OK" and collect(board).isdisjoint(pages)
+    assert board.machine.terminate() == 0
