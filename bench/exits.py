@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stratovirt._native import kvm as native
+from stratovirt._native import kvm_vcpu as native
 from stratovirt._native.dispatch import Dispatcher
 from stratovirt._native.interrupt import InterruptStatus
 from stratovirt._native.ram_mapping import RamMapping

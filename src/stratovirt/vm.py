@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from stratovirt import __version__
 from stratovirt._native.trace_events import QMP_EVENT, VM_STATUS
+from stratovirt.accel.vcpu import VcpuExit
 from stratovirt.architectures import NO_BOARD
 from stratovirt.config.vm_config import VmConfig
 from stratovirt.errors import StratovirtError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol
 
-    from stratovirt.accel.kvm.vcpu import ExitReport
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
     from stratovirt.host.line import BrokerLine
@@ -196,8 +196,7 @@ class Vm:
         with self.lock:
             if self._is_locked_down:
                 self._lock_down()
-            if self.config.accel == "test" and self.machine.accelerator is not None:
-                self.machine.accelerator.resume()
+            self.machine.start()
             self._has_started = True
             if self._runs_at_start:
                 self.resume()
@@ -346,13 +345,20 @@ class Vm:
         self._set_status("shutdown")
         self.loop.stop()
 
-    def vcpu_exited(self, report: ExitReport) -> None:
-        """A vCPU stopped on an error or a triple fault."""
-        log.error(report.text)
-        if report.reset:
+    def vcpu_exited(self, end: VcpuExit) -> None:
+        """A vCPU's run has ended: by the guest's wish, by a triple fault, or on an error."""
+        if end.kind == VcpuExit.DISCONNECTED:
+            self.request_shutdown(guest=False, reason="host-signal")
+        elif end.kind == VcpuExit.POWER_OFF:
+            self.guest_powers_off()
+        elif end.kind == VcpuExit.RESET:
             self.guest_resets()
-            return
-        self._fail()
+        else:
+            log.error(end.text)
+            if end.kind == VcpuExit.SHUTDOWN:
+                self.guest_resets()
+            else:
+                self._fail()
 
     def _fail(self) -> None:
         """Stop the machine after a fatal error; without monitors, end it."""

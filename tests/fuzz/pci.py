@@ -17,7 +17,7 @@ with atheris.instrument_imports(
     include=["stratovirt.pci", "stratovirt.virtio.pci", "stratovirt.devices", "stratovirt.machine"]
 ):
     from stratovirt._native.guest_memory import GuestMemory
-    from stratovirt.accel.test import TestAccelerator
+    from stratovirt.accel.test.machine import TestAccelerator
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.cpu.slots import CpuSlots
     from stratovirt.devices.device_host import DeviceHost

@@ -19,7 +19,8 @@ import atheris
 
 with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virtio"]):
     from stratovirt._native.guest_memory import GuestMemory
-    from stratovirt.accel.kvm.x86_64_state import ChipsState, ClockState, CpuidEntry, VcpuState
+    from stratovirt.accel.kvm.x86_64_clock import ClockState
+    from stratovirt.accel.kvm.x86_64_state import ChipsState, CpuidEntry, VcpuState
     from stratovirt.chardev.file import OutputFile
     from stratovirt.config.command_line import parse_command_line
     from stratovirt.cpu.slots import CpuSlots
@@ -118,7 +119,7 @@ def accelerator_states() -> list[Entry]:
     entry = CpuidEntry(function=0, index=0, flags=0, eax=1, ebx=2, ecx=3, edx=4)
     vcpu = VcpuState(parts={"regs": bytes(144)}, msrs={16: 1}, cpuid=[entry], nested=None)
     return [
-        Entry("clock", Recorded(ClockState(clock=1, realtime=1, tsc_khz=1))),
+        Entry("clock", Recorded(ClockState(clock=1, realtime=1, tsc_khz=1, tsc=[1]))),
         Entry("interrupt-controllers", Recorded(ChipsState(chips={"pit": bytes(112)}))),
         Entry("cpu/0", Recorded(vcpu), "-smp"),
     ]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stratovirt._native.guest_memory import GuestMemory
-from stratovirt._native.kvm import HALTED, KvmVm
+from stratovirt._native.kvm import KvmVm
+from stratovirt._native.kvm_vcpu import HALTED
 from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.x86_64_kvm import X8664Vcpu
 from stratovirt.accel.kvm.x86_64 import X8664Accelerator

@@ -119,9 +119,7 @@ def test_a_machine_that_rests_is_saved_alike_each_time(saved: Saved, tmp_path: P
     assert save(saved.qmp, tmp_path / "again")["status"] == "completed"
     one, other = body_of(saved.folder), body_of(tmp_path / "again")
     for body in (one, other):
-        clock, vcpu = body["clock"]["state"], body["cpu/0"]["state"]
-        clock["clock"] = clock["realtime"] = 0
-        vcpu["msrs"] = {}
+        del body["clock"]["state"]
     assert one == other
 
 

@@ -1,10 +1,6 @@
 """Numbers of the ioctl(2) requests that a running machine makes, from the kernel's headers."""
 
-cdef extern from "linux/kvm.h":
-    unsigned int KVM_CHECK_EXTENSION, KVM_CREATE_DEVICE, KVM_CREATE_VCPU, KVM_CREATE_VM
-    unsigned int KVM_GET_VCPU_MMAP_SIZE, KVM_IOEVENTFD, KVM_IRQFD, KVM_IRQ_LINE, KVM_RUN
-    unsigned int KVM_SET_DEVICE_ATTR, KVM_SET_GSI_ROUTING, KVM_SET_USER_MEMORY_REGION
-    unsigned int KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG
+from stratovirt._native.kvm_abi cimport *
 
 cdef extern from "linux/vhost.h":
     unsigned int VHOST_GET_FEATURES, VHOST_GET_VRING_BASE, VHOST_NET_SET_BACKEND

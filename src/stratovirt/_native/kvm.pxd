@@ -1,24 +1,7 @@
 # KVM on every architecture; a module of an architecture derives its classes from these.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t
 
-from stratovirt._native.dispatch cimport Dispatcher
-from stratovirt._native.kvm_abi cimport kvm_irq_routing_entry, kvm_run
-
-cdef extern from "pthread.h" nogil:
-    ctypedef unsigned long pthread_t
-
-# What becomes of an exit: it is answered, it needs the GIL, or it is what KvmVcpu.run() returns.
-cdef enum Outcome:
-    ANSWERED = -2
-    ASKS_PYTHON = -1
-    IS_KICKED = 0
-    IS_SHUTDOWN = 1
-    IS_HALTED = 2
-    IS_FAIL_ENTRY = 3
-    IS_INTERNAL_ERROR = 4
-    IS_SYSTEM_EVENT = 5
-    IS_UNHANDLED = 6
-    IS_RUN_FAILED = 7
+from stratovirt._native.kvm_abi cimport kvm_irq_routing_entry
 
 cdef class Kvm:
     cdef readonly int fd
@@ -30,19 +13,8 @@ cdef class KvmVm:
     # The routes of the interrupt controllers' own lines, as the kernel has them at first; returns
     # how many there are, and with NULL only that.
     cdef int line_routes(self, kvm_irq_routing_entry *entries) noexcept
+    # The number of a GSI's line in KVM_IRQ_LINE: the GSI itself, or the architecture's encoding.
+    cdef uint32_t line_number(self, uint32_t gsi) noexcept
 
-cdef class KvmVcpu:
-    cdef readonly int fd
-    cdef readonly int index
-    cdef readonly uint64_t exits
-    cdef kvm_run *_run
-    cdef size_t _run_size
-    cdef Dispatcher _dispatcher
-    cdef KvmVm _vm
-    cdef pthread_t _thread
-    cdef bint _running
-    cdef int _run_native(self) noexcept nogil
-    # An exit that only this architecture has; without the GIL.
-    cdef Outcome take_exit(self) noexcept nogil
-    # The exit that asked for Python; with the GIL.
-    cdef int answer(self) except -1
+# What the kernel answers for a capability, 0 when it lacks it; raises OSError.
+cdef int check_extension(int fd, unsigned long capability) except -1

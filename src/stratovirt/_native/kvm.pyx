@@ -1,66 +1,31 @@
-"""KVM on every architecture: the machine, its interrupts and doorbells, and the vCPU loop.
+"""KVM on every architecture: the device /dev/kvm, and a machine's memory, interrupts and doorbells.
 
 This is the border between Python and the kernel's ABI: a failed ioctl becomes an OSError that
 names it, a struct becomes a dict with the kernel's field names.  A module named after an
-architecture derives its classes from these.
+architecture derives its classes from these.  Whatever is used after its `close` raises OSError.
 """
 
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.signal cimport SIGBUS, SIGFPE, SIGILL, SIGSEGV
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from stratovirt._native.dispatch cimport MMIO, Dispatcher
 from stratovirt._native.guest_memory cimport GuestMemory
 from stratovirt._native.kernel cimport call_error, failed, ioctl
 from stratovirt._native.kvm_abi cimport *
 from stratovirt._native.kvm_dirty_log cimport has_clear, move_dirty
-from stratovirt._native.trace cimport TraceEvent
 
 import os
 
-from stratovirt._native import trace_events
-
-cdef extern from "sys/mman.h" nogil:
-    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_SHARED
-    void *MAP_FAILED
-
-cdef extern from "signal.h" nogil:
-    ctypedef struct sigset_t:
-        pass
-    struct sigaction_t "sigaction":
-        void (*sa_handler)(int) noexcept nogil
-        int sa_flags
-    int sigaction(int signum, const sigaction_t *act, sigaction_t *old)
-    int sigfillset(sigset_t *set)
-    int sigdelset(sigset_t *set, int signum)
-    int SIG_SETMASK, SIGSYS, SIGRTMIN
-
-cdef extern from "pthread.h" nogil:
-    pthread_t pthread_self()
-    int pthread_kill(pthread_t thread, int signum)
-    int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
-
-# What Vcpu.run() returns; all other exits are handled in the loop.
-KICKED = IS_KICKED
-SHUTDOWN = IS_SHUTDOWN
-HALTED = IS_HALTED
-FAIL_ENTRY = IS_FAIL_ENTRY
-INTERNAL_ERROR = IS_INTERNAL_ERROR
-SYSTEM_EVENT = IS_SYSTEM_EVENT
-UNHANDLED = IS_UNHANDLED
-RUN_FAILED = IS_RUN_FAILED
-
-cdef TraceEvent kvm_exit = trace_events.KVM_EXIT
-cdef TraceEvent io_python = trace_events.IO_PYTHON
+API_VERSION = KVM_API_VERSION
+"""The version of the kernel's interface that this is built for."""
 
 
-cdef void _ignore(int signum) noexcept nogil:
-    pass
+cdef int check_extension(int fd, unsigned long capability) except -1:
+    cdef int value = ioctl(fd, KVM_CHECK_EXTENSION, capability)
+    if value < 0:
+        raise failed("KVM_CHECK_EXTENSION")
+    return value
 
 
 cdef class Kvm:
@@ -71,14 +36,22 @@ cdef class Kvm:
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """Close the device; machines that it made stay.  Later calls change nothing."""
         # 0 is that of an object whose constructor was not reached.
         if self.fd > 0:
             close(self.fd)
+        self.fd = -1
 
     @property
     def api_version(self):
-        """The kernel's KVM API version; 12 is the only one there is."""
-        return ioctl(self.fd, KVM_GET_API_VERSION, 0)
+        """The version of the kernel's interface, API_VERSION; -1 for a file that is not KVM's."""
+        cdef int version = ioctl(self.fd, KVM_GET_API_VERSION, 0)
+        if self.fd < 0:
+            raise failed("KVM_GET_API_VERSION")
+        return version
 
     def missing_capabilities(self):
         """Names of the capabilities this VMM needs and the kernel lacks."""
@@ -91,8 +64,7 @@ cdef class Kvm:
         return self.lacking(needed)
 
     cdef list lacking(self, dict needed):
-        return [name for name, cap in needed.items()
-                if ioctl(self.fd, KVM_CHECK_EXTENSION, <unsigned long>cap) <= 0]
+        return [name for name, cap in needed.items() if check_extension(self.fd, cap) == 0]
 
 
 cdef class KvmVm:
@@ -106,9 +78,14 @@ cdef class KvmVm:
             raise failed("KVM_CREATE_VM")
 
     def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """Close the machine; it is gone when its vCPUs are closed, too.  May be called again."""
         # 0 is that of an object whose constructor was not reached.
         if self.fd > 0:
             close(self.fd)
+        self.fd = -1
 
     def set_memory_region(self, uint32_t slot, uint64_t gpa, uint64_t size, uint64_t hva,
                           bint readonly=False, bint logged=False):
@@ -144,9 +121,9 @@ cdef class KvmVm:
             raise call_error(error, refused.decode())
 
     def set_irq_level(self, uint32_t gsi, bint level):
-        """Drive a GSI's line."""
+        """Drive the line of a GSI of the board."""
         cdef kvm_irq_level line
-        line.irq = gsi
+        line.irq = self.line_number(gsi)
         line.level = level
         if ioctl(self.fd, KVM_IRQ_LINE, &line) < 0:
             raise failed("KVM_IRQ_LINE")
@@ -169,10 +146,14 @@ cdef class KvmVm:
             raise failed("KVM_IRQFD")
 
     def set_msi_routes(self, dict messages not None):
-        """Make GSIs send messages: (address, data) by GSI, all of them above the lines.
+        """Make GSIs send messages: (address, data, requester) by GSI, all of them above the lines.
 
-        The lines of the interrupt controllers stay as the kernel has them at first.
+        `requester` is the device id of the sender; the kernel is told to heed it where its
+        interrupt controller translates by it.  The lines of the interrupt controllers stay as the
+        kernel has them at first.
         """
+        # Asked now, of the machine: what it answers depends on the interrupt controllers it has.
+        cdef uint32_t flags = KVM_MSI_VALID_DEVID if check_extension(self.fd, KVM_CAP_MSI_DEVID) else 0
         cdef Py_ssize_t count = self.line_routes(NULL) + len(messages)
         cdef kvm_irq_routing *table = <kvm_irq_routing *>calloc(
             1, sizeof(kvm_irq_routing) + count * sizeof(kvm_irq_routing_entry))
@@ -181,12 +162,14 @@ cdef class KvmVm:
             raise MemoryError()
         try:
             entry = table.entries + self.line_routes(table.entries)
-            for gsi, (address, data) in messages.items():
+            for gsi, (address, data, requester) in messages.items():
                 entry.type = KVM_IRQ_ROUTING_MSI
                 entry.gsi = gsi
+                entry.flags = flags
                 entry.u.msi.address_lo = address & 0xFFFFFFFF
                 entry.u.msi.address_hi = address >> 32
                 entry.u.msi.data = data
+                entry.u.msi.devid = requester
                 entry += 1
             table.nr = <uint32_t>count
             if ioctl(self.fd, KVM_SET_GSI_ROUTING, table) < 0:
@@ -196,6 +179,9 @@ cdef class KvmVm:
 
     cdef int line_routes(self, kvm_irq_routing_entry *entries) noexcept:
         return 0
+
+    cdef uint32_t line_number(self, uint32_t gsi) noexcept:
+        return gsi
 
     def set_ioeventfd(self, int fd, uint64_t address, uint32_t size, object value=None,
                       bint assign=True):
@@ -232,149 +218,3 @@ cdef class KvmVm:
         request.addr = <uint64_t><uintptr_t>&fd
         if ioctl(device_fd, KVM_SET_DEVICE_ATTR, &request) < 0:
             raise failed("KVM_SET_DEVICE_ATTR")
-
-
-cdef class KvmVcpu:
-    """vCPU `index` of a machine; its exits are routed by `dispatcher`.
-
-    `run` belongs to its own thread; `kick` may be called from any.
-    """
-
-    def __cinit__(self, KvmVm vm not None, int index, Dispatcher dispatcher not None):
-        cdef void *page
-        self.fd = -1
-        self.index = index
-        self._vm = vm
-        self._dispatcher = dispatcher
-        self.fd = ioctl(vm.fd, KVM_CREATE_VCPU, <unsigned long>index)
-        if self.fd < 0:
-            raise failed("KVM_CREATE_VCPU")
-        self._run_size = ioctl(vm._system.fd, KVM_GET_VCPU_MMAP_SIZE, 0)
-        page = mmap(NULL, self._run_size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
-        if page == MAP_FAILED:
-            raise failed("mmap of the vCPU")
-        self._run = <kvm_run *>page
-
-    def __dealloc__(self):
-        if self._run != NULL:
-            munmap(self._run, self._run_size)
-        # 0 is that of an object whose constructor was not reached.
-        if self.fd > 0:
-            close(self.fd)
-
-    def kick(self):
-        """Make `run` return KICKED as soon as the vCPU is between two instructions."""
-        self._run.immediate_exit = 1
-        if self._running:
-            pthread_kill(self._thread, SIGRTMIN)
-
-    def run(self):
-        """Run until something happens that the control plane must decide; returns which.
-
-        Exits to regions of the map are answered in here.  An exception from a Python region
-        passes through.
-        """
-        cdef int result
-        self._thread = pthread_self()
-        self._running = True
-        try:
-            while True:
-                with nogil:
-                    result = self._run_native()
-                if result >= 0:
-                    return result
-                # A Python region has to answer; the GIL is held from here on.
-                self.answer()
-        finally:
-            self._running = False
-
-    cdef int _run_native(self) noexcept nogil:
-        """Run and answer exits without the GIL; ASKS_PYTHON when a Python region must answer."""
-        cdef kvm_run *run = self._run
-        cdef uint32_t reason
-        cdef Outcome outcome
-        while True:
-            if ioctl(self.fd, KVM_RUN, 0) < 0:
-                if errno == EINTR:
-                    if run.immediate_exit:
-                        run.immediate_exit = 0
-                        return IS_KICKED
-                    continue
-                if errno == EAGAIN:
-                    continue
-                return IS_RUN_FAILED
-            self.exits += 1
-            reason = run.exit_reason
-            if kvm_exit.enabled:
-                kvm_exit.report(self.index, reason, 0, 0)
-            if reason == KVM_EXIT_MMIO:
-                if not self._dispatcher.access_native(
-                        MMIO, run.mmio.phys_addr, run.mmio.len, run.mmio.is_write, run.mmio.data):
-                    return ASKS_PYTHON
-            elif reason == KVM_EXIT_INTR:
-                continue
-            elif reason == KVM_EXIT_SHUTDOWN:
-                return IS_SHUTDOWN
-            elif reason == KVM_EXIT_HLT:
-                return IS_HALTED
-            elif reason == KVM_EXIT_FAIL_ENTRY:
-                return IS_FAIL_ENTRY
-            elif reason == KVM_EXIT_INTERNAL_ERROR:
-                return IS_INTERNAL_ERROR
-            elif reason == KVM_EXIT_SYSTEM_EVENT:
-                return IS_SYSTEM_EVENT
-            else:
-                outcome = self.take_exit()
-                if outcome != ANSWERED:
-                    return outcome
-
-    cdef Outcome take_exit(self) noexcept nogil:
-        return IS_UNHANDLED
-
-    cdef int answer(self) except -1:
-        cdef kvm_run *run = self._run
-        if io_python.enabled:
-            io_python.report(0, run.mmio.phys_addr, run.mmio.len, run.mmio.is_write)
-        self._dispatcher.access(MMIO, run.mmio.phys_addr, run.mmio.len, run.mmio.is_write,
-                                run.mmio.data)
-        return 0
-
-    def describe_exit(self):
-        """The last exit in words, for the log line."""
-        cdef kvm_run *run = self._run
-        reason = run.exit_reason
-        if reason == KVM_EXIT_INTERNAL_ERROR:
-            names = {1: "emulation failure", 2: "simultaneous exceptions",
-                     3: "delivery of an event", 4: "unexpected exit reason"}
-            suberror = run.internal.suberror
-            words = [run.internal.data[i] for i in range(min(run.internal.ndata, 16))]
-            return (f"KVM internal error {suberror} ({names.get(suberror, 'unknown')}) "
-                    f"data [{' '.join(f'{word:x}' for word in words)}]")
-        if reason == KVM_EXIT_FAIL_ENTRY:
-            return (f"KVM could not enter the guest, hardware reason "
-                    f"0x{run.fail_entry.hardware_entry_failure_reason:x}")
-        if reason == KVM_EXIT_SYSTEM_EVENT:
-            return f"KVM system event {run.system_event.type}"
-        return f"KVM exit reason {reason}, which this VMM does not expect"
-
-    def note_paused(self):
-        """The vCPU was stopped for a while: a guest's clock that must know of it is told."""
-
-
-def prepare_vcpu_signals():
-    """Install the kick signal's empty handler; once per process, before vCPU threads start."""
-    cdef sigaction_t action
-    memset(&action, 0, sizeof(action))
-    action.sa_handler = _ignore
-    if sigaction(SIGRTMIN, &action, NULL) < 0:
-        raise failed("sigaction")
-
-
-def block_signals_in_this_thread():
-    """Leave this thread only the kick and faults of its own; the main thread handles the rest."""
-    cdef sigset_t mask
-    sigfillset(&mask)
-    sigdelset(&mask, SIGRTMIN)
-    for number in (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS):
-        sigdelset(&mask, number)
-    pthread_sigmask(SIG_SETMASK, &mask, NULL)

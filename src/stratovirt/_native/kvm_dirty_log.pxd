@@ -1,24 +1,11 @@
-# KVM's log of the pages that a guest writes, with the kernel's own header for every number.
+# KVM's log of the pages that a guest writes.
 from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from stratovirt._native.dirty_log cimport PAGE_SHIFT, log_bitmap
 from stratovirt._native.kernel cimport ioctl
-
-cdef extern from "linux/kvm.h" nogil:
-    unsigned long KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG
-    int KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
-    struct kvm_enable_cap:
-        uint32_t cap
-        uint64_t args[4]
-    struct kvm_dirty_log:
-        uint32_t slot
-        void *dirty_bitmap
-    struct kvm_clear_dirty_log:
-        uint32_t slot, num_pages
-        uint64_t first_page
-        void *dirty_bitmap
+from stratovirt._native.kvm_abi cimport *
 
 
 cdef inline bint has_clear(int vm_fd) noexcept nogil:

@@ -2,8 +2,10 @@ from typing import Any
 
 from typing_extensions import Buffer
 
-from stratovirt._native.kvm import Kvm, KvmVcpu, KvmVm
+from stratovirt._native.kvm import Kvm, KvmVm
+from stratovirt._native.kvm_vcpu import KvmVcpu
 
+IOAPIC_PINS: int
 IOCTLS: tuple[int, ...]
 
 def cpuid(leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]: ...

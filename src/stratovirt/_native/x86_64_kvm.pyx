@@ -6,8 +6,9 @@ from libc.string cimport memcpy, memset
 
 from stratovirt._native.dispatch cimport PIO
 from stratovirt._native.kernel cimport failed, ioctl
-from stratovirt._native.kvm cimport ANSWERED, ASKS_PYTHON, IS_UNHANDLED, Kvm, KvmVcpu, KvmVm, Outcome
+from stratovirt._native.kvm cimport Kvm, KvmVm, check_extension
 from stratovirt._native.kvm_abi cimport *
+from stratovirt._native.kvm_vcpu cimport ANSWERED, ASKS_PYTHON, IS_UNHANDLED, KvmVcpu, Outcome
 from stratovirt._native.trace cimport TraceEvent
 from stratovirt._native.x86_64_kvm_abi cimport *
 
@@ -20,6 +21,9 @@ cdef extern from "cpuid.h" nogil:
 cdef enum:
     MAX_CPUID_ENTRIES = 256  # KVM_MAX_CPUID_ENTRIES in the kernel
     PIC_PINS = 16
+
+IOAPIC_PINS = KVM_IOAPIC_NUM_PINS
+"""The lines of the IOAPIC, whose GSIs are 0 to one less."""
 
 IOCTLS = (
     KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2, KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR,
@@ -47,7 +51,7 @@ cdef class X8664Kvm(Kvm):
 
     def has_tsc_deadline_timer(self):
         """Whether the in-kernel LAPIC offers TSC-deadline mode."""
-        return ioctl(self.fd, KVM_CHECK_EXTENSION, <unsigned long>KVM_CAP_TSC_DEADLINE_TIMER) > 0
+        return check_extension(self.fd, KVM_CAP_TSC_DEADLINE_TIMER) > 0
 
     def supported_cpuid(self):
         """The CPUID entries the kernel can give a guest, as dicts."""
@@ -139,6 +143,7 @@ cdef class X8664Vcpu(KvmVcpu):
 
     def describe_exit(self):
         """The last exit in words, for the log line."""
+        self._check_open()
         if self._run.exit_reason == KVM_EXIT_SHUTDOWN:
             return "triple fault"
         return KvmVcpu.describe_exit(self)

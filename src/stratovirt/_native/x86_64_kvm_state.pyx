@@ -9,48 +9,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from stratovirt._native.kernel cimport failed, ioctl
-from stratovirt._native.x86_64_kvm_abi cimport kvm_msr_entry, kvm_msrs
-
-cdef extern from "linux/kvm.h" nogil:
-    unsigned long KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
-    unsigned long KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS
-    unsigned long KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_GET_LAPIC, KVM_SET_LAPIC
-    unsigned long KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS
-    unsigned long KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_MSRS, KVM_SET_MSRS
-    unsigned long KVM_GET_MSR_INDEX_LIST, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP
-    unsigned long KVM_GET_PIT2, KVM_SET_PIT2, KVM_CHECK_EXTENSION
-    unsigned long KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ
-    unsigned long KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE
-    int KVM_CAP_NESTED_STATE
-    int KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC
-
-    struct kvm_regs:
-        pass
-    struct kvm_sregs:
-        pass
-    struct kvm_xsave:
-        pass
-    struct kvm_xcrs:
-        pass
-    struct kvm_debugregs:
-        pass
-    struct kvm_lapic_state:
-        pass
-    struct kvm_vcpu_events:
-        pass
-    struct kvm_mp_state:
-        pass
-    struct kvm_pit_state2:
-        pass
-    struct kvm_irqchip:
-        uint32_t chip_id
-    struct kvm_clock_data:
-        uint64_t clock
-    struct kvm_nested_state:
-        uint32_t size
-    struct kvm_msr_list:
-        uint32_t nmsrs
-        uint32_t indices[0]
+from stratovirt._native.kvm cimport check_extension
+from stratovirt._native.x86_64_kvm_abi cimport *
 
 cdef enum:
     LARGEST_STRUCT = 4096  # kvm_xsave, by far
@@ -194,7 +154,7 @@ def restore_chips(int vm_fd, dict state not None):
 
 def nested_state_size(int kvm_fd):
     """Bytes of a vCPU's state as a hypervisor, 0 where guests cannot be one."""
-    return max(ioctl(kvm_fd, KVM_CHECK_EXTENSION, <unsigned long>KVM_CAP_NESTED_STATE), 0)
+    return check_extension(kvm_fd, KVM_CAP_NESTED_STATE)
 
 
 def save_nested(int vcpu_fd, uint32_t size):

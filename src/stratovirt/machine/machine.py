@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.accel.kvm.machine import KvmAccelerator
-    from stratovirt.accel.kvm.vcpu import ExitReport
+    from stratovirt.accel.vcpu import VcpuExit
     from stratovirt.block.image import Image
     from stratovirt.chardev.backend import Chardev
     from stratovirt.config.chardev import Chardev as ChardevOptions
@@ -64,8 +64,8 @@ if TYPE_CHECKING:
         def guest_powers_off(self) -> None:
             """The guest powered itself off; called from any thread."""
 
-        def vcpu_exited(self, report: ExitReport) -> None:
-            """A vCPU stopped on an error or a triple fault."""
+        def vcpu_exited(self, end: VcpuExit) -> None:
+            """A vCPU's run has ended, and what follows is the machine's to decide."""
 
         def request_shutdown(self, *, guest: bool, reason: str) -> None:
             """End the machine soon; called from any thread."""
@@ -100,7 +100,7 @@ class Machine:
             log.warn(f"-cpu {config.cpu}: the guest gets the host's CPU, the only model there is")
         accelerator = self._open_accelerator(owner)
         serial = owner.add_chardev(config.serial) if config.serial is not None else None
-        accelerator.create_interrupt_controllers()
+        accelerator.interrupt_controller.create()
         from stratovirt._native.guest_memory import GuestMemory
         from stratovirt.devices.device_host import DeviceHost
         from stratovirt.machine.part import BoardContext
@@ -148,19 +148,18 @@ class Machine:
             log.info(f"the kernel {config.kernel} is loaded")
 
     def _open_accelerator(self, owner: Owner) -> Accelerator:
-        if self._config.accel == "test":
-            from stratovirt.accel.test import TestAccelerator
+        accelerator: Accelerator
+        if self._config.mod_test is not None:
+            from stratovirt.accel.test.machine import TestAccelerator
 
-            assert self._config.mod_test is not None
-            test = TestAccelerator(owner.loop, owner.lock, self._config.mod_test)
-            test.disconnected = lambda: owner.request_shutdown(guest=False, reason="host-signal")
-            self.accelerator = test
+            accelerator = TestAccelerator(owner.loop, owner.lock, self._config.mod_test)
         else:
-            kvm: KvmAccelerator = load(self.architecture.accelerator)(owner.loop, owner.lock)
-            kvm.exited = owner.vcpu_exited
-            self.accelerator = kvm
-        owner.closing.callback(self.accelerator.close)
-        return self.accelerator
+            kvm: type[KvmAccelerator] = load(self.architecture.accelerator)
+            accelerator = kvm(owner.loop, owner.lock)
+        owner.closing.callback(accelerator.close)
+        accelerator.exited = owner.vcpu_exited
+        self.accelerator = accelerator
+        return accelerator
 
     def _start_iothreads(self, closing: ExitStack) -> None:
         names = [o.id for o in self._config.objects.values() if o.flag == "-object iothread"]
@@ -186,6 +185,11 @@ class Machine:
             self.accelerator.pause()
             for device in self.board.devices:
                 device.quiesce()
+
+    def start(self) -> None:
+        """The process is ready to run the machine; called once, before the first `resume`."""
+        if self.accelerator is not None:
+            self.accelerator.start()
 
     def resume(self) -> None:
         """Let devices and vCPUs run."""
@@ -261,7 +265,7 @@ class Machine:
     @property
     def runs_vcpus(self) -> bool:
         """Whether there are vCPUs, and not a test client in their place."""
-        return self.accelerator is not None and self.accelerator.runs_vcpus
+        return self.accelerator is not None and bool(self.accelerator.vcpus)
 
     @property
     def cpus(self) -> Iterable[CpuSlot]:

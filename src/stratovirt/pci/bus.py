@@ -78,6 +78,11 @@ class PciBus:
         """The GSI that interrupt pin `pin` (1 is INTA) of a function reaches."""
         return self.host.first_gsi + ((devfn >> 3) + pin - 1) % PINS
 
+    def renumbered(self) -> None:
+        """Tell the functions that `number` is another one."""
+        for function in self.functions.values():
+            function.bus_renumbered()
+
     def reset(self) -> None:
         """Reset all functions to power-on state."""
         for function in self.functions.values():

@@ -57,6 +57,9 @@ class MessageTable(Protocol):
     def config_written(self) -> None:
         """The guest may have changed the control register."""
 
+    def requester_changed(self) -> None:
+        """Messages carry another requester id from now on."""
+
     def detach(self, fd: int) -> None:
         """Detach the eventfd from its vector."""
 

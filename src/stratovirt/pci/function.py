@@ -84,6 +84,17 @@ class PciFunction:
         bus = self.bus.number if self.bus is not None else 0
         return f"{bus:02x}:{self.devfn >> 3:02x}.{self.devfn & 7}"
 
+    @property
+    def requester(self) -> int:
+        """The id of its requests and messages: bus, device and function (section 2.2.6.2)."""
+        bus = self.bus.number if self.bus is not None else 0
+        return bus << 8 | self.devfn
+
+    def bus_renumbered(self) -> None:
+        """The bus has another number, which messages carry from now on."""
+        if self.msix is not None:
+            self.msix.requester_changed()
+
     def add_bar(
         self,
         index: int,

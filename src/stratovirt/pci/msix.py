@@ -124,6 +124,11 @@ class Msix:
             self._was_enabled = self.is_enabled
             self.switched()
 
+    def requester_changed(self) -> None:
+        """Messages carry another requester id from now on."""
+        for vector in self.vectors:
+            self._update(vector)
+
     def _update(self, vector: Vector) -> None:
         may_speak = (
             self._control & (ENABLE | FUNCTION_MASK) == ENABLE
@@ -133,11 +138,12 @@ class Msix:
         if not may_speak:
             self._silence(vector)
             return
+        message = vector.address, vector.data, self._function.requester
         try:
             if vector.gsi is not None:
-                self._accelerator.change_msi_route(vector.gsi, vector.address, vector.data)
+                self._accelerator.change_msi_route(vector.gsi, *message)
                 return
-            vector.gsi = self._accelerator.add_msi_route(vector.address, vector.data)
+            vector.gsi = self._accelerator.add_msi_route(*message)
         except AccelError as error:
             log.warn(f"{self._function.name}: {error}")
             return

@@ -235,9 +235,12 @@ class RootPort(PciFunction):
         """Write bridge and slot registers; by power off the guest releases the device."""
         was_off, before = self._is_off, self._wanted_events
         obstacles, was_blinking = self._obstacles, self._is_blinking
+        number = self.secondary.number
         super().write_config(offset, size, value)
         if any(now and not before for now, before in zip(self._obstacles, obstacles, strict=True)):
             self.secondary.reset()
+        if self.secondary.number != number:
+            self.secondary.renumbered()
         if was_blinking and self._is_on:
             # The guest has cancelled the unplug, which may be requested again.
             self.is_unplugging = False

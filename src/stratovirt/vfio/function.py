@@ -267,6 +267,12 @@ class VfioFunction(PciFunction):
         super().write_config(offset, size, value)
         self._update_interrupts()
 
+    def bus_renumbered(self) -> None:
+        """The bus has another number, which messages carry from now on."""
+        super().bus_renumbered()
+        if self._msi is not None:
+            self._msi.requester_changed()
+
     def _update_interrupts(self) -> None:
         """Switch to the one interrupt kind that the guest has enabled: MSI-X, MSI or pin."""
         messages = (self.msix is not None and self.msix.is_enabled) or (

@@ -61,15 +61,15 @@ class MsiEvents:
         self._accelerator, self._capability = accelerator, capability
         self._routes: list[tuple[int, int]] = []
         """(eventfd, GSI) of each vector."""
-        self._message: tuple[int, int, int] | None = None
+        self._message: tuple[int, int, int, int] | None = None
 
     @property
     def is_enabled(self) -> bool:
         """Whether the guest has enabled MSI."""
         return bool(self._function.config.get(self._capability + MSI_CONTROL, 2) & MSI_ENABLE)
 
-    def _wanted(self) -> tuple[int, int, int] | None:
-        """(address, data, count) of the guest's MSI setup; None while MSI is disabled."""
+    def _wanted(self) -> tuple[int, int, int, int] | None:
+        """(address, data, requester, count) of the guest's MSI setup; None while it is disabled."""
         if not self.is_enabled:
             return None
         config, at = self._function.config, self._capability
@@ -78,7 +78,8 @@ class MsiEvents:
         address = config.get(at + MSI_ADDRESS, 8 if wide else 4)
         data = config.get(at + MSI_ADDRESS + (8 if wide else 4), 2)
         most = control >> MSI_CAPABLE_SHIFT & 7
-        return address, data, 1 << min(control >> MSI_ENABLED_SHIFT & 7, most)
+        count = 1 << min(control >> MSI_ENABLED_SHIFT & 7, most)
+        return address, data, self._function.requester, count
 
     def update(self) -> None:
         """Set up the MSI routes again if the capability has changed."""
@@ -89,16 +90,29 @@ class MsiEvents:
         self._message = wanted
         if wanted is None:
             return
-        address, data, count = wanted
+        address, data, requester, count = wanted
         try:
             for number in range(count):
                 fd = new_eventfd()
-                gsi = self._accelerator.add_msi_route(address, data | number)
+                gsi = self._accelerator.add_msi_route(address, data | number, requester)
                 self._accelerator.attach_irqfd(fd, gsi)
                 self._routes.append((fd, gsi))
         except AccelError as error:
             log.warn(f"{self._function.name}: {error}")
         _set_irqs(self._device, vfio.MSI, [fd for fd, _ in self._routes])
+
+    def requester_changed(self) -> None:
+        """Messages carry another requester id from now on; none is lost meanwhile."""
+        if self._message is None:
+            return
+        address, data, _, count = self._message
+        requester = self._function.requester
+        self._message = address, data, requester, count
+        try:
+            for number, (_, gsi) in enumerate(self._routes):
+                self._accelerator.change_msi_route(gsi, address, data | number, requester)
+        except AccelError as error:
+            log.warn(f"{self._function.name}: {error}")
 
     def close(self) -> None:
         """Disable the vectors and close their eventfds."""

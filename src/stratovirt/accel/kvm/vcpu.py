@@ -1,145 +1,102 @@
-"""vCPU threads: start, pause, resume, end, and the report of an exit that ends the run."""
+"""A vCPU of KVM on any architecture: its exits as values, and what an architecture adds."""
 
 from __future__ import annotations
 
-import _thread
-import select
+from abc import ABC, abstractmethod
 
-from stratovirt._native import kvm as native
-from stratovirt._native.kvm import KvmVcpu
-from stratovirt.runtime.log import Log
-from stratovirt.runtime.threads import start_thread
+from stratovirt._native import kvm_vcpu as native
+from stratovirt._native.kvm_vcpu import KvmVcpu
+from stratovirt.accel.vcpu import VcpuExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Any
 
-log = Log(__name__)
+    from stratovirt.snapshot.state import State
 
-REPORTED_POLL_MS = 1
-"""Interval at which a vCPU that cannot go on checks for a pause or stop request."""
+KINDS = {
+    native.KICKED: VcpuExit.KICKED,
+    native.SHUTDOWN: VcpuExit.SHUTDOWN,
+    native.HALTED: VcpuExit.HALTED,
+    native.FAIL_ENTRY: VcpuExit.FAIL_ENTRY,
+    native.INTERNAL_ERROR: VcpuExit.INTERNAL_ERROR,
+    native.POWER_OFF: VcpuExit.POWER_OFF,
+    native.RESET: VcpuExit.RESET,
+    native.CRASH: VcpuExit.CRASH,
+    native.SYSTEM_EVENT: VcpuExit.UNEXPECTED,
+    native.UNHANDLED: VcpuExit.UNEXPECTED,
+    native.RUN_FAILED: VcpuExit.RUN_FAILED,
+}
+"""The exits that native code cannot answer, by what its `run` returns."""
+
+KICKED = VcpuExit(VcpuExit.KICKED)
 
 
-class ExitReport:
-    """The reason for a vCPU's own stop: `reset` for a triple fault, else an error."""
+class GuestCpu(ABC):
+    """One vCPU, of which a subclass knows the registers: see accel.vcpu.Vcpu."""
 
-    __slots__ = ("reset", "text")
-
-    def __init__(self, text: str, *, reset: bool) -> None:
-        self.text = text
-        self.reset = reset
-
-
-class VcpuThread:
-    """One vCPU and the thread it runs in.
-
-    The thread waits in `_gate` while the vCPU is paused, and acknowledges by releasing
-    `_parked`.  Both are plain locks: importing `threading` would cost start-up time.  `name` is
-    the thread's name in ps and /proc; `registers` describes the vCPU's registers in one line.
-    """
-
-    def __init__(
-        self,
-        vcpu: KvmVcpu,
-        name: str,
-        registers: Callable[[], str],
-        report: Callable[[ExitReport], None],
-    ) -> None:
-        self.vcpu, self._name, self._registers = vcpu, name, registers
-        self._report = report
-        self._gate = _thread.allocate_lock()
-        self._gate.acquire()
-        self._parked = _thread.allocate_lock()
-        self._ended = _thread.allocate_lock()
-        self._born = _thread.allocate_lock()
-        self._pause_wanted = False
-        self._stop_wanted = False
-        self._is_parked = False
-        self._started = False
+    def __init__(self, native_vcpu: KvmVcpu) -> None:
+        self.native = native_vcpu
+        self.index = native_vcpu.index
         self.thread_id = 0
 
-    def resume(self) -> None:
-        """Let the vCPU run."""
-        self._pause_wanted = False
-        if not self._started:
-            self._started = True
-            self._ended.acquire()
-            self._parked.acquire()
-            self._born.acquire()
-            start_thread(self._name, self._main)
-            # Wait until thread_id is set: query-cpus-fast and pinning tools read it at once.
-            self._born.acquire()
-        elif self._is_parked:
-            self._is_parked = False
-            self._gate.release()
+    @property
+    @abstractmethod
+    def state_type(self) -> type[State]:
+        """Type of the state that `save` returns."""
 
-    def request_pause(self) -> None:
-        """Ask the vCPU to stop between two instructions."""
-        if self._started and not self._is_parked:
-            self._pause_wanted = True
-            self.vcpu.kick()
+    @abstractmethod
+    def save(self) -> State:
+        """The state while the vCPU is paused; raises SnapshotError."""
 
-    def wait_paused(self) -> None:
-        """Wait until a requested pause is reached."""
-        if self._pause_wanted:
-            self._parked.acquire()
-            self._is_parked = True
+    @abstractmethod
+    def restore(self, state: Any) -> None:
+        """Load a saved state into a newly created vCPU; raises SnapshotError."""
 
-    def request_stop(self) -> None:
-        """Ask the thread to end."""
-        self._stop_wanted = True
-        if self._is_parked:
-            self._is_parked = False
-            self._gate.release()
-        elif self._started:
-            self.vcpu.kick()
+    @abstractmethod
+    def reset(self) -> None:
+        """Reset to power-on state; raises OSError."""
 
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        if self._started:
-            self._ended.acquire()
-            self._ended.release()
+    @abstractmethod
+    def set_entry(self, entry: Any) -> None:
+        """Set the registers for the boot protocol of the architecture; raises OSError."""
 
-    def _park(self) -> None:
-        self.vcpu.note_paused()
-        self._parked.release()
-        self._gate.acquire()
+    @abstractmethod
+    def describe_registers(self) -> str:
+        """The main registers in one line, for the log."""
 
-    def _main(self) -> None:
-        native.block_signals_in_this_thread()
-        self.thread_id = _thread.get_native_id()
-        self._born.release()
+    def run(self) -> VcpuExit:
+        """Run guest code until an exit that native code does not answer by itself."""
         try:
-            while not self._stop_wanted:
-                report = self._run()
-                if report is not None:
-                    self._report(report)
-                    # The machine decides what follows: it pauses or stops this vCPU.
-                    while not (self._pause_wanted or self._stop_wanted):
-                        select.poll().poll(REPORTED_POLL_MS)
-                if self._pause_wanted and not self._stop_wanted:
-                    self._park()
-        finally:
-            self._ended.release()
-
-    def _run(self) -> ExitReport | None:
-        """Run until kicked (None) or until an exit must be reported."""
-        try:
-            reason = self.vcpu.run()
-            if reason == native.KICKED or self._stop_wanted:
-                return None
-            return self._explain(reason)
+            outcome = self.native.run()
+            if outcome == native.KICKED:
+                return KICKED
+            return VcpuExit(KINDS[outcome], f"vCPU {self.index}: {self._describe(outcome)}")
         except Exception as error:
-            place = error.__traceback__
-            while place is not None and place.tb_next is not None:
-                place = place.tb_next
-            where = f"{place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place else "?"
-            text = f"device error {type(error).__name__}: {error} in {where}"
-            return ExitReport(text, reset=False)
+            return VcpuExit(VcpuExit.DEVICE_FAILED, f"device error {_with_place(error)}")
 
-    def _explain(self, reason: int) -> ExitReport:
-        if reason == native.RUN_FAILED:
-            return ExitReport(f"vCPU {self.vcpu.index}: KVM_RUN failed", reset=False)
-        text = f"vCPU {self.vcpu.index}: {self.vcpu.describe_exit()}"
-        text = f"{text}; {self._registers()}"
-        return ExitReport(text, reset=reason == native.SHUTDOWN)
+    def _describe(self, outcome: int) -> str:
+        if outcome == native.RUN_FAILED:
+            return "KVM_RUN failed"
+        return f"{self.native.describe_exit()}; {self.describe_registers()}"
+
+    def kick(self) -> None:
+        """End `run` with KICKED between two instructions; called from any thread."""
+        self.native.kick()
+
+    def note_paused(self) -> None:
+        """Tell the guest's clock that the vCPU was stopped for a while."""
+        self.native.note_paused()
+
+    def close(self) -> None:
+        """Give the vCPU back, whose thread has ended; later calls change nothing."""
+        self.native.close()
+
+
+def _with_place(error: Exception) -> str:
+    """An exception and the function and line that raised it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place else "?"
+    return f"{type(error).__name__}: {error} in {where}"

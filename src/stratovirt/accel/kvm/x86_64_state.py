@@ -1,44 +1,27 @@
-"""KVM state of a paused x86_64 machine in a snapshot: vCPUs, interrupt controllers, clocks."""
+"""State of x86_64 vCPUs and interrupt controllers in a snapshot: the kernel's structs by name."""
 
 from __future__ import annotations
 
-import time
+from contextlib import contextmanager
 
 from stratovirt._native import x86_64_kvm_state as kvm_state
-from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
-from stratovirt.accel.kvm.x86_64_vcpus import new_cpuid
-from stratovirt.config.kinds import Integer
+from stratovirt._native.x86_64_kvm import X8664Vm
 from stratovirt.config.options import opt
-from stratovirt.cpu.slots import CpuSlots
 from stratovirt.cpu.x86_64_cpuid import lacking_features
 from stratovirt.snapshot.errors import SnapshotError
-from stratovirt.snapshot.state import (
-    U32,
-    U64,
-    Blobs,
-    Bytes,
-    Each,
-    Entry,
-    Numbers,
-    Optional,
-    State,
-    Struct,
-)
+from stratovirt.snapshot.state import U32, Blobs, Bytes, Each, Numbers, Optional, State, Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stratovirt.cpu.x86_64_topology import Entry as TopologyEntry
+    from stratovirt.accel.kvm.x86_64_vcpu import X8664GuestCpu
 
 MSR_TSC = 0x10
 MSR_TSC_DEADLINE = 0x6E0
-TSC_TOLERANCE_PPM = 250
-"""Largest TSC rate difference that the guest's NTP corrects; above it the rate is scaled."""
 LARGEST_STRUCT = 4096
 NESTED_MOST = 1 << 16
-CLOCK_MOST_NS = 1 << 62
-"""Limit of a saved kvmclock value, 146 years; leaves room for the time since the save."""
+MOST_VCPUS = 254
 
 
 class CpuidEntry(State):
@@ -54,7 +37,10 @@ class CpuidEntry(State):
 
 
 class VcpuState(State):
-    """One vCPU: the kernel's structs by name, its MSRs and its CPUID entries."""
+    """One vCPU: the kernel's structs by name, its MSRs and its CPUID entries.
+
+    The time stamp counter is part of the machine's clock.
+    """
 
     parts: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
     msrs: dict[int, int] = opt(Numbers())
@@ -63,159 +49,78 @@ class VcpuState(State):
 
 
 class ChipsState(State):
-    """The interrupt controllers and timer in the kernel: its structs by name."""
+    """PIC, I/O APIC and PIT: the kernel's structs by name."""
 
     chips: dict[str, bytes] = opt(Blobs(LARGEST_STRUCT))
 
 
-class ClockState(State):
-    """The machine's clocks; times in ns, `realtime` since 1970."""
-
-    clock: int = opt(Integer(0, CLOCK_MOST_NS), help="kvmclock when it was saved")
-    realtime: int = opt(U64, help="the host's time of day then")
-    tsc_khz: int = opt(U32)
-
-
-def entries(
-    system: X8664Kvm, vm: X8664Vm, vcpus: list[X8664Vcpu], slots: CpuSlots
-) -> Iterator[Entry]:
-    """Clock, interrupt controllers and vCPUs, in the order of their restore."""
-    clock = Clock(vm, vcpus, kvm_state.msr_indices(system.fd))
-    yield Entry("clock", clock)
-    yield Entry("interrupt-controllers", Chips(vm))
-    cpuid = new_cpuid(system, slots)
-    for vcpu, shown in zip(vcpus, cpuid, strict=True):
-        yield Entry(f"cpu/{vcpu.index}", Vcpu(system, vcpu, clock, shown), "-smp")
+@contextmanager
+def asking_kvm(what: str) -> Iterator[None]:
+    """Turn what KVM refuses to `what` ("give" or "take") into a SnapshotError."""
+    try:
+        yield
+    except KeyError as error:
+        raise SnapshotError(f"the state lacks {error}") from error
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise SnapshotError(f"KVM does not {what} the machine's state: {text}") from error
 
 
-class Clock:
-    """kvmclock and time stamp counters, which are saved together and go on together."""
-
-    state_type = ClockState
-
-    def __init__(self, vm: X8664Vm, vcpus: list[X8664Vcpu], msr_indices: list[int]) -> None:
-        self._vm, self._vcpus = vm, vcpus
-        self.msr_indices = msr_indices
-        self.msrs: dict[int, dict[int, int]] = {}
-        """Saved MSRs by index of the vCPU, the time stamp counter among them."""
-        self.elapsed_ns = self.elapsed_ticks = 0
-        """Time since the restored state was saved."""
-
-    def save(self) -> ClockState:
-        """The clocks; raises SnapshotError."""
-        try:
-            # MSRs (with the TSC) and kvmclock together: both run on while the rest is saved.
-            self.msrs = {
-                vcpu.index: kvm_state.save_msrs(vcpu.fd, self.msr_indices) for vcpu in self._vcpus
-            }
-            clock, realtime = kvm_state.clock_ns(self._vm.fd), time.time_ns()
-            tsc_khz = kvm_state.tsc_khz(self._vcpus[0].fd)
-        except OSError as error:
-            raise _not_given(error) from error
-        return ClockState(clock=clock, realtime=realtime, tsc_khz=tsc_khz)
-
-    def restore(self, state: ClockState) -> None:
-        """Set kvmclock as if the machine had run since it was saved; raises SnapshotError."""
-        self.elapsed_ns = max(0, time.time_ns() - state.realtime)
-        self.elapsed_ticks = self.elapsed_ns * state.tsc_khz // 1_000_000
-        try:
-            for vcpu in self._vcpus:
-                _match_tsc_rate(vcpu.fd, state.tsc_khz)
-            kvm_state.set_clock_ns(self._vm.fd, state.clock + self.elapsed_ns)
-        except OSError as error:
-            raise _not_taken(error) from error
+def save_chips(vm: X8664Vm) -> ChipsState:
+    """The registers of all chips; raises SnapshotError."""
+    with asking_kvm("give"):
+        return ChipsState(chips=kvm_state.save_chips(vm.fd))
 
 
-class Chips:
-    """The interrupt controllers of the machine."""
-
-    state_type = ChipsState
-
-    def __init__(self, vm: X8664Vm) -> None:
-        self._vm = vm
-
-    def save(self) -> ChipsState:
-        """Their registers; raises SnapshotError."""
-        try:
-            return ChipsState(chips=kvm_state.save_chips(self._vm.fd))
-        except OSError as error:
-            raise _not_given(error) from error
-
-    def restore(self, state: ChipsState) -> None:
-        """Set their registers; raises SnapshotError."""
-        try:
-            kvm_state.restore_chips(self._vm.fd, state.chips)
-        except (KeyError, OSError, ValueError) as error:
-            raise _not_taken(error) from error
+def restore_chips(vm: X8664Vm, state: ChipsState) -> None:
+    """Load saved registers; raises SnapshotError."""
+    with asking_kvm("take"):
+        kvm_state.restore_chips(vm.fd, state.chips)
 
 
-class Vcpu:
-    """One vCPU; `cpuid` has the entries that it was made with."""
+def save_vcpu(vcpu: X8664GuestCpu) -> VcpuState:
+    """Read a paused vCPU's state from KVM; raises SnapshotError."""
+    fd = vcpu.native.fd
+    nested_size = kvm_state.nested_state_size(vcpu.system.fd)
+    with asking_kvm("give"):
+        indices = [i for i in kvm_state.msr_indices(vcpu.system.fd) if i != MSR_TSC]
+        return VcpuState(
+            msrs=kvm_state.save_msrs(fd, indices),
+            parts=kvm_state.save_vcpu(fd),
+            cpuid=[CpuidEntry(**entry) for entry in vcpu.cpuid],
+            nested=kvm_state.save_nested(fd, nested_size) if nested_size else None,
+        )
 
-    state_type = VcpuState
 
-    def __init__(
-        self, system: X8664Kvm, vcpu: X8664Vcpu, clock: Clock, cpuid: list[TopologyEntry]
-    ) -> None:
-        self._system, self._vcpu, self._clock, self._cpuid = system, vcpu, clock, cpuid
-
-    def save(self) -> VcpuState:
-        """Its registers; the clock's were saved before. Raises SnapshotError."""
-        fd = self._vcpu.fd
-        try:
-            nested_size = kvm_state.nested_state_size(self._system.fd)
-            return VcpuState(
-                parts=kvm_state.save_vcpu(fd),
-                msrs=self._clock.msrs[self._vcpu.index],
-                cpuid=[CpuidEntry(**entry) for entry in self._cpuid],
-                nested=kvm_state.save_nested(fd, nested_size) if nested_size else None,
-            )
-        except OSError as error:
-            raise _not_given(error) from error
-
-    def restore(self, state: VcpuState) -> None:
-        """Set its registers; the clock is restored before. Raises SnapshotError."""
-        try:
-            self._restore(state)
-        except (KeyError, OSError, ValueError) as error:
-            raise _not_taken(error) from error
-
-    def _restore(self, state: VcpuState) -> None:
-        vcpu, msrs = self._vcpu, dict(state.msrs)
-        unknown = set(msrs) - set(self._clock.msr_indices)
+def restore_vcpu(vcpu: X8664GuestCpu, state: VcpuState) -> None:
+    """Load the state into a newly created vCPU whose clock is restored; raises SnapshotError."""
+    entries = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in state.cpuid]
+    lacking = lacking_features(entries, vcpu.system.supported_cpuid())
+    if lacking is not None:
+        raise SnapshotError(f"this host's CPU lacks {lacking}, which the guest was shown")
+    with asking_kvm("take"):
+        unknown = set(state.msrs) - set(kvm_state.msr_indices(vcpu.system.fd))
         if unknown:
             raise SnapshotError(f"MSR 0x{min(unknown):x} is not known to this KVM")
-        cpuid = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in state.cpuid]
-        lacking = lacking_features(cpuid, self._system.supported_cpuid())
-        if lacking is not None:
-            raise SnapshotError(f"this host's CPU lacks {lacking}, which the guest was shown")
-        vcpu.set_cpuid(cpuid)
-        # The deadline takes effect only after the local APIC is in TSC-deadline mode.
-        deadline = msrs.pop(MSR_TSC_DEADLINE, 0)
-        # Time first: the local APIC's timer starts from what the time stamp counter shows.
-        ticks = msrs.pop(MSR_TSC, 0) + self._clock.elapsed_ticks
-        _restore_msrs(vcpu.fd, {MSR_TSC: ticks & (1 << 64) - 1})
-        kvm_state.restore_vcpu(vcpu.fd, state.parts)
-        _restore_msrs(vcpu.fd, msrs)
-        if state.nested is not None:
-            kvm_state.restore_nested(vcpu.fd, state.nested)
-        if deadline:
-            _restore_msrs(vcpu.fd, {MSR_TSC_DEADLINE: deadline})
-        vcpu.note_paused()
+        vcpu.restore_cpuid(entries)
+        _restore_registers(vcpu.native.fd, state)
+    vcpu.note_paused()
 
 
-def _not_given(error: OSError) -> SnapshotError:
-    return SnapshotError(f"KVM does not give the machine's state: {error.strerror}")
+def _restore_registers(fd: int, state: VcpuState) -> None:
+    msrs = dict(state.msrs)
+    # The deadline takes effect only after the local APIC is in TSC-deadline mode.
+    deadline = msrs.pop(MSR_TSC_DEADLINE, 0)
+    kvm_state.restore_vcpu(fd, state.parts)
+    restore_msrs(fd, msrs)
+    if state.nested is not None:
+        kvm_state.restore_nested(fd, state.nested)
+    if deadline:
+        restore_msrs(fd, {MSR_TSC_DEADLINE: deadline})
 
 
-def _not_taken(error: Exception) -> SnapshotError:
-    if isinstance(error, KeyError):
-        return SnapshotError(f"the state lacks {error}")
-    text = error.strerror if isinstance(error, OSError) else str(error)
-    return SnapshotError(f"KVM does not take the state: {text}")
-
-
-def _restore_msrs(fd: int, values: dict[int, int]) -> None:
+def restore_msrs(fd: int, values: dict[int, int]) -> None:
+    """Set MSRs; raises SnapshotError for one that KVM refuses and that differs here."""
     refused = kvm_state.restore_msrs(fd, values)
     if not refused:
         return
@@ -224,16 +129,3 @@ def _restore_msrs(fd: int, values: dict[int, int]) -> None:
     for index in refused:
         if here.get(index) != values[index]:
             raise SnapshotError(f"KVM does not take 0x{values[index]:x} for MSR 0x{index:x}")
-
-
-def _match_tsc_rate(fd: int, khz: int) -> None:
-    here = kvm_state.tsc_khz(fd)
-    if abs(here - khz) * 1_000_000 <= khz * TSC_TOLERANCE_PPM:
-        return
-    try:
-        kvm_state.set_tsc_khz(fd, khz)
-    except OSError:
-        raise SnapshotError(
-            f"this host's time stamp counter runs at {here} kHz and the snapshot's at {khz} kHz, "
-            "and the CPU cannot scale it"
-        ) from None
