@@ -48,9 +48,11 @@ class Function:
 class PciDriver:
     """The driver of a virtio device, with MSI-X unless told otherwise."""
 
-    def __init__(self, cpu: Processor, slot: int, *, bars: int = MSIX_BAR, bus: int = 0) -> None:
+    def __init__(
+        self, cpu: Processor, slot: int, *, bars: int = MSIX_BAR, bus: int = 0, function: int = 0
+    ) -> None:
         self.cpu = cpu
-        self.function = Function(cpu, slot, bus=bus)
+        self.function = Function(cpu, slot, function, bus)
         self.msix, self.registers = bars, bars + REGISTERS_BAR - MSIX_BAR
         self.function.place(1, self.msix)
         self.function.place(4, self.registers)

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.board.conftest import Board, Processor
-from tests.board.pci_driver import ECAM, MSIX_BAR, REGISTERS_BAR, Function, PciDriver
+from tests.board.pci_driver import (
+    DATA,
+    ECAM,
+    MESSAGE,
+    MSIX_BAR,
+    REGISTERS_BAR,
+    Function,
+    PciDriver,
+)
 from tests.machine_process import QmpClient, wait_until
 
 Start = Callable[..., Board]
@@ -113,6 +121,45 @@ def test_a_masked_vector_speaks_when_it_may(rng: Board) -> None:
     assert driver.cpu.value(pending) == 1 and not driver.spoke(0)
     driver.enable_msix()
     wait_until(lambda: driver.spoke(0), "the message")
+
+
+def spoke_as(driver: PciDriver, requester: int) -> bool:
+    """Whether the first vector's message came from this bus, device and function."""
+    return driver.cpu.ask(f"query_msix {MESSAGE} {DATA} {requester}") == "OK TRUE"
+
+
+def test_a_message_carries_the_bus_device_and_function_of_its_sender(start_board: Start) -> None:
+    cpu = start_board(
+        *RNG, "virtio-rng-pci,rng=r,bus=pcie.0,addr=0x3.0,multifunction=on",
+        "-device", "virtio-balloon-pci,bus=pcie.0,addr=0x3.2", board="q35",
+    ).cpu  # fmt: skip
+    driver = PciDriver(cpu, 3)
+    driver.bring_up()
+    fill(driver)
+    assert not spoke_as(driver, 3 << 3 | 2) and not spoke_as(driver, 0)
+    assert spoke_as(driver, 3 << 3) and not driver.spoke(0)
+    balloon = PciDriver(cpu, 3, function=2, bars=0xC800_0000)
+    (ring, _) = balloon.bring_up(2)
+    ring.offer(ring.chain([(BUFFER, 4, False)]))
+    balloon.kick()
+    balloon.done(ring, 1)
+    assert spoke_as(balloon, 3 << 3 | 2)
+
+
+def test_a_message_from_behind_a_port_follows_the_number_of_its_bus(start_board: Start) -> None:
+    cpu = start_board(
+        "-device", "pcie-root-port,id=port,bus=pcie.0,addr=0x1,port=1",
+        *RNG, "virtio-rng-pci,rng=r,bus=port,addr=0x0", board="q35",
+    ).cpu  # fmt: skip
+    driver = PciDriver(cpu, 0, bus=1)
+    driver.bring_up()
+    fill(driver)
+    assert spoke_as(driver, 1 << 8)
+    # Primary, secondary and subordinate number, in one write as Linux does.
+    Function(cpu, 1).set(0x18, 7 << 8 | 7 << 16)
+    assert driver.function.get(0) == 0xFFFF_FFFF and Function(cpu, 0, bus=7).get(0) == 0x1044_1AF4
+    fill(driver, 2)
+    assert spoke_as(driver, 7 << 8) and not driver.spoke(0)
 
 
 def test_without_messages_a_queue_raises_its_pin(rng: Board) -> None:

@@ -96,19 +96,6 @@ class Entry:
         self.path, self.owner, self.option = path, owner, option
 
 
-class Entry:
-    """A part of a machine in the tree of states, at `path`.
-
-    `option` is what the user writes to have the part (a driver of -device, "-serial"); empty for
-    what every machine has.
-    """
-
-    __slots__ = ("option", "owner", "path")
-
-    def __init__(self, path: str, owner: Stateful, option: str = "") -> None:
-        self.path, self.owner, self.option = path, owner, option
-
-
 class Struct(Kind["Any"]):
     """A struct within a struct."""
 

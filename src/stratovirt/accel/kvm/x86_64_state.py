@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from stratovirt._native import x86_64_kvm_state as kvm_state
-from stratovirt._native.x86_64_kvm import X8664Vm
+from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
 from stratovirt.config.options import opt
 from stratovirt.cpu.x86_64_cpuid import lacking_features
 from stratovirt.snapshot.errors import SnapshotError
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stratovirt.accel.kvm.x86_64_vcpu import X8664GuestCpu
+    from stratovirt.cpu.x86_64_topology import Entry
 
 MSR_TSC = 0x10
 MSR_TSC_DEADLINE = 0x6E0
@@ -78,33 +78,35 @@ def restore_chips(vm: X8664Vm, state: ChipsState) -> None:
         kvm_state.restore_chips(vm.fd, state.chips)
 
 
-def save_vcpu(vcpu: X8664GuestCpu) -> VcpuState:
-    """Read a paused vCPU's state from KVM; raises SnapshotError."""
-    fd = vcpu.native.fd
-    nested_size = kvm_state.nested_state_size(vcpu.system.fd)
+def save_vcpu(system: X8664Kvm, vcpu: X8664Vcpu, cpuid: list[Entry]) -> VcpuState:
+    """Read the state of a paused vCPU that shows `cpuid`; raises SnapshotError."""
+    nested_size = kvm_state.nested_state_size(system.fd)
     with asking_kvm("give"):
-        indices = [i for i in kvm_state.msr_indices(vcpu.system.fd) if i != MSR_TSC]
+        indices = [index for index in kvm_state.msr_indices(system.fd) if index != MSR_TSC]
         return VcpuState(
-            msrs=kvm_state.save_msrs(fd, indices),
-            parts=kvm_state.save_vcpu(fd),
-            cpuid=[CpuidEntry(**entry) for entry in vcpu.cpuid],
-            nested=kvm_state.save_nested(fd, nested_size) if nested_size else None,
+            msrs=kvm_state.save_msrs(vcpu.fd, indices),
+            parts=kvm_state.save_vcpu(vcpu.fd),
+            cpuid=[CpuidEntry(**entry) for entry in cpuid],
+            nested=kvm_state.save_nested(vcpu.fd, nested_size) if nested_size else None,
         )
 
 
-def restore_vcpu(vcpu: X8664GuestCpu, state: VcpuState) -> None:
-    """Load the state into a newly created vCPU whose clock is restored; raises SnapshotError."""
-    entries = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in state.cpuid]
-    lacking = lacking_features(entries, vcpu.system.supported_cpuid())
+def restore_vcpu(system: X8664Kvm, vcpu: X8664Vcpu, state: VcpuState) -> list[Entry]:
+    """Load the state into a newly created vCPU, after its clock; returns the CPUID it shows.
+
+    Raises SnapshotError.
+    """
+    cpuid = [{key: getattr(entry, key) for key in CpuidEntry.fields} for entry in state.cpuid]
+    lacking = lacking_features(cpuid, system.supported_cpuid())
     if lacking is not None:
         raise SnapshotError(f"this host's CPU lacks {lacking}, which the guest was shown")
     with asking_kvm("take"):
-        unknown = set(state.msrs) - set(kvm_state.msr_indices(vcpu.system.fd))
+        unknown = set(state.msrs) - set(kvm_state.msr_indices(system.fd))
         if unknown:
             raise SnapshotError(f"MSR 0x{min(unknown):x} is not known to this KVM")
-        vcpu.restore_cpuid(entries)
-        _restore_registers(vcpu.native.fd, state)
-    vcpu.note_paused()
+        vcpu.set_cpuid(cpuid)
+        _restore_registers(vcpu.fd, state)
+    return cpuid
 
 
 def _restore_registers(fd: int, state: VcpuState) -> None:

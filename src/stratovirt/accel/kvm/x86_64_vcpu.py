@@ -49,7 +49,7 @@ def new_vcpus(
 class X8664GuestCpu(GuestCpu):
     """One x86_64 vCPU.
 
-    `host_cpuid` gives its CPUID entries on this host, which it shows unless it is `restored`.
+    `host_cpuid` gives its CPUID entries on this host, which it shows unless it is restored.
     """
 
     native: X8664Vcpu
@@ -62,19 +62,9 @@ class X8664GuestCpu(GuestCpu):
         host_cpuid: Callable[[], list[Entry]],
     ) -> None:
         super().__init__(native_vcpu)
-        self.system, self._power_on = system, power_on
+        self._system, self._power_on = system, power_on
         self._host_cpuid = host_cpuid
         self._restored_cpuid: list[Entry] | None = None
-
-    @property
-    def cpuid(self) -> list[Entry]:
-        """The CPUID entries that the guest sees."""
-        return self._host_cpuid() if self._restored_cpuid is None else self._restored_cpuid
-
-    def restore_cpuid(self, entries: list[Entry]) -> None:
-        """Show the entries of a saved vCPU; raises OSError."""
-        self.native.set_cpuid(entries)
-        self._restored_cpuid = entries
 
     @property
     def state_type(self) -> type[VcpuState]:
@@ -87,13 +77,15 @@ class X8664GuestCpu(GuestCpu):
         """The registers but for the time stamp counter, and the CPUID; raises SnapshotError."""
         from stratovirt.accel.kvm.x86_64_state import save_vcpu
 
-        return save_vcpu(self)
+        shown = self._host_cpuid() if self._restored_cpuid is None else self._restored_cpuid
+        return save_vcpu(self._system, self.native, shown)
 
     def restore(self, state: VcpuState) -> None:
         """Load a saved state into a newly created vCPU; raises SnapshotError."""
         from stratovirt.accel.kvm.x86_64_state import restore_vcpu
 
-        restore_vcpu(self, state)
+        self._restored_cpuid = restore_vcpu(self._system, self.native, state)
+        self.note_paused()
 
     def reset(self) -> None:
         """Reset to power-on state; raises OSError."""
@@ -103,7 +95,7 @@ class X8664GuestCpu(GuestCpu):
             fresh, fd = twin.vcpu(self.index).fd, self.native.fd
             kvm_state.restore_vcpu(fd, kvm_state.save_vcpu(fresh))
             # An MSR that KVM refuses to set here could not be changed by the guest either.
-            indices = kvm_state.msr_indices(self.system.fd)
+            indices = kvm_state.msr_indices(self._system.fd)
             kvm_state.restore_msrs(fd, kvm_state.save_msrs(fresh, indices))
 
     def set_entry(self, entry: EntryPoint) -> None:
