@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stratovirt._native.dispatch import Dispatcher
-from stratovirt._native.guest_memory import RamMapping
 from stratovirt._native.kvm_vcpu import KICKED
+from stratovirt._native.ram_mapping import RamMapping
 from stratovirt._native.x86_64_kvm import X8664Kvm, X8664Vcpu, X8664Vm
 from stratovirt.accel.base import AccelError
 from stratovirt.accel.kvm import x86_64_vcpu
