@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.machine_process import STRATOVIRT, MachineProcess
+from tests.machine_process import MachineProcess
+from tests.programs import STRATOVIRT
 
 from stratovirt_lab import images
 from stratovirt_lab.architectures import of_this_host

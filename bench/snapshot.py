@@ -20,7 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.machine_process import PATIENCE, STRATOVIRT, MachineProcess, QmpClient
+from tests.machine_process import PATIENCE, MachineProcess, QmpClient
+from tests.programs import STRATOVIRT
 
 from stratovirt_lab import images
 from stratovirt_lab.architectures import of_this_host

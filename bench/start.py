@@ -18,7 +18,6 @@ from pathlib import Path
 
 ROUNDS = 20
 RAM_MIB = 256
-STRATOVIRT = str(Path(sys.executable).with_name("stratovirt"))
 QEMU = "qemu-system-x86_64"
 EXECVE = re.compile(r"(\d+\.\d+) execve\(.* = 0")
 KVM_RUN = re.compile(r"(\d+\.\d+) ioctl\(\d+, KVM_RUN")
@@ -53,6 +52,7 @@ def start_ms(command: list[str]) -> float:
 def main() -> int:
     """Measure and print."""
     from tests.payload import BUSY, POWER_OFF, write_kernel
+    from tests.programs import STRATOVIRT
 
     for tool in ("strace", QEMU):
         if shutil.which(tool) is None:

@@ -18,7 +18,8 @@ from typing import Any
 from qemu.qmp.legacy import QEMUMonitorProtocol
 from tools.seccomp_report import FAST
 
-STRATOVIRT = str(Path(sys.executable).with_name("stratovirt"))
+from tests.programs import STRATOVIRT
+
 PATIENCE = 90 if "STRATOVIRT_IN_LAB" in os.environ else 30
 """Seconds to wait for what must happen; the lab is an emulated machine."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
 
 from ozone.errors import OzoneError
 from ozone.linux import CAPABILITIES
@@ -30,21 +29,28 @@ usage: ozone -name NAME -exec_file FILE -uid UID -gid GID [...] -- ARGUMENTS
 """
 
 
-@dataclass
 class Options:
     """The parsed command line; paths are as given."""
 
-    name: str = ""
-    exec_file: str = ""
-    uid: int = 0
-    gid: int = 0
-    capabilities: list[str] = field(default_factory=list)
-    netns: str | None = None
-    sources: list[str] = field(default_factory=list)
-    numa: int | None = None
-    cgroup: dict[str, str] = field(default_factory=dict)
-    clean_resource: bool = False
-    arguments: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        *,
+        name: str,
+        exec_file: str,
+        uid: int,
+        gid: int,
+        capabilities: list[str],
+        netns: str | None,
+        sources: list[str],
+        numa: int | None,
+        cgroup: dict[str, str],
+        clean_resource: bool,
+        arguments: list[str],
+    ) -> None:
+        self.name, self.exec_file, self.uid, self.gid = name, exec_file, uid, gid
+        self.capabilities, self.netns, self.sources = capabilities, netns, sources
+        self.numa, self.cgroup, self.clean_resource = numa, cgroup, clean_resource
+        self.arguments = arguments
 
     @property
     def program(self) -> str:
@@ -74,9 +80,7 @@ def parse(argv: list[str]) -> Options:
             given[flag].append(word)
     for flag, values in given.items():
         _check_count(flag, values)
-    options = _from(given)
-    options.arguments = _join_append(arguments)
-    return options
+    return _from(given, _join_append(arguments))
 
 
 def _join_append(arguments: list[str]) -> list[str]:
@@ -107,7 +111,7 @@ def _check_count(flag: str, values: list[str]) -> None:
         raise OzoneError(f"{flag} takes at least one value")
 
 
-def _from(given: dict[str, list[str]]) -> Options:
+def _from(given: dict[str, list[str]], arguments: list[str]) -> Options:
     cleans = "-clean-resource" in given
     needed = ("-name", "-exec_file") if cleans else ("-name", "-exec_file", "-uid", "-gid")
     for flag in needed:
@@ -124,6 +128,7 @@ def _from(given: dict[str, list[str]]) -> Options:
         numa=_number("-numa", given["-numa"][0], 1023) if "-numa" in given else None,
         cgroup=_cgroup(given.get("-cgroup", [])),
         clean_resource=cleans,
+        arguments=arguments,
     )
     if "cpuset.cpus" in options.cgroup and options.numa is None:
         raise OzoneError("-numa is needed where -cgroup sets cpuset.cpus")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass, field
 
 from ozone.elf import read_elf
 from ozone.errors import OzoneError
@@ -41,16 +40,16 @@ print(json.dumps([
 """Looks up the interpreter, its library, stratovirt, and the packages that add devices to it."""
 
 
-@dataclass
 class View:
     """Files and folders shown read-only, as (on the host, in the jail), and the program's argv.
 
     `hidden` are folders below them that appear empty.
     """
 
-    shown: list[tuple[str, str]]
-    argv: list[str]
-    hidden: list[str] = field(default_factory=list)
+    def __init__(
+        self, shown: list[tuple[str, str]], argv: list[str], hidden: list[str] | None = None
+    ) -> None:
+        self.shown, self.argv, self.hidden = shown, argv, hidden or []
 
     @property
     def tops(self) -> list[str]:

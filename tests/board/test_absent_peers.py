@@ -23,11 +23,11 @@ from tests.board.test_chardevs import (
 )
 from tests.machine_process import (
     PATIENCE,
-    STRATOVIRT,
     MachineProcess,
     run_to_end,
     wait_until,
 )
+from tests.programs import STRATOVIRT
 
 Start = Callable[..., Board]
 TRANSMITTER_READY = 0x20

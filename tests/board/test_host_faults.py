@@ -15,7 +15,8 @@ from qemu.qmp.qmp_client import ExecuteError
 from tests.board.conftest import Board
 from tests.board.pci_driver import Function, PciDriver
 from tests.board.virtio_driver import MmioDriver
-from tests.machine_process import PATIENCE, STRATOVIRT, MachineProcess, QmpClient, wait_until
+from tests.machine_process import PATIENCE, MachineProcess, QmpClient, wait_until
+from tests.programs import STRATOVIRT
 
 Start = Callable[..., Board]
 BUFFER = 0x20_0000

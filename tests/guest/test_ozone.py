@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,9 @@ import pytest
 
 from ozone.view import view_for
 from tests.guest.conftest import APPEND, GuestFiles
-from tests.machine_process import STRATOVIRT, MachineProcess, QmpClient, wait_until
+from tests.machine_process import MachineProcess, QmpClient, wait_until
+from tests.programs import OZONE, STRATOVIRT
 
-OZONE = str(Path(sys.executable).with_name("ozone"))
 TOP, NAME = Path("/srv/zozne"), "stratovirt_ozone"
 JAIL = TOP / "stratovirt" / NAME
 CGROUP = Path("/sys/fs/cgroup")

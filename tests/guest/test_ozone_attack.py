@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,8 @@ from ozone.view import view_for
 from tests import taken_over
 from tests.guest import jail_breaker
 from tests.payload import POWER_OFF, SPIN, say, write_kernel
+from tests.programs import OZONE
 
-OZONE = str(Path(sys.executable).with_name("ozone"))
 NAME, UID, KEY = "broken", 100, 0x5712_0417
 JAIL = Path("/srv/zozne/stratovirt") / NAME
 HOOK = f"""

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from qemu.qmp.qmp_client import ExecuteError
 
-from tests.machine_process import STRATOVIRT, MachineProcess, QmpClient
+from tests.machine_process import MachineProcess, QmpClient
 from tests.payload import SPIN, say, write_kernel
+from tests.programs import STRATOVIRT
 
 
 def start(tmp_path: Path, *argv: str) -> MachineProcess:

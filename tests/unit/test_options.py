@@ -3,7 +3,6 @@
 import ast
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from stratovirt.config.kinds import NumberSet, Size
 from stratovirt.config.machine import Machine, Memory, Smp
 from stratovirt.config.reference import IGNORED, definitions, help_text
 from stratovirt.config.registry import drivers, find, hot_drivers
+from tests.programs import OZONE, STRATOVIRT
 from tests.unit.command_line_mistakes import MISTAKES
 
 KERNEL = ["-kernel", "vmlinux"]
@@ -133,7 +133,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(command: str) -> None:
     os.close(reader)
     try:
         done = subprocess.run(
-            [Path(sys.executable).with_name(program), *words], stdout=writer,
+            [{"stratovirt": STRATOVIRT, "ozone": OZONE}[program], *words], stdout=writer,
             stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     finally:
@@ -144,7 +144,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(command: str) -> None:
 def test_help_that_cannot_be_written_is_one_line() -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
-            [Path(sys.executable).with_name("stratovirt"), "-help"], stdout=full,
+            [STRATOVIRT, "-help"], stdout=full,
             stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert done.returncode == 1

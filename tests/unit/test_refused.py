@@ -1,14 +1,13 @@
 """What a board cannot have: read, checked, and refused in one line."""
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from stratovirt import __version__
 from stratovirt.config.command_line import parse_command_line
 from stratovirt.config.errors import ConfigError
+from tests.programs import STRATOVIRT
 
 KERNEL = ["-kernel", "k"]
 DRIVE = ["-drive", "id=d,file=x"]
@@ -54,6 +53,5 @@ def test_a_boot_order_is_taken_where_no_firmware_reads_it() -> None:
 
 
 def test_the_version_is_printed() -> None:
-    program = str(Path(sys.executable).with_name("stratovirt"))
-    done = subprocess.run([program, "-version"], capture_output=True, text=True, check=True)
+    done = subprocess.run([STRATOVIRT, "-version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"StratoVirt {__version__}\n"

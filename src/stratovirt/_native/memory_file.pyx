@@ -7,7 +7,7 @@ so that nothing is allocated by looking; of those, pages of zeros are left out.
 from libc.errno cimport EINTR, EINVAL, ENXIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport lseek, pread, pwrite
 
 from stratovirt._native.ram_mapping cimport Part, RamMapping
@@ -39,11 +39,17 @@ cdef enum:
 
 PAGEMAP = "/proc/self/pagemap"
 
-cdef int pagemap_fd = -1
+cdef enum:
+    NOT_OPENED = -1
+    EVERY_PAGE = -2              # there is no /proc: every page is looked at
+
+cdef int pagemap_fd = NOT_OPENED
 
 
 def open_pagemap():
     """Open what `save` reads, once and for all of them; raises OSError.
+
+    Without /proc, as in an empty root directory, `save` reads every page.
 
     It shows which pages there are and never where: the kernel asks whether whoever opened it was
     an administrator, and here nobody is.
@@ -52,7 +58,7 @@ def open_pagemap():
     cdef __user_cap_header_struct header
     cdef __user_cap_data_struct ours[2]
     cdef __user_cap_data_struct fewer[2]
-    if pagemap_fd >= 0:
+    if pagemap_fd != NOT_OPENED:
         return
     header.version, header.pid = _LINUX_CAPABILITY_VERSION_3, 0
     _check(syscall(SYS_capget, &header, ours), "capget")
@@ -61,6 +67,8 @@ def open_pagemap():
     _check(syscall(SYS_capset, &header, fewer), "capset")
     try:
         pagemap_fd = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        pagemap_fd = EVERY_PAGE
     finally:
         _check(syscall(SYS_capset, &header, ours), "capset")
 
@@ -139,7 +147,9 @@ cdef class MemoryFile:
         cdef uint64_t pages = (size + PAGE - 1) // PAGE, i, run = 0
         cdef uint8_t *start = self._ram._base + offset
         cdef int result
-        if pread(pagemap, self._entries, pages * sizeof(uint64_t),
+        if pagemap == EVERY_PAGE:
+            memset(self._entries, 0xFF, pages * sizeof(uint64_t))
+        elif pread(pagemap, self._entries, pages * sizeof(uint64_t),
                  <long>(<uintptr_t>start // PAGE * sizeof(uint64_t))) != <ssize_t>(
                      pages * sizeof(uint64_t)):
             return errno or EINVAL

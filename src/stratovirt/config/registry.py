@@ -9,6 +9,7 @@ are read when a name is in no file, and for listings.
 
 from __future__ import annotations
 
+import _imp
 import os
 import sys
 from importlib import import_module
@@ -31,7 +32,13 @@ NAME_LONGEST = 64
 
 
 def _files(package: str) -> list[str]:
-    names = os.listdir(import_module(package).__path__[0])
+    folders = import_module(package).__path__
+    if not folders:
+        # A static executable: its modules are no files.
+        inside = f"{package}."
+        names = _imp._frozen_module_names()  # type: ignore[attr-defined]
+        return sorted(name[len(inside) :] for name in names if name.startswith(inside))
+    names = os.listdir(folders[0])
     return sorted(name[:-3] for name in names if name.endswith(".py") and name != "__init__.py")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import gc
 import os
 import select
 import signal
 import socket
 
+from stratovirt._native.thread_name import name_this_thread
 from stratovirt.config.chardev import SocketChardev
 from stratovirt.config.net import VhostUser
 from stratovirt.errors import StratovirtError
@@ -78,6 +80,9 @@ def _outlive_machine() -> None:
 def _be_broker(
     config: VmConfig, questions: socket.socket, news: socket.socket, machine: int
 ) -> None:
+    # The pages of the machine's objects stay shared: the collector writes to those it looks at.
+    gc.freeze()
+    gc.enable()
     # Signals are ignored: a terminal sends them to both, and the broker must end last.
     signals.ignore()
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
@@ -89,8 +94,7 @@ def _be_broker(
     if os.getppid() != machine:
         # The machine has ended already, and its process id may have been reused.
         return
-    with open("/proc/self/comm", "w", encoding="utf-8") as comm:
-        comm.write(NAME)
+    name_this_thread(NAME)
     # The machine's own clean-up stays with the machine.
     Broker(Process(), config, questions, news, machine_fd).serve()
 

@@ -30,8 +30,12 @@ class LateImports:
         self._fds: dict[str, int] = {}
 
     def install(self) -> None:
-        """Insert this importer before the file system's, which is then never reached."""
-        sys.meta_path.insert(sys.meta_path.index(PathFinder), self)
+        """Insert this importer before the file system's, which is then never reached.
+
+        A static executable has none: all its modules are inside it.
+        """
+        if PathFinder in sys.meta_path:
+            sys.meta_path.insert(sys.meta_path.index(PathFinder), self)
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None

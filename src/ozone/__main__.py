@@ -1,0 +1,5 @@
+"""``python -m ozone``."""
+
+from ozone.cli import main
+
+main()

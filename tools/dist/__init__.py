@@ -1,0 +1,1 @@
+"""Builds the static executables; see docs/dist.md."""
