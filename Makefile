@@ -7,7 +7,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
-.PHONY: setup build demo test lint docs cross-aarch64 check-guidebook unit board kvm guest bench-exits bench-block \
+.PHONY: setup build demo dist test lint docs cross-aarch64 check-guidebook unit board kvm guest bench-exits bench-block \
 	bench-io bench-memory bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
 
 setup:
@@ -23,7 +23,7 @@ build: setup .venv/.native
 demo: build
 	@$(LAB) demo
 
-test: build lint cross-aarch64 .venv/.fuzz
+test: build lint cross-aarch64 dist .venv/.fuzz
 	@tools/run_tests.sh
 
 SOURCES := src tests bench tools examples setup.py
@@ -49,6 +49,14 @@ check-guidebook: build
 
 unit board kvm: build
 	@$(PYTEST) tests/$@
+
+kvm: dist
+
+dist: dist/stratovirt
+
+# Static executables of stratovirt and ozone, which need no Python.
+dist/stratovirt: .venv/.native $(shell find src -name '*.py') $(wildcard tools/dist/*) | build
+	@$(PY) -m tools.dist
 
 guest: build
 	@$(LAB) images
@@ -126,4 +134,4 @@ bench-start: build
 	@$(PY) -m bench.start
 
 clean:
-	rm -rf .venv build src/stratovirt/_native/*.so
+	rm -rf .venv build dist src/stratovirt/_native/*.so

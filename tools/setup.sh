@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-    python3 python3-venv python3-dev gcc libc6-dev linux-libc-dev liburing-dev libseccomp-dev binutils
+    python3 python3-venv python3-dev libpython3.11-dev gcc libc6-dev linux-libc-dev liburing-dev libseccomp-dev binutils
     qemu-system-x86 seabios busybox-static cpio kmod lz4 xz-utils e2fsprogs acpica-tools ovmf pciutils
     mmdebstrap genext2fs mtools fdisk grub-efi-amd64-bin grub-common zstd
     dpdk dpdk-dev librte-net-vhost23 librte-net-af-packet23 librte-mempool-ring23

@@ -40,12 +40,20 @@ def test_an_executable_needs_no_loader_and_no_library(program: str) -> None:
 
 def test_no_file_is_opened_to_import(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    command = ["strace", "-f", "-e", "trace=%file", "-o", str(trace), str(DIST / "stratovirt")]
+    command = [
+        "strace",
+        "-f",
+        "-e",
+        "trace=open,openat,openat2",
+        "-o",
+        str(trace),
+        str(DIST / "stratovirt"),
+    ]
     env = {"PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nowhere", "PYTHONVERBOSE": "1"}
     done = subprocess.run([*command, "-version"], env=env, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"StratoVirt {__version__}\n", "")
-    paths = set(re.findall(r'"(/[^"]*)"', trace.read_text()))
-    assert paths <= {str(DIST / "stratovirt"), "/proc/self/exe"}
+    # The C library's time zone is the one file.
+    assert set(re.findall(r'"([^"]*)"', trace.read_text())) <= {"/etc/localtime"}
 
 
 def test_a_guest_runs_in_an_empty_root(root: Path) -> None:
@@ -71,12 +79,10 @@ def test_a_monitor_serves_where_no_module_is_a_file(root: Path) -> None:
             # Each of them is in a module that the machine loads after the filter is in force.
             drivers = {entry["name"] for entry in client.cmd("qom-list-types")}
             assert {"virtio-blk-pci", "virtio-net-device", "vfio-pci"} <= drivers
+            node = {"node-name": "d", "file": {"driver": "file", "filename": "/disk"}}
+            client.cmd("blockdev-add", **node)
             client.cmd(
-                "blockdev-add", {"node-name": "d", "file": {"driver": "file", "filename": "/disk"}}
-            )
-            client.cmd(
-                "device_add",
-                {"driver": "virtio-blk-pci", "id": "d", "drive": "d", "bus": "port", "addr": "0x0"},
+                "device_add", driver="virtio-blk-pci", id="d", drive="d", bus="port", addr="0x0"
             )
             client.cmd("quit")
             assert machine.wait() == 0

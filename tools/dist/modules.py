@@ -24,6 +24,9 @@ UNREACHED = (
 )  # fmt: skip
 """Modules that others import for uses which the program does not have."""
 
+NEVER = ("importlib.metadata",)
+"""What nothing is asked of where `sys.path` is empty."""
+
 
 class Module:
     """One module: `code` is its marshalled code object."""
@@ -49,7 +52,7 @@ def standard_library(folder: Path, root: Path, names: Iterable[str]) -> dict[str
 
     Without those that the interpreter's library has frozen already.
     """
-    finder = ModuleFinder(path=[str(root), str(folder)], excludes=list(UNREACHED))
+    finder = ModuleFinder(path=[str(root), str(folder)], excludes=[*UNREACHED, *NEVER])
     for name in names:
         finder.import_hook(name)
     for excluded in UNREACHED:

@@ -48,6 +48,9 @@ def _built_in() -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     """The driver modules of other packages by the names of their entry points."""
+    if not sys.path:
+        # A static executable: there is no place where packages are installed.
+        return {}
     from importlib.metadata import entry_points
 
     points = entry_points(group=GROUP)
