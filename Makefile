@@ -50,7 +50,7 @@ check-guidebook: build
 unit board kvm: build
 	@$(PYTEST) tests/$@
 
-kvm: dist
+kvm guest: dist
 
 dist: dist/stratovirt
 
