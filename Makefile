@@ -8,7 +8,7 @@ PYTEST := $(PY) -m pytest
 LAB := .venv/bin/stratovirt-lab
 
 .PHONY: setup build demo dist test lint docs cross-aarch64 check-guidebook unit board kvm guest bench-exits bench-block \
-	bench-io bench-memory bench-snapshot bench-start seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
+	bench-io bench-memory bench-snapshot bench-start bench-peers seccomp-report seccomp-trace soak fuzz fuzz-asan asan asan-copy clean
 
 setup:
 	@tools/setup.sh
@@ -56,7 +56,7 @@ dist: dist/stratovirt
 
 # Static executables of stratovirt and ozone, which need no Python.
 dist/stratovirt: .venv/.native $(shell find src -name '*.py') $(wildcard tools/dist/*) | build
-	@$(PY) -m tools.dist
+	@$(PY) -X no_debug_ranges -m tools.dist  # columns in tracebacks would be a tenth of the code
 
 guest: build
 	@$(LAB) images
@@ -129,6 +129,10 @@ soak: build
 
 bench-memory: build
 	@$(PY) -m bench.memory
+
+# Cold starts of ours and of other VMMs in the folder PEERS or in PATH.
+bench-peers: build dist
+	@$(PY) -m bench.peers
 
 bench-start: build
 	@$(PY) -m bench.start

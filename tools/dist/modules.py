@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _imp
+import ast
 import marshal
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -28,13 +29,25 @@ NEVER = ("importlib.metadata",)
 """What nothing is asked of where `sys.path` is empty."""
 
 
+class WithoutDocstrings(ast.NodeTransformer):
+    """Leaves out the docstrings of functions; those of classes are texts of the help."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """The function without its docstring."""
+        self.generic_visit(node)
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass(lineno=node.lineno, col_offset=0)]
+            ast.fix_missing_locations(node)
+        return node
+
+
 class Module:
     """One module: `code` is its marshalled code object."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name, self.path = name, path
         self.is_package = path.name == "__init__.py"
-        source = path.read_bytes()
+        source = WithoutDocstrings().visit(ast.parse(path.read_bytes()))
         self.code = marshal.dumps(compile(source, f"<{name}>", "exec", dont_inherit=True))
 
 
