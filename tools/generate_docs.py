@@ -95,8 +95,8 @@ def boards() -> list[str]:
     lines = [
         "", "## Boards", "",
         "| machine type | architecture | vCPUs at most | memory at most | virtio-mmio devices "
-        "| PCI | firmware | starts from a snapshot |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| PCI | firmware |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     said = {True: "yes", False: "no"}
     for architecture in ARCHITECTURES:
@@ -104,7 +104,6 @@ def boards() -> list[str]:
             cells = (
                 f"`{board.name}`", architecture.name, board.vcpus_most, size_text(board.ram_most),
                 board.mmio_slots or "none", said[board.has_pci], said[board.has_flash],
-                said[board.can_restore],
             )  # fmt: skip
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines

@@ -30,13 +30,11 @@ class BoardRow:
     """One board: `name` is its machine type, `board` a `machine.board.Board`.
 
     A board has at most `vcpus_most` vCPUs and `ram_most` bytes of memory.  `mmio_slots` is how
-    many virtio-mmio devices a command line can give it, `can_restore` whether it can start from
-    a snapshot.
+    many virtio-mmio devices a command line can give it.
     """
 
     __slots__ = (
         "board",
-        "can_restore",
         "has_flash",
         "has_pci",
         "mmio_slots",
@@ -55,12 +53,11 @@ class BoardRow:
         mmio_slots: int = 0,
         has_pci: bool = False,
         has_flash: bool = False,
-        can_restore: bool = False,
     ) -> None:
         self.name, self.board = name, board
         self.vcpus_most, self.ram_most = vcpus_most, ram_most
         self.mmio_slots, self.has_pci = mmio_slots, has_pci
-        self.has_flash, self.can_restore = has_flash, can_restore
+        self.has_flash = has_flash
 
 
 class Architecture:
@@ -114,7 +111,6 @@ ARCHITECTURES = (
                 vcpus_most=254,
                 ram_most=512 * GIB,
                 mmio_slots=11,
-                can_restore=True,
             ),
             BoardRow(
                 "q35",

@@ -270,7 +270,8 @@ class Vm:
         if has_vcpus and self.status not in ("running", *RESUMABLE):
             raise StratovirtError(f"the machine is in state {self.status} and cannot be reset")
         self._refuse_while_saving("system_reset")
-        if has_vcpus and self.config.kernel is None and self._template is not None:
+        has_code = self.config.kernel is not None or self.config.flashes
+        if has_vcpus and not has_code and self._template is not None:
             raise StratovirtError("the machine was restored without -kernel and cannot be reset")
         self._reset(guest=False, reason="host-qmp-system-reset")
 

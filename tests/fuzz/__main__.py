@@ -15,6 +15,7 @@ TARGETS = {
     "command-line": ["tests.fuzz.command_line"],
     "qmp": ["tests.fuzz.qmp"],
     "state": ["tests.fuzz.state"],
+    "state-q35": ["tests.fuzz.state", "q35"],
     "kernel": ["tests.fuzz.kernel"],
     "vhost-user": ["tests.fuzz.vhost_user"],
     "broker": ["tests.fuzz.broker"],

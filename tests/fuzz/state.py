@@ -1,4 +1,4 @@
-"""``make fuzz T=state``: a state file, however odd, gives one clear line or a sane machine.
+"""``make fuzz T=state`` or ``state-q35``: an odd state file gives one line or a sane machine.
 
 A sound file is taken apart, some of its values are replaced, and a board is restored from it and
 let go on for a moment.
@@ -17,7 +17,9 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virtio"]):
+with atheris.instrument_imports(
+    include=["stratovirt.snapshot", "stratovirt.virtio", "stratovirt.pci", "stratovirt.devices"]
+):
     from stratovirt._native.guest_memory import GuestMemory
     from stratovirt.accel.kvm.x86_64_clock import ClockState
     from stratovirt.accel.kvm.x86_64_state import ChipsState, CpuidEntry, VcpuState
@@ -30,6 +32,8 @@ with atheris.instrument_imports(include=["stratovirt.snapshot", "stratovirt.virt
     from stratovirt.machine.inventory import Inventory
     from stratovirt.machine.part import BoardContext
     from stratovirt.machine.x86_64_microvm import Microvm
+    from stratovirt.machine.x86_64_q35 import Q35
+    from stratovirt.memory.address_space import IoRegion, RomRegion
     from stratovirt.runtime.clock import VirtualClock
     from stratovirt.runtime.loop import Loop
     from stratovirt.runtime.process import Process
@@ -46,16 +50,32 @@ VALUES: list[object] = [
 ]  # fmt: skip
 
 scratch = tempfile.mkdtemp(prefix="stratovirt-fuzz-")
-image = os.path.join(scratch, "disk.img")
-with open(image, "wb") as file:
-    file.truncate(1 << 20)
+for name, size in (("disk", 1 << 20), ("flash", 64 << 10)):
+    with open(os.path.join(scratch, name), "wb") as file:
+        file.truncate(size)
 process = Process()
+BOARDS = {
+    "microvm": [
+        "-device", "virtio-blk-device,drive=d", "-device", "virtio-serial-device",
+        "-device", "virtconsole,chardev=c", "-device", "virtio-balloon-device",
+        "-device", "virtio-rng-device,rng=r",
+    ],
+    "q35": [
+        "-drive", f"if=pflash,unit=0,file={scratch}/flash",
+        "-device", "pcie-root-port,id=p1,bus=pcie.0,addr=1",
+        "-device", "virtio-blk-pci,drive=d,bus=p1,addr=0",
+        "-device", "virtio-serial-pci,bus=pcie.0,addr=2", "-device", "virtconsole,chardev=c",
+        "-device", "virtio-balloon-pci,bus=pcie.0,addr=3",
+        "-device", "virtio-rng-pci,rng=r,bus=pcie.0,addr=4",
+    ],
+}  # fmt: skip
+BOARD = sys.argv.pop(1) if sys.argv[1:2] == ["q35"] else "microvm"
 config = parse_command_line([
-    "-accel", "test", "-mod-test", "/x", "-m", "256M", "-qmp", "unix:/x,server,nowait",
-    "-drive", f"id=d,file={image},direct=off", "-device", "virtio-blk-device,drive=d",
-    "-device", "virtio-serial-device", "-chardev", f"file,id=c,path={scratch}/console",
-    "-device", "virtconsole,chardev=c", "-device", "virtio-balloon-device",
-    "-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-device,rng=r",
+    "-machine", BOARD, "-accel", "test", "-mod-test", "/x", "-m", "256M",
+    "-qmp", "unix:/x,server,nowait",
+    "-drive", f"id=d,file={scratch}/disk,direct=off",
+    "-chardev", f"file,id=c,path={scratch}/console",
+    "-object", "rng-random,id=r,filename=/dev/zero", *BOARDS[BOARD],
 ])  # fmt: skip
 serial_options = parse_command_line(
     ["-kernel", "k", "-serial", f"file,path={scratch}/serial"]
@@ -78,14 +98,35 @@ class FakeAccelerator:
     def add_doorbell(self, _fd: int, _address: int, _size: int, _value: int | None) -> None:
         """Nobody rings."""
 
+    remove_doorbell = add_doorbell
 
-def make_board() -> Microvm:
+    def add_msi_route(self, _address: int, _data: int) -> int:
+        """Nobody hears the message."""
+        return 24
+
+    def change_msi_route(self, _gsi: int, _address: int, _data: int) -> None:
+        """Nor another one."""
+
+    def remove_msi_route(self, _gsi: int) -> None:
+        """There was none."""
+
+    def attach_irqfd(self, _fd: int, _gsi: int) -> None:
+        """Nobody writes."""
+
+    detach_irqfd = attach_irqfd
+
+    def let_others_in(self) -> None:
+        """There are none."""
+
+
+def make_board(template: Any = None) -> Any:
     """A machine with a device of each kind."""
     loop = Loop(_thread.RLock())
     accelerator: Any = FakeAccelerator()
+    accelerator.clock = clock = VirtualClock()
     host = DeviceHost(
         process=process, config=config, loop=loop,
-        clock=VirtualClock(), memory=GuestMemory(), iothreads={},
+        clock=clock, memory=GuestMemory(), iothreads={},
         open_chardev=lambda name: OutputFile(process, loop, config.chardevs[name]),  # type: ignore[arg-type]
         send_event=lambda _name, _content: None,
         access=HostAccess(),
@@ -94,9 +135,9 @@ def make_board() -> Microvm:
     context = BoardContext(
         config=config, inventory=Inventory(config), cpus=CpuSlots(config, [0]),
         accelerator=accelerator, host=host, closing=ExitStack(), serial=serial,
-        guest_reset=lambda: None, guest_power_off=lambda: None,
+        guest_reset=lambda: None, guest_power_off=lambda: None, template=template,
     )  # fmt: skip
-    return Microvm(context)
+    return {"microvm": Microvm, "q35": Q35}[BOARD](context)
 
 
 class Recorded:
@@ -184,14 +225,23 @@ def restore(text: bytes) -> None:
         board.restored()
         for device in board.devices:
             device.resume()
-        for slot in board.virtio.slots:
-            for offset in range(0, 0x200, 4):
-                slot.read(offset, 4)
+        for space in (board.memory_space, board.port_space):
+            for piece in list(space.view):
+                touch(piece.region)
         for device in board.devices:
             device.quiesce()
         assert Tree.of(board.states()).to_json()
     finally:
         board.closing.close()
+
+
+def touch(region: Any) -> None:
+    """What a guest reads, and a write that a flash may take for the end of a command."""
+    if isinstance(region, RomRegion):
+        region.handler.write(0, 1, 0xD0)
+    if isinstance(region, IoRegion | RomRegion):
+        for offset in range(0, min(region.size, 0x400), 4):
+            assert region.handler.read(offset, 4) >= 0
 
 
 if __name__ == "__main__":

@@ -15,14 +15,23 @@ import pytest
 from stratovirt_lab import images
 from stratovirt_lab.architectures import of_this_host
 from tests.guest.conftest import Boot, Tools
-from tests.guest.test_net import HOST, MakeTap, card, make_tap, ready
+from tests.guest.test_net import HOST, MakeTap, make_tap, ready
 from tests.kvm.test_snapshot import save
 from tests.machine_process import PATIENCE, MachineProcess, QmpClient
 
 __all__ = ["make_tap"]
 
 MIB = 1 << 20
-CLONES = 3
+CLONES = {"microvm": 3, "q35": 1}
+boards = pytest.mark.parametrize("board", CLONES)
+
+
+def device(board: str, stem: str, place: str, options: str) -> list[str]:
+    """A virtio device on either board; `place` is for the one with PCI."""
+    on = f"-pci,{place}" if board == "q35" else "-device"
+    return ["-device", f"virtio-{stem}{on},{options}".rstrip(",")]
+
+
 FIO = (
     "chroot /tools fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=8 "
     "--rw=randwrite --bs=4k --size=24m --rate_iops=300 --verify=crc32c --verify_fatal=1"
@@ -62,8 +71,9 @@ def check_programs(guest: MachineProcess, digest: str) -> None:
     assert abs(int(guest.command("date +%s")) - time.time()) < 5
 
 
+@boards
 def test_every_clone_ends_what_its_template_began(
-    boot: Boot, tools: type[Tools], tmp_path: Path
+    boot: Boot, tools: type[Tools], tmp_path: Path, board: str
 ) -> None:
     disk, folder, path = tmp_path / "disk", tmp_path / "template", tmp_path / "qmp"
     disk.write_bytes(bytes(32 * MIB))
@@ -71,12 +81,14 @@ def test_every_clone_ends_what_its_template_began(
     def options(image: Path) -> list[str]:
         return [
             "-smp", "2", "-m", "512M", "-qmp", f"unix:{path},server,nowait",
-            "-drive", f"id=d,file={image}", "-device", "virtio-blk-device,drive=d",
-            *tools.options,
+            *(("-device", "pcie-root-port,id=p1,bus=pcie.0,addr=3") if board == "q35" else ()),
+            "-drive", f"id=d,file={image}", *device(board, "blk", "bus=pcie.0,addr=4", "drive=d"),
+            "-drive", tools.drive,
+            *device(board, "blk", "bus=p1,addr=0", "drive=tools,serial=guest-tools"),
         ]  # fmt: skip
 
     def take_template() -> str:
-        guest = boot(*options(disk))
+        guest = boot(*options(disk), board=board)
         guest.expect("guest: ready in the initramfs")
         guest.expect("# ")
         tools.mount(guest)
@@ -93,7 +105,7 @@ def test_every_clone_ends_what_its_template_began(
     def run_clone() -> None:
         own = tmp_path / "own"
         shutil.copy(f"{disk}.saved", own)
-        clone = boot(*options(own), "-incoming", f"file:{folder}")
+        clone = boot(*options(own), "-incoming", f"file:{folder}", board=board)
         check_programs(clone, digest)
         assert "rcu" not in clone.command("dmesg | grep -i 'stall\\|lockup\\|hung' || true")
         clone.type("poweroff -f\n")
@@ -102,16 +114,20 @@ def test_every_clone_ends_what_its_template_began(
     digest = take_template()
     # Time goes on for a machine that is saved.
     time.sleep(3)
-    for _ in range(CLONES):
+    for _ in range(CLONES[board]):
         run_clone()
 
 
+@boards
 def test_a_connection_to_the_host_outlives_the_machine(
-    boot: Boot, make_tap: MakeTap, tmp_path: Path
+    boot: Boot, make_tap: MakeTap, tmp_path: Path, board: str
 ) -> None:
     folder, path, tap = tmp_path / "template", tmp_path / "qmp", make_tap()
-    monitor = ["-qmp", f"unix:{path},server,nowait"]
-    guest = ready(boot(*monitor, *card(tap, "off")))
+    argv = [
+        "-qmp", f"unix:{path},server,nowait", "-netdev", f"tap,id=n0,ifname={tap}",
+        *device(board, "net", "bus=pcie.0,addr=4", "netdev=n0,id=net0,mac=12:34:56:78:9A:BC"),
+    ]  # fmt: skip
+    guest = ready(boot(*argv, board=board))
     content = os.urandom(8 * MIB)
     with socket.create_server((HOST, 0)) as server:
 
@@ -128,7 +144,7 @@ def test_a_connection_to_the_host_outlives_the_machine(
         guest.command(f"(nc {HOST} {port} </dev/null | md5sum >/tmp/s; mv /tmp/s /sum) & true")
         time.sleep(2)
         save_and_quit(guest, path, folder, None)
-        clone = boot(*monitor, *card(tap, "off"), "-incoming", f"file:{folder}")
+        clone = boot(*argv, "-incoming", f"file:{folder}", board=board)
         clone.command("for i in $(seq 600); do [ -e /sum ] && break; sleep 0.2; done", 2 * PATIENCE)
         thread.join(PATIENCE)
     assert clone.command("cat /sum").split()[0] == hashlib.md5(content).hexdigest()
@@ -154,21 +170,22 @@ def test_a_clone_learns_that_it_is_one(boot: Boot, tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
-def test_consoles_balloon_and_rng_go_on(boot: Boot, tmp_path: Path) -> None:
+@boards
+def test_consoles_balloon_and_rng_go_on(boot: Boot, tmp_path: Path, board: str) -> None:
     folder, path = tmp_path / "template", tmp_path / "qmp"
 
     def options(name: str) -> list[str]:
         return [
             "-smp", "2", "-m", "512M", "-qmp", f"unix:{path},server,nowait",
-            "-device", "virtio-serial-device",
+            *device(board, "serial", "bus=pcie.0,addr=4", "id=s"),
             "-chardev", f"file,id=c0,path={tmp_path}/{name}",
             "-device", "virtconsole,chardev=c0,id=p0",
             "-object", "rng-random,id=r,filename=/dev/urandom",
-            "-device", "virtio-rng-device,rng=r",
-            "-device", "virtio-balloon-device,id=b",
+            *device(board, "rng", "bus=pcie.0,addr=5", "rng=r"),
+            *device(board, "balloon", "bus=pcie.0,addr=6", "id=b"),
         ]  # fmt: skip
 
-    guest = boot(*options("first"))
+    guest = boot(*options("first"), board=board)
     guest.expect("guest: ready in the initramfs")
     guest.expect("# ")
     guest.command("echo from the template >/dev/hvc0")
@@ -181,7 +198,7 @@ def test_consoles_balloon_and_rng_go_on(boot: Boot, tmp_path: Path) -> None:
     save_and_quit(guest, path, folder, None)
     assert (folder / "memory").stat().st_blocks * 512 < 200 * MIB
     for name in ("second", "third"):
-        clone = boot(*options(name), "-incoming", f"file:{folder}")
+        clone = boot(*options(name), "-incoming", f"file:{folder}", board=board)
         clone.command("echo from a clone >/dev/hvc0")
         clone.command("dd if=/dev/hwrng of=/dev/null bs=64 count=4")
         with QmpClient(path) as qmp:

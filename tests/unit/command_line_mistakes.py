@@ -92,11 +92,6 @@ MISTAKES: dict[str, list[tuple[bool, list[str], str]]] = {
         ),
         (
             True,
-            ["-machine", "q35", "-incoming", "file:x"],
-            "-incoming file:x: only microvm can be restored yet",
-        ),
-        (
-            True,
             ["-uuid", "12345678-9abc-def0-1234"],
             "-uuid 12345678-9abc-def0-1234: uuid must be a UUID such as 12345678-9abc-def0-1234-56789abcdef0, not '12345678-9abc-def0-1234'",
         ),

@@ -91,7 +91,6 @@ SMALL = BoardRow("small", "", vcpus_most=2, ram_most=1 << 29, has_flash=True, mm
         ("-device virtio-rng-device,rng=r -device virtio-balloon-device -object "
          "rng-random,id=r,filename=/dev/zero", "-device virtio-balloon-device: small has 1 virtio "
          "slots and all are taken"),
-        ("-incoming file:x", "-incoming file:x: only microvm can be restored yet"),
     ],
 )  # fmt: skip
 def test_a_boards_row_is_all_that_the_option_checks_know_of_it(

@@ -134,7 +134,7 @@ def test_nothing_is_restored_when_one_part_is_damaged() -> None:
     assert [lamp.brightness for lamp in clones] == [7, 7]
 
 
-NODE = {"version": 1, "struct": "LampState", "option": "", "state": {}}
+NODE = {"struct": "LampState", "option": "", "state": {}}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,7 @@ NODE = {"version": 1, "struct": "LampState", "option": "", "state": {}}
         {"lamp": None},
         {"lamp": {}},
         {"lamp": {**NODE, "version": 2}},
+        {"lamp": {**NODE, "struct": 7}},
         {"lamp": {**NODE, "struct": "Lamp\x1bState"}},
         {"lamp": {**NODE, "option": "\n"}},
         {"lamp": {**NODE, "state": []}},

@@ -32,9 +32,6 @@ def check_board(config: VmConfig) -> None:
             )
     if not board.has_pci:
         _check_without_pci(config, board)
-    if config.incoming is not None and not board.can_restore:
-        able = all_of([row.name for row in boards.values() if row.can_restore])
-        raise ConfigError(f"-incoming {config.incoming}: only {able} can be restored yet")
 
 
 def _refusal(machine_type: str, boards: dict[str, BoardRow]) -> str:

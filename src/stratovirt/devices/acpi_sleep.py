@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stratovirt.snapshot.state import Stateless
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +16,7 @@ SLEEP_TYPE_S5 = 5
 """The value that this machine's \\_S5 object gives."""
 
 
-class SleepController:
+class SleepController(Stateless):
     """Entering S5 powers the machine off; other sleep states do not exist."""
 
     def __init__(self, power_off: Callable[[], None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 from stratovirt._native.guest_memory import GuestMemory, GuestMemoryError
+from stratovirt.config.options import opt
+from stratovirt.snapshot.state import U16, U32, U64, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ SIGNATURE, ID, CPU_COUNT, BOOT_MENU, MAX_CPUS = 0x00, 0x01, 0x05, 0x0E, 0x0F
 KERNEL_SIZE, INITRD_SIZE, KERNEL_DATA, INITRD_DATA = 0x08, 0x0B, 0x11, 0x12
 COMMAND_LINE_SIZE, COMMAND_LINE_DATA, SETUP_SIZE, SETUP_DATA = 0x14, 0x15, 0x17, 0x18
 FILE_DIRECTORY, FIRST_FILE = 0x19, 0x20
+NO_KEY = 0xFFFF
+"""A selector key that no blob has."""
 FEATURES = 3
 """Feature bits: the traditional interface, and DMA."""
 NAME_LONGEST = 55
@@ -34,17 +38,28 @@ DMA_STEP = 4 << 20
 """Bytes moved at once: a request may be for 4 GiB, which must not block the loop."""
 
 
+class FwCfgState(State):
+    """The selected blob, the next byte of it, and the upper half of a DMA's address."""
+
+    key: int = opt(U16)
+    offset: int = opt(U64)
+    dma_high: int = opt(U32)
+
+
 class FwCfg:
     """The device; call `add` and `add_file` before the machine runs.
 
     It calls `let_others_in` between the steps of a long transfer.
     """
 
+    state_type = FwCfgState
+
     def __init__(self, memory: GuestMemory, let_others_in: Callable[[], None]) -> None:
         self._memory = memory
         self._let_others_in = let_others_in
         self._makers: dict[int, Callable[[], Content]] = {}
         self._files: dict[str, tuple[int, Callable[[], int]]] = {}
+        self._key = NO_KEY
         self._content: Content = b""
         self._offset = 0
         self._dma_high = 0
@@ -74,9 +89,20 @@ class FwCfg:
 
     def reset(self) -> None:
         """Select no blob, as after power-on."""
-        self._content, self._offset, self._dma_high = b"", 0, 0
+        self._key, self._content, self._offset, self._dma_high = NO_KEY, b"", 0, 0
+
+    def save(self) -> FwCfgState:
+        """What is selected; the blobs are the board's."""
+        offset = min(self._offset, len(self._content))
+        return FwCfgState(key=self._key, offset=offset, dma_high=self._dma_high)
+
+    def restore(self, state: FwCfgState) -> None:
+        """Select the blob again, which the board has added before."""
+        self._select(state.key)
+        self._offset, self._dma_high = state.offset, state.dma_high
 
     def _select(self, key: int) -> None:
+        self._key = key
         make = self._makers.get(key)
         self._content = make() if make is not None else b""
         self._offset = 0

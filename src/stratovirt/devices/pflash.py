@@ -11,14 +11,14 @@ import os
 from stratovirt._native.ram_mapping import RamMapping
 from stratovirt.block.image_files import lock_file
 from stratovirt.config.drive import Pflash as PflashOptions
+from stratovirt.config.kinds import Choice, Integer
+from stratovirt.config.options import opt
 from stratovirt.errors import StratovirtError
 from stratovirt.memory.address_space import AddressSpace, IoRegion, RomRegion
 from stratovirt.runtime.descriptors import open_at_once
 from stratovirt.runtime.log import Log
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import FLAG, U8, U32, Bytes, Each, State, Struct
 
 log = Log(__name__)
 
@@ -35,6 +35,35 @@ MANUFACTURER, DEVICE = 0x89, 0x18
 QUERY_TABLE = 0x10
 
 
+NOTHING, PROGRAM_BYTE, ERASE_SECTOR, LOCK_SECTOR = "", "program", "erase", "lock"
+BUFFER_SIZE, BUFFER_BYTE, BUFFER_CONFIRM = "size", "byte", "confirm"
+"""What the chip expects of the next write: a command, or an operand of the last one."""
+
+
+class BufferedWrite(State):
+    """A write of the guest into the write buffer."""
+
+    offset: int = opt(U32)
+    content: bytes = opt(Bytes(8))
+
+
+class PflashState(State):
+    """The command that is carried out; what the chip holds is in its file."""
+
+    size: int = opt(U32)
+    is_array: bool = opt(FLAG)
+    command: int = opt(U8)
+    status: int = opt(U8)
+    expected: str = opt(
+        Choice(
+            NOTHING, PROGRAM_BYTE, ERASE_SECTOR, LOCK_SECTOR,
+            BUFFER_SIZE, BUFFER_BYTE, BUFFER_CONFIRM,
+        )
+    )  # fmt: skip
+    buffer_count: int = opt(Integer(0, WRITE_BUFFER), help="writes that the buffer will have")
+    buffer: list[BufferedWrite] = opt(Each(Struct(BufferedWrite), WRITE_BUFFER))
+
+
 class PflashError(StratovirtError):
     """The file cannot be a flash chip; the text names the -drive."""
 
@@ -42,8 +71,11 @@ class PflashError(StratovirtError):
 class Pflash:
     """One chip backed by a file; program and erase commands write the file before they end."""
 
+    state_type = PflashState
+
     def __init__(self, options: PflashOptions) -> None:
         self.source = f"-drive if=pflash,unit={options.unit},file={options.file}"
+        self.unit = options.unit
         self._readonly = options.readonly
         self._fd = -1
         try:
@@ -95,7 +127,28 @@ class Pflash:
         self._is_array = True
         self._command = READ_ARRAY
         self._status = READY
-        self._next: Callable[[int, bytes], None] | None = None
+        self._expected = NOTHING
+        self._buffer_count = 0
+        self._buffer: list[tuple[int, bytes]] = []
+
+    def save(self) -> PflashState:
+        """The command that is carried out."""
+        return PflashState(
+            size=self.size, is_array=self._is_array, command=self._command, status=self._status,
+            expected=self._expected, buffer_count=self._buffer_count,
+            buffer=[BufferedWrite(offset=at, content=piece) for at, piece in self._buffer],
+        )  # fmt: skip
+
+    def restore(self, state: PflashState) -> None:
+        """Go on with the saved command; raises SnapshotError for a chip of another size."""
+        if state.size != self.size:
+            raise SnapshotError(
+                f"{self.source}: the file has {self.size} bytes and the snapshot's had {state.size}"
+            )
+        self._command, self._status = state.command, state.status
+        self._expected, self._buffer_count = state.expected, state.buffer_count
+        self._buffer = [(write.offset, write.content) for write in state.buffer]
+        self._show_array(state.is_array)
 
     def reset(self) -> None:
         """Reset to power-on state: the array is mapped."""
@@ -134,11 +187,16 @@ class Pflash:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A command, or an operand of the last one."""
-        if self._next is not None:
-            action, self._next = self._next, None
-            action(offset, value.to_bytes(size, "little"))
-        else:
+        expected, self._expected = self._expected, NOTHING
+        if expected == NOTHING:
             self._obey(value & 0xFF)
+        else:
+            actions = {
+                PROGRAM_BYTE: self._program, ERASE_SECTOR: self._erase, LOCK_SECTOR: self._lock,
+                BUFFER_SIZE: self._begin_buffer, BUFFER_BYTE: self._collect,
+                BUFFER_CONFIRM: self._end_buffer,
+            }  # fmt: skip
+            actions[expected](offset, value.to_bytes(size, "little"))
 
     def _obey(self, command: int) -> None:
         if command in (READ_ARRAY, READ_ARRAY_AMD, 0):
@@ -148,13 +206,13 @@ class Pflash:
         self._show_array(False)
         self._command = command
         if command in (PROGRAM, PROGRAM_ALIAS):
-            self._next = self._program
+            self._expected = PROGRAM_BYTE
         elif command == ERASE:
-            self._next = self._erase
+            self._expected = ERASE_SECTOR
         elif command == BUFFERED:
-            self._next = self._begin_buffer
+            self._expected = BUFFER_SIZE
         elif command == LOCK:
-            self._next = self._lock
+            self._expected = LOCK_SECTOR
         elif command == CLEAR_STATUS:
             self._status = 0
             self._command = READ_ARRAY
@@ -186,20 +244,21 @@ class Pflash:
         if count > WRITE_BUFFER:
             self._status |= PROGRAM_ERROR
             return
-        pending: list[tuple[int, bytes]] = []
+        self._buffer_count, self._buffer = count, []
+        self._expected = BUFFER_BYTE
 
-        def collect(offset: int, content: bytes) -> None:
-            pending.append((offset, content))
-            self._next = collect if len(pending) < count else finish
+    def _collect(self, offset: int, content: bytes) -> None:
+        self._buffer.append((offset, content))
+        is_full = len(self._buffer) >= self._buffer_count
+        self._expected = BUFFER_CONFIRM if is_full else BUFFER_BYTE
 
-        def finish(_offset: int, content: bytes) -> None:
-            if content[0] != CONFIRM:
-                self._status |= PROGRAM_ERROR
-                return
-            for at, piece in pending:
-                self._store(at, piece, PROGRAM_ERROR)
-
-        self._next = collect
+    def _end_buffer(self, _offset: int, content: bytes) -> None:
+        pending, self._buffer = self._buffer, []
+        if content[0] != CONFIRM:
+            self._status |= PROGRAM_ERROR
+            return
+        for at, piece in pending:
+            self._store(at, piece, PROGRAM_ERROR)
 
     def _store(self, offset: int, content: bytes, error_bit: int) -> None:
         """Write file and array; bits may also be set, as firmware made for QEMU's chip expects."""

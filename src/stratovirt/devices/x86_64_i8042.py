@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stratovirt.snapshot.state import Stateless
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +17,7 @@ NO_KEYBOARD = 0xC0
 buffers are empty, so that a reset by the controller need not wait."""
 
 
-class ResetController:
+class ResetController(Stateless):
     """Ports 0x60 and 0x64 of an i8042 with empty buffers; command 0xFE resets the machine."""
 
     def __init__(self, reset: Callable[[], None]) -> None:

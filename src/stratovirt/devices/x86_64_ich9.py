@@ -5,13 +5,19 @@ Intel 3 Series Express Chipset (the MCH) and I/O Controller Hub 9 (ICH9) data sh
 
 from __future__ import annotations
 
+import time
+
+from stratovirt.config.kinds import Integer
+from stratovirt.config.options import opt
 from stratovirt.memory.address_space import AddressSpace, IoRegion
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.function import PciFunction
+from stratovirt.snapshot.state import U16, U32, U64, Bytes, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from stratovirt.memory.address_space import Handler
     from stratovirt.runtime.clock import Clock
@@ -43,6 +49,8 @@ SLEEP_TYPE_SHIFT, SLEEP_TYPE_MASK = 10, 7
 SLEEP_TYPE_S5 = 0
 """The value that this machine's \\_S5 object gives."""
 TIMER_HZ, TIMER_MASK = 3_579_545, 0xFF_FFFF
+TIMER_MOST_NS = 1 << 62
+"""Limit of a saved timer, 146 years."""
 
 
 class MovableRegion:
@@ -104,6 +112,11 @@ class Mch(PciFunction):
         super().write_config(offset, size, value)
         self._place()
 
+    def restore(self, state: Any) -> None:
+        """Restore configuration space, and with it the place of ECAM; raises SnapshotError."""
+        super().restore(state)
+        self._place()
+
     def reset(self) -> None:
         """Reset to power-on state: ECAM is off."""
         super().reset()
@@ -117,11 +130,25 @@ class Mch(PciFunction):
         self._ecam.move((base & -length, length) if is_on and length else None)
 
 
+class PowerManagementState(State):
+    """Registers of the ACPI block; times in ns, `realtime` since 1970."""
+
+    status: int = opt(U16)
+    enable: int = opt(U16)
+    control: int = opt(U16)
+    gpe: bytes = opt(Bytes(GPE0_BYTES))
+    smi_enable: int = opt(U32)
+    timer_ns: int = opt(Integer(0, TIMER_MOST_NS), help="what the timer had counted")
+    realtime: int = opt(U64, help="the host's time of day then")
+
+
 class PowerManagement:
     """The ACPI block (ICH9, section 13.8): fixed events, sleep, and the power management timer.
 
     The timer's overflow event is not implemented: systems that read the timer do not enable it.
     """
+
+    state_type = PowerManagementState
 
     def __init__(
         self, clock: Clock, set_sci: Callable[[bool], None], power_off: Callable[[], None]
@@ -137,6 +164,27 @@ class PowerManagement:
         self._status = self._enable = self._control = 0
         self._gpe = bytearray(GPE0_BYTES)
         self._smi_enable = 0
+        self._update()
+
+    def save(self) -> PowerManagementState:
+        """The registers, and what the timer has counted."""
+        return PowerManagementState(
+            status=self._status, enable=self._enable, control=self._control,
+            gpe=bytes(self._gpe), smi_enable=self._smi_enable,
+            timer_ns=self._clock.now_ns() - self._start_ns, realtime=time.time_ns(),
+        )  # fmt: skip
+
+    def restore(self, state: PowerManagementState) -> None:
+        """Set the registers; the timer has gone on, as the other clocks do."""
+        self._status = state.status & PM1_STATUS_BITS
+        self._enable = state.enable & PM1_ENABLE_BITS
+        self._control = state.control & SLEEP_TYPE_MASK << SLEEP_TYPE_SHIFT
+        self._gpe[:] = bytes(GPE0_BYTES // 2) + state.gpe[GPE0_BYTES // 2 :].ljust(
+            GPE0_BYTES // 2, b"\0"
+        )
+        self._smi_enable = state.smi_enable
+        elapsed_ns = max(0, time.time_ns() - state.realtime)
+        self._start_ns = self._clock.now_ns() - state.timer_ns - elapsed_ns
         self._update()
 
     def press_power_button(self) -> None:
@@ -226,6 +274,11 @@ class LpcBridge(PciFunction):
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Write configuration space, and move the ACPI block if PMBASE has changed."""
         super().write_config(offset, size, value)
+        self._place()
+
+    def restore(self, state: Any) -> None:
+        """Restore configuration space, and with it the ACPI block's place; raises SnapshotError."""
+        super().restore(state)
         self._place()
 
     def reset(self) -> None:

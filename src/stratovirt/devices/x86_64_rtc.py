@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import time
 
+from stratovirt.config.kinds import Integer
+from stratovirt.config.options import opt
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import U8, Bytes, Each, State
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +37,34 @@ ALARM_ANY = 0xC0
 PM = 0x80
 SECOND_NS = 1_000_000_000
 TIME_REGISTERS = (SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY)
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""The years 1 to 9999, in seconds since 1970."""
+DATE_FIELDS = 9
+"""Of a struct_time."""
+FIELD_MOST = 165 * 100 + 165
+"""Largest field of a date that a guest can write, a century and a year of BCD without rules."""
+
+
+class RtcState(State):
+    """Memory, interrupt registers, and the guest's time of day."""
+
+    index: int = opt(U8)
+    memory: bytes = opt(Bytes(CMOS_BYTES))
+    b: int = opt(U8)
+    c: int = opt(U8)
+    ahead_ms: int = opt(
+        Integer(-LAST_SECOND * 2000, LAST_SECOND * 2000), help="of the host's time of day"
+    )
+    frozen: list[int] = opt(
+        Each(Integer(0, FIELD_MOST), DATE_FIELDS),
+        help="the date that the guest is setting, as struct tm has it; empty while time passes",
+    )
 
 
 class Rtc:
     """Time of day in UTC, which the guest may set for itself; alarm and update interrupts."""
+
+    state_type = RtcState
 
     def __init__(
         self, clock: Clock, loop: Loop, set_irq: Callable[[bool], None], ram: list[tuple[int, int]]
@@ -71,6 +100,29 @@ class Rtc:
         self._b, self._c = B_24_HOURS, 0
         self._frozen = None
         self._set_irq(False)
+
+    def save(self) -> RtcState:
+        """The registers, and how far the guest's time is ahead of the host's."""
+        ahead_s = self._offset_s + self._clock.now_ns() / SECOND_NS - time.time()
+        return RtcState(
+            index=self._index, memory=bytes(self._memory), b=self._b, c=self._c,
+            ahead_ms=round(ahead_s * 1000), frozen=list(self._frozen or ()),
+        )  # fmt: skip
+
+    def restore(self, state: RtcState) -> None:
+        """Set the registers; raises SnapshotError for a time that no clock shows."""
+        now_s = time.time() + state.ahead_ms / 1000
+        if not FIRST_SECOND <= now_s <= LAST_SECOND or len(state.frozen) not in (0, DATE_FIELDS):
+            raise SnapshotError("rtc: the snapshot's time of day is damaged")
+        if len(state.memory) != CMOS_BYTES:
+            raise SnapshotError("rtc: the snapshot's memory is damaged")
+        self._index = state.index & CMOS_BYTES - 1
+        self._memory[:] = state.memory
+        self._offset_s = now_s - self._clock.now_ns() / SECOND_NS
+        self._frozen = time.struct_time(state.frozen) if state.frozen else None
+        self._b, self._c = state.b, state.c
+        self._set_irq(bool(self._c & C_REQUEST))
+        self._schedule()
 
     def _now(self) -> time.struct_time:
         if self._frozen is not None:

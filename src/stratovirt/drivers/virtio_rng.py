@@ -17,6 +17,7 @@ from stratovirt.devices.device_host import DeviceHost
 from stratovirt.errors import StratovirtError
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
+from stratovirt.snapshot.state import NoState
 from stratovirt.virtio.python_device import PythonDevice
 from stratovirt.virtio.served_queue import TURN_BYTES
 
@@ -67,6 +68,8 @@ class Rng(PythonDevice):
     """Serves one request queue from one source file, with an optional rate limit."""
 
     device_id = DeviceId.ENTROPY
+    state_type = NoState
+    """A request that waits is in its queue still; what the rate limit has left is nobody's."""
 
     def __init__(self, options: VirtioRng, source: RngRandom, host: DeviceHost) -> None:
         super().__init__(host.loop)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from stratovirt.config.errors import ConfigError
 from stratovirt.pci.bus import PciBus, PlaceError, devfn_of
 from stratovirt.runtime.log import Log
+from stratovirt.snapshot.paths import DevicePaths
+from stratovirt.snapshot.state import Entry
 from stratovirt.virtio.pci import PciTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from stratovirt.accel.base import Accelerator
@@ -37,6 +39,9 @@ class PciDevices:
         self.transports: dict[PciFunction, PciTransport] = {}
         self.options: dict[PciFunction, Any] = {}
         """The options of the attached functions."""
+        self._names = DevicePaths()
+        self._paths: dict[PciFunction, str] = {}
+        """The path of each function from `add` in the tree of states."""
         self._passed_through: dict[PciFunction, VfioFunction] = {}
         self._vfio: VfioContainer | None = None
 
@@ -62,8 +67,19 @@ class PciDevices:
         except PlaceError as error:
             raise ConfigError(f"{source},{error}") from error
         function = self._make(options, bus)
+        self._paths[function] = self._names.next(options)
         self.attach(function, bus, options)
         return function
+
+    def states(self) -> Iterator[Entry]:
+        """The functions from `add` that are there yet, each with what is behind it."""
+        for function, path in self._paths.items():
+            driver = self.options[function].driver.name
+            yield Entry(path, function, driver)
+            transport = self.transports.get(function)
+            if transport is not None:
+                yield Entry(f"{path}/virtio", transport, driver)
+                yield Entry(f"{path}/device", transport.device, driver)
 
     def check_slots(self, devices: Iterable[Any]) -> None:
         """Raise ConfigError for a device in a slot without function 0: guests skip such slots."""
@@ -146,6 +162,7 @@ class PciDevices:
     def release(self, function: PciFunction) -> VirtioDevice | None:
         """Detach and close a function; its stopped virtio device passes to the caller."""
         transport = self.transports.pop(function, None)
+        self._paths.pop(function, None)
         self._passed_through.pop(function, None)
         self.options.pop(function, None)
         function.reset()

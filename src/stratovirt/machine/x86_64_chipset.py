@@ -8,9 +8,12 @@ from stratovirt.machine.part import Part
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci.host_bridge import Ecam
 from stratovirt.pci.x86_64_config_ports import PORTS, ConfigPorts
+from stratovirt.snapshot.state import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stratovirt.machine.part import BoardContext, Line
     from stratovirt.memory.address_space import AddressSpace
     from stratovirt.pci.host_bridge import PciHost
@@ -30,6 +33,10 @@ class ConfigRegisters(Part):
     def reset(self) -> None:
         """Set the registers to power-on state."""
         self._registers.power_on()
+
+    def states(self) -> Iterator[Entry]:
+        """The selected register."""
+        yield Entry("pci/root", self._registers)
 
 
 class Chipset(Part):
@@ -51,6 +58,12 @@ class Chipset(Part):
     def reset(self) -> None:
         """Reset power management; the bus resets both functions."""
         self.power.reset()
+
+    def states(self) -> Iterator[Entry]:
+        """Both functions and power management."""
+        yield Entry("chipset/mch", self.mch)
+        yield Entry("chipset/lpc", self._lpc)
+        yield Entry("chipset/pm", self.power)
 
     def aml(self) -> list[aml.Term]:
         """The ISA bridge, with the parts behind it."""

@@ -6,9 +6,12 @@ from stratovirt.acpi import aml
 from stratovirt.devices.x86_64_rtc import PORTS, Rtc
 from stratovirt.machine.part import Part
 from stratovirt.memory.address_space import IoRegion
+from stratovirt.snapshot.state import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stratovirt.boot.device_tree import DeviceTree
     from stratovirt.machine.part import BoardContext, Line
     from stratovirt.memory.address_space import AddressSpace
@@ -39,6 +42,10 @@ class Clock(Part):
     def reset(self) -> None:
         """Turn interrupts off; the time is kept."""
         self.rtc.reset()
+
+    def states(self) -> Iterator[Entry]:
+        """Time of day, interrupts and memory."""
+        yield Entry("rtc", self.rtc)
 
     def aml(self) -> list[aml.Term]:
         """The clock of a PC; empty for a clock in memory, which ACPI does not know."""

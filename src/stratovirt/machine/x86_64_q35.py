@@ -76,6 +76,9 @@ class Q35(X8664Board):
             )
         self.pci.fill(self)
         self.hot_plug = self.pci.hot_plug
+        if self._firmware is not None and context.template is not None:
+            # A restored guest may read on, and `load` is not called.
+            self._firmware.load()
         memory.commit()
         ports.commit()
 
@@ -153,11 +156,6 @@ class Q35(X8664Board):
             entry = entry_point(structures, layout.SMBIOS_TABLES)
             self.guest_memory.write(layout.SMBIOS_ENTRY, entry)
             self.guest_memory.write(layout.SMBIOS_TABLES, structures)
-
-    @property
-    def obstacle(self) -> str:
-        """Snapshots of q35 are not supported yet."""
-        return "-machine q35: only microvm can be saved yet"
 
     def press_power_button(self) -> None:
         """Signal a power-off request to the guest through ACPI."""

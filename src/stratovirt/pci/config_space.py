@@ -28,14 +28,15 @@ FIRST_CAPABILITY = 0x40
 class ConfigSpace:
     """4096 bytes, of which the guest writes the bits that `writable` has.
 
-    Bits of `clearing` are cleared by writing ones to them.  `reset` restores the content of the
-    last `keep`.
+    Bits of `clearing` are cleared by writing ones to them; bits of `live` are the device's, which
+    changes them while the machine runs.  `reset` restores the content of the last `keep`.
     """
 
     def __init__(self) -> None:
         self._bytes = bytearray(BYTES)
         self._writable = bytearray(BYTES)
         self._clearing = bytearray(BYTES)
+        self._live = bytearray(BYTES)
         self._kept = bytes(BYTES)
         self._next_capability = FIRST_CAPABILITY
         self._last_pointer = CAPABILITIES
@@ -59,6 +60,10 @@ class ConfigSpace:
     def allow_clearing(self, offset: int, size: int, bits: int) -> None:
         """Let the guest clear these bits by writing ones."""
         self._clearing[offset : offset + size] = bits.to_bytes(size, "little")
+
+    def allow_device(self, offset: int, size: int, bits: int) -> None:
+        """Expect the device to change these bits, so that a saved function may differ in them."""
+        self._live[offset : offset + size] = bits.to_bytes(size, "little")
 
     def write(self, offset: int, content: bytes) -> None:
         """A guest's write; only bits that it may write or clear change."""
@@ -94,3 +99,23 @@ class ConfigSpace:
     def reset(self) -> None:
         """Restore the power-on state."""
         self._bytes[:] = self._kept
+
+    @property
+    def content(self) -> bytes:
+        """All bytes, without the zeros at their end."""
+        return bytes(self._bytes.rstrip(b"\0"))
+
+    def differs_at(self, saved: bytes) -> int | None:
+        """The first register in which no guest and no device could have made this into `saved`."""
+        theirs = saved.ljust(BYTES, b"\0")
+        if self._bytes == theirs:
+            return None
+        for at, (byte, other) in enumerate(zip(self._bytes, theirs, strict=True)):
+            free = self._writable[at] | self._clearing[at] | self._live[at]
+            if (byte ^ other) & ~free:
+                return at
+        return None
+
+    def load(self, saved: bytes) -> None:
+        """Take over `saved`, which differs only in bits that may."""
+        self._bytes[:] = saved.ljust(BYTES, b"\0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from stratovirt.memory.address_space import AddressSpace, IoRegion
+from stratovirt.pci.state import MessageState
 
 
 class Occupant(Protocol):
@@ -17,6 +18,7 @@ class Occupant(Protocol):
 class Bus(Protocol):
     """The bus of a function."""
 
+    name: str
     host: Host
 
     @property
@@ -62,6 +64,15 @@ class MessageTable(Protocol):
 
     def detach(self, fd: int) -> None:
         """Detach the eventfd from its vector."""
+
+    def save(self) -> list[MessageState]:
+        """The messages of all vectors."""
+
+    def check(self, messages: list[MessageState]) -> None:
+        """Raise SnapshotError unless there are as many as this table has vectors."""
+
+    def restore(self, messages: list[MessageState]) -> None:
+        """Set the messages, and obey the control register, which was restored before."""
 
     def reset(self) -> None:
         """All vectors masked and without a message, as after power-on."""

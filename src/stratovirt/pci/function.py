@@ -5,12 +5,15 @@ from __future__ import annotations
 from stratovirt.memory.address_space import PORTS, AddressSpace, Region
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.config_space import ConfigSpace
+from stratovirt.pci.state import FunctionState
 from stratovirt.runtime.faults import report_bug
 from stratovirt.runtime.log import Log
+from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from stratovirt.pci.contracts import Bus, MessageTable
 
@@ -47,6 +50,7 @@ class PciFunction:
     """One function. Subclasses add BARs and capabilities, then call `config.keep()`."""
 
     bars_count = 6
+    state_type: type[FunctionState] = FunctionState
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class PciFunction:
         config.set(regs.SUBSYSTEM, 2, subsystem[1])
         config.allow(regs.COMMAND, 2, regs.COMMAND_WRITABLE)
         config.allow_clearing(regs.STATUS, 2, regs.STATUS_WRITE_ONE_TO_CLEAR)
+        config.allow_device(regs.STATUS, 2, regs.STATUS_INTX)
         config.allow(regs.CACHE_LINE, 1, 0xFF)
         config.allow(regs.INTERRUPT_LINE, 1, 0xFF)
 
@@ -206,6 +211,51 @@ class PciFunction:
         """Whether the guest allows the function DMA and MSI messages."""
         return bool(self.config.get(regs.COMMAND, 2) & regs.COMMAND_MASTER)
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why the function cannot be part of a snapshot; None when it can."""
+        return None
+
+    def save(self) -> FunctionState:
+        """The function's state while the machine is paused; raises SnapshotError."""
+        return self.state_type(**self._saved())
+
+    def _saved(self) -> dict[str, Any]:
+        if self.obstacle is not None:
+            raise SnapshotError(f"{self.name}: {self.obstacle}")
+        assert self.bus is not None
+        return {
+            "bus": self.bus.name,
+            "devfn": self.devfn,
+            "config": self.config.content,
+            "messages": self.msix.save() if self.msix is not None else [],
+        }
+
+    def restore(self, state: Any) -> None:
+        """Restore configuration space, which places the BARs, and messages.
+
+        Raises SnapshotError for the state of a function in another place or with other features.
+        """
+        if self.obstacle is not None:
+            raise SnapshotError(f"{self.name}: {self.obstacle}, nor restored")
+        assert self.bus is not None
+        if (state.bus, state.devfn) != (self.bus.name, self.devfn):
+            raise SnapshotError(
+                f"{self.name}: it is on {self.bus.name} at {_place(self.devfn)} and the snapshot's "
+                f"was on {state.bus[:40]} at {_place(state.devfn)}"
+            )
+        if self.msix is not None:
+            self.msix.check(state.messages)
+        at = self.config.differs_at(state.config)
+        if at is not None:
+            raise SnapshotError(
+                f"{self.name}: it differs from the snapshot's in configuration space at 0x{at:x}"
+            )
+        self.config.load(state.config)
+        self.place_bars()
+        if self.msix is not None:
+            self.msix.restore(state.messages)
+
     def reset(self) -> None:
         """Reset to power-on state: BARs are unmapped, nothing is enabled."""
         self.config.reset()
@@ -215,3 +265,7 @@ class PciFunction:
 
     def close(self) -> None:
         """Release the function's host resources."""
+
+
+def _place(devfn: int) -> str:
+    return f"{devfn >> 3:#x}.{devfn & 7}"

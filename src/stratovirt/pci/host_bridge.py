@@ -5,6 +5,7 @@ from __future__ import annotations
 from stratovirt.memory.address_space import AliasRegion
 from stratovirt.pci.bus import PINS, PciBus
 from stratovirt.pci.function import BAR_PRIORITY
+from stratovirt.snapshot.state import Stateless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class PciHost:
             bus.reset()
 
 
-class Ecam:
+class Ecam(Stateless):
     """Configuration space as memory (PCI Express Base 4.0, section 7.2.2): 1 MiB for each bus."""
 
     def __init__(self, host: PciHost) -> None:

@@ -7,14 +7,15 @@ while it is masked the signalled eventfd is the vector's pending bit.
 
 from __future__ import annotations
 
-import select
 import struct
 
 from stratovirt.accel.base import AccelError
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci import config_space as regs
-from stratovirt.runtime.eventfds import forget_signal
+from stratovirt.pci.state import MessageState
+from stratovirt.runtime.eventfds import forget_signal, has_signal
 from stratovirt.runtime.log import Log
+from stratovirt.snapshot.errors import SnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ ENTRY = struct.Struct("<QII")
 """Message address, message data, vector control."""
 VECTOR_MASKED = 1
 NO_VECTOR = 0xFFFF
-TABLE_MOST = 2048
 BAR_BYTES = 0x1000
 
 
@@ -165,15 +165,36 @@ class Msix:
         for fd in self._vector_of:
             forget_signal(fd)
 
+    def save(self) -> list[MessageState]:
+        """The messages of all vectors; what waits in eventfds is their owners' state."""
+        return [
+            MessageState(
+                address=vector.address,
+                data=vector.data,
+                masked=bool(vector.control & VECTOR_MASKED),
+            )
+            for vector in self.vectors
+        ]
+
+    def check(self, messages: list[MessageState]) -> None:
+        """Raise SnapshotError unless there are as many as this table has vectors."""
+        if len(messages) != len(self.vectors):
+            raise SnapshotError(
+                f"{self._function.name}: it has {len(self.vectors)} MSI-X vectors and the "
+                f"snapshot's had {len(messages)} (vectors, num-queues, mq)"
+            )
+
+    def restore(self, messages: list[MessageState]) -> None:
+        """Set the messages, and obey the control register, which was restored before."""
+        for vector, saved in zip(self.vectors, messages, strict=True):
+            vector.address, vector.data = saved.address, saved.data
+            vector.control = VECTOR_MASKED if saved.masked else 0
+        self.config_written()
+
     def is_pending(self, number: int) -> bool:
         """Whether a vector's message waits because it is masked or disabled."""
         vector = self.vectors[number]
-        if vector.gsi is not None or not vector.fds:
-            return False
-        poll = select.poll()
-        for fd in vector.fds:
-            poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
+        return vector.gsi is None and any(map(has_signal, vector.fds))
 
     def read(self, offset: int, size: int) -> int:
         """A field of the table: 4 bytes, or 8 at once."""

@@ -9,11 +9,13 @@ from stratovirt.pci import express
 from stratovirt.pci.bus import PciBus
 from stratovirt.pci.function import PciFunction
 from stratovirt.pci.msix import add_msix
-from stratovirt.runtime.eventfds import new_eventfd
+from stratovirt.pci.state import RootPortState
+from stratovirt.runtime.eventfds import has_signal, new_eventfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.pci.contracts import Host
@@ -76,6 +78,7 @@ class RootPort(PciFunction):
     """
 
     bars_count = 2
+    state_type = RootPortState
 
     def __init__(
         self,
@@ -128,6 +131,8 @@ class RootPort(PciFunction):
         )  # fmt: skip
         config.allow(at + express.SLOT_CONTROL, 2, CONTROL_WRITABLE)
         config.allow_clearing(at + express.SLOT_STATUS, 2, STATUS_EVENTS)
+        config.allow_device(at + express.SLOT_STATUS, 2, PRESENT)
+        config.allow_device(at + express.LINK_STATUS, 2, express.LINK_ACTIVE)
         config.allow(at + express.ROOT_CONTROL, 2, 0x1F)
         self._show_slot()
 
@@ -254,6 +259,19 @@ class RootPort(PciFunction):
             self.released()
         super().reset()
         self._show_slot()
+
+    def _saved(self) -> dict[str, Any]:
+        return super()._saved() | {
+            "is_unplugging": self.is_unplugging,
+            "is_signalled": has_signal(self._event_fd),
+        }
+
+    def restore(self, state: RootPortState) -> None:
+        """Restore bridge and slot; what is in the slot is restored by itself."""
+        super().restore(state)
+        self.is_unplugging = state.is_unplugging
+        if state.is_signalled:
+            os.eventfd_write(self._event_fd, 1)
 
     def close(self) -> None:
         """Detach and close the eventfd."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 
 def new_eventfd() -> int:
@@ -21,6 +22,13 @@ def new_eventfds(count: int) -> list[int]:
             os.close(fd)
         raise
     return fds
+
+
+def has_signal(fd: int) -> bool:
+    """Whether the eventfd is signalled and nobody has read it yet."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def take_signal(fd: int) -> bool:

@@ -111,18 +111,6 @@ class Struct(Kind["Any"]):
         return self.definition.from_json(value, self.definition.__name__)
 
 
-class Unread(Kind["dict[str, object]"]):
-    """An unparsed JSON object, which its owner parses."""
-
-    allowed = "an object"
-
-    def from_json(self, value: object) -> dict[str, object]:
-        """The object itself."""
-        if not isinstance(value, dict):
-            raise ValueError(self.allowed)
-        return value
-
-
 class Optional(Kind["Any"]):
     """A value, or null."""
 

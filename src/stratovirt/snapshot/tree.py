@@ -9,16 +9,14 @@ an id, ``peripheral/disk0/device`` the device behind that transport; ``cpu/0``, 
 from __future__ import annotations
 
 from stratovirt.config.keyval import shown
-from stratovirt.config.options import opt
 from stratovirt.snapshot.errors import SnapshotError
-from stratovirt.snapshot.state import Line, State, Unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeVar
 
-    from stratovirt.snapshot.state import Entry
+    from stratovirt.snapshot.state import Entry, State
 
     AnyState = TypeVar("AnyState", bound=State)
 
@@ -27,21 +25,35 @@ LONGEST_NAME = 256
 """Most characters of a path and of an option."""
 
 
-class Node(State):
+class Node:
     """One part: the name of its struct, the user's option behind it, and the struct, unread."""
 
-    struct: str = opt(Line())
-    option: str = opt(Line(), default="")
-    state: dict[str, object] = opt(Unread())
+    __slots__ = ("option", "state", "struct")
 
-    def check(self) -> None:
-        """Raise ValueError unless the names can be shown in one line."""
-        if not (_is_name(self.struct) and (not self.option or _is_name(self.option))):
-            raise ValueError("a name is damaged")
+    def __init__(self, struct: str, option: str, state: dict[str, object]) -> None:
+        self.struct, self.option, self.state = struct, option, state
+
+    @classmethod
+    def from_json(cls, path: str, value: object) -> Node:
+        """Read the output of `to_json`; raises SnapshotError."""
+        if isinstance(value, dict) and value.keys() == {"struct", "option", "state"}:
+            struct, option, state = value["struct"], value["option"], value["state"]
+            if _is_name(struct) and (option == "" or _is_name(option)) and isinstance(state, dict):
+                return cls(struct, option, state)
+        raise SnapshotError(f"the state's part {shown(path)} is damaged")
+
+    def to_json(self) -> dict[str, object]:
+        """The node as a JSON object."""
+        return {"struct": self.struct, "option": self.option, "state": self.state}
 
 
-def _is_name(text: str) -> bool:
-    return 0 < len(text) <= LONGEST_NAME and text.isascii() and text.isprintable()
+def _is_name(text: object) -> bool:
+    return (
+        isinstance(text, str)
+        and 0 < len(text) <= LONGEST_NAME
+        and text.isascii()
+        and text.isprintable()
+    )
 
 
 class Tree:
@@ -60,14 +72,14 @@ class Tree:
 
     @classmethod
     def from_json(cls, body: dict[str, object]) -> Tree:
-        """Read the output of `to_json`; raises SnapshotError and ConfigError."""
+        """Read the output of `to_json`; raises SnapshotError."""
         if len(body) > MOST_NODES:
             raise SnapshotError(f"the state has more than {MOST_NODES} parts")
         nodes: dict[str, Node] = {}
         for path, node in body.items():
-            if not _is_name(path) or not isinstance(node, dict):
+            if not _is_name(path):
                 raise SnapshotError(f"the state's part {shown(path)} is damaged")
-            nodes[path] = Node.from_json(node, path)
+            nodes[path] = Node.from_json(path, node)
         return cls(nodes)
 
     def to_json(self) -> dict[str, object]:
@@ -81,7 +93,7 @@ class Tree:
         """Add a part; raises ValueError for a path that is there already."""
         if path in self._nodes:
             raise ValueError(f"{path} is in the tree already")
-        self._nodes[path] = Node(struct=type(state).__name__, option=option, state=state.to_json())
+        self._nodes[path] = Node(type(state).__name__, option, state.to_json())
 
     def take(self, path: str, definition: type[AnyState]) -> AnyState:
         """Take a part out and read it; raises SnapshotError and ConfigError."""

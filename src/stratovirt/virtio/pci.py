@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-import struct
 
 from stratovirt._native.interrupt import InterruptStatus, Notifier
-from stratovirt.config.buses import DeviceId
+from stratovirt.config.kinds import Integer
+from stratovirt.config.options import opt
 from stratovirt.memory.address_space import IoRegion
 from stratovirt.pci import config_space as regs
-from stratovirt.pci import express
-from stratovirt.pci.function import BAR_64, BAR_PREFETCHABLE, PciFunction
+from stratovirt.pci.function import BAR_64, BAR_PREFETCHABLE
 from stratovirt.pci.msix import NO_VECTOR, add_msix
-from stratovirt.runtime.eventfds import forget_signal, new_eventfds, take_signal
+from stratovirt.runtime.eventfds import forget_signal, has_signal, new_eventfds, take_signal
 from stratovirt.runtime.log import Log
 from stratovirt.runtime.loop import READABLE
+from stratovirt.snapshot.errors import SnapshotError
+from stratovirt.snapshot.state import U16, Each
+from stratovirt.virtio.pci_function import (
+    AREA_BYTES,
+    BAR_BYTES,
+    NOTIFY,
+    NOTIFY_MULTIPLIER,
+    REGISTERS_BAR,
+    VirtioFunction,
+)
 from stratovirt.virtio.transport import (
     INTERRUPT_CONFIG,
     INTERRUPT_USED,
@@ -22,10 +31,16 @@ from stratovirt.virtio.transport import (
     high_half,
     low_half,
 )
+from stratovirt.virtio.transport_state import (
+    TransportState,
+    check_registers,
+    restore_registers,
+    saved_registers,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from stratovirt.accel.base import Accelerator
     from stratovirt.devices.device_host import DeviceHost
@@ -33,23 +48,7 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
-FIRST_DEVICE, REVISION = 0x1040, 1
-CLASS_OTHER = 0x00FF00
-CLASSES = {
-    DeviceId.NET: 0x020000,
-    DeviceId.BLOCK: 0x010000,
-    DeviceId.CONSOLE: 0x078000,
-    DeviceId.SOCKET: 0x028000,
-}
-"""Class codes: Ethernet, storage, communication, network."""
-
-MSIX_BAR, REGISTERS_BAR = 1, 4
-COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
-AREA_BYTES, BAR_BYTES = 0x1000, 0x4000
-NOTIFY_MULTIPLIER = 4
-
-CAP_COMMON, CAP_NOTIFY, CAP_ISR, CAP_DEVICE, CAP_PCI = 1, 2, 3, 4, 5
-CAP_BYTES = 16
+MSIX_BAR = 1
 
 DEVICE_FEATURE_SELECT, DEVICE_FEATURE = 0x00, 0x04
 DRIVER_FEATURE_SELECT, DRIVER_FEATURE = 0x08, 0x0C
@@ -63,83 +62,22 @@ WIDTHS = {
     QUEUE_SIZE: 2, QUEUE_MSIX_VECTOR: 2, QUEUE_ENABLE: 2, QUEUE_NOTIFY_OFF: 2,
 }  # fmt: skip
 """The access width of each register; queue addresses take 4 or 8 bytes."""
+WORD = 0xFFFF
+"""Largest value of a register of two bytes."""
 
 
-class VirtioFunction(PciFunction):
-    """The PCI function of a virtio device, with a window to its registers (4.1.4.9)."""
+class VirtioPciState(TransportState):
+    """Registers and queues of a device on PCI; a source is a queue, or the configuration, last."""
 
-    def __init__(self, device: VirtioDevice, *, is_integrated: bool) -> None:
-        super().__init__(
-            device.name,
-            vendor=regs.VIRTIO_VENDOR,
-            device=FIRST_DEVICE + device.device_id,
-            class_code=CLASSES.get(device.device_id, CLASS_OTHER),
-            revision=REVISION,
-            subsystem=regs.BOARD_SUBSYSTEM,
-        )
-        self.config.set(regs.INTERRUPT_PIN, 1, 1)
-        express.add_express(
-            self, express.INTEGRATED_ENDPOINT if is_integrated else express.ENDPOINT
-        )
-        self._registers: IoRegion | None = None
-        self._window = 0
-        self.reset_device: Callable[[], None] = lambda: None
-
-    def add_registers(self, registers: IoRegion) -> None:
-        """Add the capabilities (4.1.4) that locate each structure within `registers`."""
-        self._registers = registers
-        for kind, offset in ((CAP_COMMON, COMMON), (CAP_ISR, ISR), (CAP_DEVICE, DEVICE)):
-            self._add_capability(kind, offset)
-        self._add_capability(CAP_NOTIFY, NOTIFY, struct.pack("<I", NOTIFY_MULTIPLIER))
-        self._window = self._add_capability(CAP_PCI, 0, bytes(4), bar=0, length=0)
-        for field, size in ((4, 1), (8, 4), (12, 4)):
-            self.config.allow(self._window + field, size, (1 << 8 * size) - 1)
-
-    def _add_capability(
-        self,
-        kind: int,
-        offset: int,
-        extra: bytes = b"",
-        bar: int = REGISTERS_BAR,
-        length: int = AREA_BYTES,
-    ) -> int:
-        head = struct.pack("<BBB3xII", CAP_BYTES + len(extra), kind, bar, offset, length)
-        return self.config.add_capability(regs.CAP_VENDOR, head + extra)
-
-    def reset(self) -> None:
-        """Reset to power-on state; the device is stopped before configuration space is reset."""
-        self.reset_device()
-        super().reset()
-
-    def read_config(self, offset: int, size: int) -> int:
-        """Read configuration space; the window's data field reads the register it selects."""
-        if offset == self._window + CAP_BYTES:
-            at = self._window_target(size)
-            if at is not None:
-                assert self._registers is not None
-                return self._registers.handler.read(at, size)
-        return super().read_config(offset, size)
-
-    def write_config(self, offset: int, size: int, value: int) -> None:
-        """Write configuration space; the window's data field writes the register it selects."""
-        if offset == self._window + CAP_BYTES:
-            at = self._window_target(size)
-            if at is not None:
-                assert self._registers is not None
-                self._registers.handler.write(at, size, value)
-            return
-        super().write_config(offset, size, value)
-
-    def _window_target(self, size: int) -> int | None:
-        config, window = self.config, self._window
-        offset, length = config.get(window + 8, 4), config.get(window + 12, 4)
-        if config.get(window + 4, 1) != REGISTERS_BAR or length != size:
-            return None
-        return offset if offset % size == 0 and offset + size <= BAR_BYTES else None
+    vectors: list[int] = opt(Each(U16), help="the MSI-X vector of each source")
+    isr: int = opt(Integer(0, INTERRUPT_USED | INTERRUPT_CONFIG))
+    signalled: list[int] = opt(Each(U16), help="sources that wait to interrupt the guest")
 
 
 class PciTransport(VirtioTransport):
     """One virtio device on PCI: a vector and an eventfd for each queue, doorbells by ioeventfd."""
+
+    state_type = VirtioPciState
 
     def __init__(
         self,
@@ -345,10 +283,9 @@ class PciTransport(VirtioTransport):
             disabled = config.get(regs.COMMAND, 2) & regs.COMMAND_INTX_DISABLE
             function.bus.host.set_intx(function, 1, level and not disabled)
 
-    def activate(self, positions: object = None) -> None:
-        """Hand the queues to the device."""
-        assert positions is None
-        super().activate()
+    def activate(self, positions: Mapping[int, tuple[int, int]] | None = None) -> None:
+        """Activate the device with the ready queues, rings at `positions` or at their start."""
+        super().activate(positions)
         self._route_all()
 
     def _moved(self, base: int | None) -> None:
@@ -379,6 +316,45 @@ class PciTransport(VirtioTransport):
             self._msix.detach(notifier.fd)
             forget_signal(notifier.fd)
         self._drive_pin()
+
+    def save(self) -> VirtioPciState:
+        """The device's registers while the machine is paused; raises SnapshotError."""
+        return VirtioPciState(
+            vectors=list(self._vectors),
+            isr=self._isr,
+            signalled=[i for i, notifier in enumerate(self._notifiers) if has_signal(notifier.fd)],
+            **saved_registers(self),
+        )
+
+    def restore(self, state: VirtioPciState) -> None:
+        """Restore the registers, whose function is restored before; raises SnapshotError."""
+        check_registers(self, state)
+        sources = len(self._notifiers)
+        registers = [state.queue_sel, *(queue.size for queue in state.queues)]
+        if (
+            len(state.vectors) != sources
+            or any(source >= sources for source in state.signalled)
+            or any(register > WORD for register in registers)
+        ):
+            raise SnapshotError(f"{self.device.name}: the snapshot's registers are damaged")
+        self._vectors = [
+            vector if vector < len(self._msix.vectors) else NO_VECTOR for vector in state.vectors
+        ]
+        self._isr = state.isr
+        restore_registers(self, state)
+        self._route_all()
+        for source in {*state.signalled, *self._may_have_spoken()}:
+            os.eventfd_write(self._notifiers[source].fd, 1)
+
+    def _may_have_spoken(self) -> list[int]:
+        """Sources whose message may have been on its way when the machine was saved."""
+        if not (self.is_active and self._msix.is_enabled):
+            return []
+        return [
+            source
+            for source, vector in enumerate(self._vectors)
+            if vector != NO_VECTOR and self._msix.vectors[vector].gsi is not None
+        ]
 
     def close(self) -> None:
         """Reset the device and close the eventfds; it was detached from its bus."""

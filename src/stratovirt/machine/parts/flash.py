@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from stratovirt.devices.pflash import Pflash, PflashError
 from stratovirt.machine.part import Part
+from stratovirt.snapshot.state import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stratovirt.boot.device_tree import DeviceTree
     from stratovirt.config.drive import Pflash as PflashOptions
     from stratovirt.machine.part import BoardContext
@@ -53,6 +56,11 @@ class Flash(Part):
         """Map the arrays."""
         for chip in self.chips.values():
             chip.reset()
+
+    def states(self) -> Iterator[Entry]:
+        """The chips; what they hold is in their files."""
+        for chip in self.chips.values():
+            yield Entry(f"flash/{chip.unit}", chip, f"-drive if=pflash,unit={chip.unit}")
 
     def device_tree(self, tree: DeviceTree) -> None:
         """A node for each chip."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from stratovirt.devices.fw_cfg import MMIO_BYTES, PORTS, FwCfg, InMemory
 from stratovirt.machine.part import Part
 from stratovirt.memory.address_space import IoRegion
+from stratovirt.snapshot.state import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stratovirt.boot.device_tree import DeviceTree
     from stratovirt.machine.part import BoardContext
     from stratovirt.memory.address_space import AddressSpace
@@ -28,6 +31,10 @@ class FirmwareConfig(Part):
     def reset(self) -> None:
         """Select no entry."""
         self.device.reset()
+
+    def states(self) -> Iterator[Entry]:
+        """The selected entry, which the board has added before a restore."""
+        yield Entry("fw_cfg", self.device)
 
     def device_tree(self, tree: DeviceTree) -> None:
         """The device in memory."""

@@ -13,12 +13,13 @@ from stratovirt.pci.host_bridge import Ecam, PciHost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stratovirt.boot.device_tree import DeviceTree, Node
     from stratovirt.machine.part import BoardContext
     from stratovirt.machine.pci_hotplug import PciHotPlug
     from stratovirt.memory.address_space import AddressSpace
+    from stratovirt.snapshot.state import Entry
     from stratovirt.virtio.device import VirtioDevice
 
 BUS_BYTES = 1 << 20
@@ -129,6 +130,10 @@ class PciExpress(Part):
     def reset(self) -> None:
         """Reset all functions of all buses."""
         self.host.reset()
+
+    def states(self) -> Iterator[Entry]:
+        """The devices on the buses."""
+        return self.occupants.states()
 
     def aml(self) -> list[aml.Term]:
         """The host bridge, with the parts behind it."""
