@@ -81,7 +81,7 @@ class Offset:
 class VfioFunction(PciFunction):
     """A passed-through function; `gone` is called in the loop when the host requests release."""
 
-    obstacle = "a function of the host (vfio-pci) keeps its state to itself and cannot be saved"
+    obstacle = "the state of a passed-through function is in the host's device and cannot be saved"
 
     def __init__(
         self, name: str, device: Device, group: str, container: VfioContainer,
