@@ -6,6 +6,7 @@ import _thread
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,14 @@ import pytest
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.boot.device_tree import DeviceTree, pair
+from stratovirt.config.buses import MMIO
 from stratovirt.config.command_line import parse_command_line
 from stratovirt.cpu.slots import CpuSlots
 from stratovirt.devices.device_host import DeviceHost
 from stratovirt.host.access import HostAccess
+from stratovirt.machine.board import Board
 from stratovirt.machine.inventory import Inventory
-from stratovirt.machine.part import BoardContext, Part
+from stratovirt.machine.part import BoardContext
 from stratovirt.machine.parts.flash import Flash
 from stratovirt.machine.parts.fw_cfg import FirmwareConfig
 from stratovirt.machine.parts.pci_express import PciExpress, PciMap
@@ -28,12 +31,11 @@ from stratovirt.machine.parts.serial_port import SerialPort
 from stratovirt.machine.parts.topology import Topology
 from stratovirt.machine.parts.virtio_slots import VirtioSlots
 from stratovirt.machine.x86_64_clock import Clock
-from stratovirt.memory.address_space import AddressSpace
-from stratovirt.memory.ram import RamPiece
 from stratovirt.runtime.clock import VirtualClock
 from stratovirt.runtime.eventfds import new_eventfd
 from stratovirt.runtime.loop import Loop
 from stratovirt.runtime.process import Process
+from stratovirt.virtio.device import VirtioDevice
 
 DTC = shutil.which("dtc") or "/usr/bin/dtc"
 GIB = 1 << 30
@@ -42,6 +44,7 @@ SERIAL, CLOCK, FW_CFG, VIRTIO = 0x900_0000, 0x901_0000, 0x902_0000, 0xA00_0000
 FLASH_END, GIC, ECAM, PORT_WINDOW = 0x800_0000, 0x800_0000, 0x40_1000_0000, 0x3EFF_0000
 GIC_CPUS, PCI_LINE = GIC + (1 << 20), 3
 BOOTARGS = b"console=ttyS0 -- \xff"
+PCI_MAP = PciMap((ECAM, 256 << 20), [(0x1000_0000, 0x3EFE_FFFF)], (1 << 39, (1 << 40) - 1))
 LEVEL_HIGH, EDGE_RISING = 4, 1
 
 
@@ -58,6 +61,9 @@ class SilentAccelerator:
     """An accelerator whose guest hears and says nothing."""
 
     clock = VirtualClock()
+
+    def connect(self, *_spaces: object) -> None:
+        """There is no vCPU that could look."""
 
     def set_irq_level(self, gsi: int, level: bool) -> None:
         """Nobody waits."""
@@ -96,47 +102,63 @@ def no_chardev(_name: str = "") -> Any:
     return SimpleNamespace()
 
 
-def make_parts(closing: ExitStack, folder: Path) -> list[Part]:
-    """The parts of a board as an architecture without I/O ports would have it."""
-    (folder / "code").write_bytes(bytes(FLASH))
-    drive = f"if=pflash,unit=0,file={folder}/code,readonly=on"
-    context = make_context(closing, *MICROVM)
-    firmware = make_context(closing, "-machine", "q35", "-smp", "2", "-drive", drive)
-    memory = AddressSpace("memory", 1 << 40)
-    ram = [RamPiece(GIB, RAM, 0), RamPiece(2 * GIB, RAM, 1)]
-    processor = {"compatible": "arm,armv8", "enable-method": "psci"}
-    slots = VirtioSlots(context, memory, VIRTIO, range(16, 20), first_hot_line=20)
-    pci_map = PciMap((ECAM, 256 << 20), [(0x1000_0000, 0x3EFE_FFFF)], (1 << 39, (1 << 40) - 1))
-    pci = PciExpress(context, memory, PCI_LINE, lambda: pci_map, port_window=PORT_WINDOW)
-    pci.map_ecam()
-    parts: list[Part] = [
-        Topology(context.config, context.cpus, ram, processor=processor),
-        slots,
-        SerialPort(no_chardev(), memory, SERIAL, context.line(1)),
-        Clock(context, memory, CLOCK, context.line(2), [(GIB, RAM)]),
-        Flash(firmware, memory, FLASH_END, 64 << 20),
-        FirmwareConfig(context, memory, FW_CFG),
-        pci,
-    ]
-    slots.fill(None)
-    return parts
+class Portless(Board):
+    """A board of an architecture without I/O ports, with every part that can be in memory."""
+
+    bus = MMIO
+
+    def __init__(self, context: BoardContext, firmware: BoardContext) -> None:
+        super().__init__(context, [(GIB, 2 * RAM)])
+        memory = self.memory_space
+        processor = {"compatible": "arm,armv8", "enable-method": "psci"}
+        self.add(Topology(self.config, self.cpus, self.ram_pieces, processor=processor))
+        self.virtio = self.add(
+            VirtioSlots(context, memory, VIRTIO, range(16, 20), first_hot_line=20)
+        )
+        self.add(SerialPort(no_chardev(), memory, SERIAL, context.line(1)))
+        self.add(Clock(context, memory, CLOCK, context.line(2), self.ram))
+        self.add(Flash(firmware, memory, FLASH_END, 64 << 20))
+        self.add(FirmwareConfig(context, memory, FW_CFG))
+        self.pci = self.add(
+            PciExpress(context, memory, PCI_LINE, lambda: PCI_MAP, port_window=PORT_WINDOW)
+        )
+        self.pci.map_ecam()
+        self.virtio.fill(self)
+        memory.commit()
+
+    @property
+    def devices(self) -> list[VirtioDevice]:
+        """All virtio devices."""
+        return self.virtio.devices
+
+    def load(self) -> None:
+        """There is nothing to boot."""
+
+    def press_power_button(self) -> None:
+        """It has none."""
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Any:
+def board(tmp_path: Path) -> Iterator[Portless]:
+    (tmp_path / "code").write_bytes(bytes(FLASH))
+    drive = f"if=pflash,unit=0,file={tmp_path}/code,readonly=on"
     with ExitStack() as closing:
-        tree = DeviceTree(
-            "stratovirt,test", "linux,dummy-virt", f"interrupt-controller@{GIC:x}",
-            lambda line, level: (0, line, LEVEL_HIGH if level else EDGE_RISING),
-        )  # fmt: skip
-        tree.controller.set("compatible", "arm,gic-v3")
-        tree.controller.set(
-            "reg", *tree.range(GIC, 0x1_0000), *tree.range(GIC + 0x10_0000, 1 << 17)
-        )
-        for part in make_parts(closing, tmp_path):
-            part.device_tree(tree)
-        tree.choose(BOOTARGS, (0x4800_0000, 12345), lambda size: b"\x5a" * size)
-        yield tree
+        # Of this host's boards only q35 takes flash.
+        firmware = make_context(closing, "-machine", "q35", "-smp", "2", "-drive", drive)
+        yield Portless(make_context(closing, *MICROVM), firmware)
+
+
+@pytest.fixture
+def tree(board: Portless) -> DeviceTree:
+    tree = DeviceTree(
+        "stratovirt,test", "linux,dummy-virt", f"interrupt-controller@{GIC:x}",
+        lambda line, level: (0, line, LEVEL_HIGH if level else EDGE_RISING),
+    )  # fmt: skip
+    tree.controller.set("compatible", "arm,gic-v3")
+    tree.controller.set("reg", *tree.range(GIC, 1 << 16), *tree.range(GIC_CPUS, 1 << 17))
+    board.device_tree(tree)
+    tree.choose(BOOTARGS, (0x4800_0000, 12345), lambda size: b"\x5a" * size)
+    return tree
 
 
 def source(tree: DeviceTree) -> str:
@@ -243,3 +265,20 @@ def test_the_kernel_is_told_its_command_line_initrd_and_seeds(tree: DeviceTree) 
     assert cells(chosen, "kaslr-seed") == [0x5A5A5A5A] * 2
     assert cells(chosen, "rng-seed") == [0x5A5A5A5A] * 8
     assert f'stdout-path = "/serial@{SERIAL:x}";' in chosen
+
+
+def test_a_board_without_ports_has_its_registers_in_memory(board: Portless) -> None:
+    assert not hasattr(board, "port_space")
+    places = {flat.start for flat in board.memory_space.view}
+    assert {SERIAL, CLOCK, FW_CFG, VIRTIO, ECAM, FLASH_END - FLASH} <= places
+
+
+def test_a_reset_is_that_of_each_part_in_order_and_then_the_load(
+    board: Portless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    for part in board.parts:
+        monkeypatch.setattr(part, "reset", lambda part=part: done.append(part))
+    monkeypatch.setattr(board, "load", lambda: done.append("load"))
+    board.reset()
+    assert done == [*board.parts, "load"]
