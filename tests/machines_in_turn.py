@@ -199,10 +199,12 @@ def main() -> None:
     for number in range(1, MACHINES + 1):
         _run_with_client(process, argv, fails=fails)
         if number in (WARM_UP, MACHINES):
+            # Threads and descriptors are gone by themselves, objects once their circles are found.
+            threads, descriptors = _threads(), _descriptors()
             gc.collect()
             counts = {
-                "threads": _threads(),
-                "descriptors": _descriptors(),
+                "threads": threads,
+                "descriptors": descriptors,
                 "mappings": _mappings(),
                 "globals": dict(_containers()),
                 "objects": _objects(),

@@ -61,11 +61,16 @@ cdef class IoLoop:
         self._stop_call.context = <void *>self
 
     def __dealloc__(self):
+        self.close()
+        pthread_mutex_destroy(&self._lock)
+
+    def close(self):
+        """Close the loop, whose `run` has returned; later calls change nothing."""
         if self._wake_fd >= 0:
             close(self._wake_fd)
         if self._epoll_fd >= 0:
             close(self._epoll_fd)
-        pthread_mutex_destroy(&self._lock)
+        self._wake_fd = self._epoll_fd = -1
 
     def run(self):
         """Drive the engines until `request_stop`; called in the loop's own thread."""
@@ -158,7 +163,9 @@ cdef class Engine:
         sem_destroy(&self._idle)
 
     def attach(self, IoLoop loop not None):
-        """Serve from now on, in `loop`'s thread; raises OSError."""
+        """Serve from now on, in `loop`'s thread; raises OSError, and ValueError if it is closed."""
+        if loop._epoll_fd < 0:
+            raise ValueError("the loop is closed")
         self._loop = loop
         try:
             self.start()

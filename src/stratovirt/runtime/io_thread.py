@@ -35,6 +35,7 @@ class IoThread:
         self.loop.request_stop()
         self._ended.acquire()
         self._ended.release()
+        self.loop.close()
 
     def _serve(self) -> None:
         self._id = _thread.get_native_id()

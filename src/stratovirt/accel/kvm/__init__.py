@@ -1,1 +1,4 @@
-"""Linux KVM: ``machine`` is the accelerator, ``vcpu`` the threads, one file per architecture."""
+"""Linux KVM: ``machine`` is the accelerator, ``vcpu`` and ``vcpu_thread`` its vCPUs.
+
+``lines`` has interrupts and doorbells, ``memslots`` memory; an architecture adds files of its name.
+"""
