@@ -269,6 +269,7 @@ class RootPort(PciFunction):
     def restore(self, state: RootPortState) -> None:
         """Restore bridge and slot; what is in the slot is restored by itself."""
         super().restore(state)
+        self.secondary.renumbered()
         self.is_unplugging = state.is_unplugging
         if state.is_signalled:
             os.eventfd_write(self._event_fd, 1)
