@@ -31,7 +31,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         echo "    apt-get install --no-install-recommends ${missing[*]}" >&2
         exit 1
     fi
-elif [ "$(id -u)" = 0 ] && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
+elif [ "$(id -u)" = 0 ] && ! apt-cache show "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null 2>&1; then
     # The lab downloads kernels by name, which needs package lists.
     apt-get update -qq
 fi
