@@ -348,7 +348,6 @@ def test_dpdk_logs_every_page_that_it_writes(
     assert changed == set(pages)
     assert changed | {USED} <= logged and logged & {page + PAGE for page in pages} == set()
     assert board.cpu.ask("dirty_log_stop") == "OK"
-    # It serves on, and what it writes is nobody's business now.
+    # It serves on.
     receive()
-    assert board.cpu.ask("dirty_log_start") == "OK" and collect(board).isdisjoint(pages)
     assert board.machine.terminate() == 0
