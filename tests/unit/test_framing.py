@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stratovirt.qmp.framing import REQUEST_LIMIT, Framer, TooLong
@@ -36,6 +36,7 @@ def test_a_newline_ends_what_never_became_an_object() -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b'"\\')
 def test_no_bytes_break_the_framer(content: bytes) -> None:
     framer = Framer()
     framer.feed(content)

@@ -12,6 +12,7 @@ import re
 REQUEST_LIMIT = 1 << 20
 """Longest request, in bytes; a longer one is discarded up to the end of its line."""
 
+NEWLINE = ord("\n")
 _OUTSIDE = re.compile(rb'["{}\[\]\n]')
 _INSIDE = re.compile(rb'["\\\n]')
 
@@ -71,11 +72,12 @@ class Framer:
                 return None
             mark = found[0]
             if mark == b"\\":
-                # The escaped byte is skipped; it may not have been received yet.
+                # The escaped byte is skipped, unless it ends the request; it may not be here yet.
                 if found.end() == len(self._pending):
                     self._position = found.start()
                     return None
-                self._position = found.end() + 1
+                is_newline = self._pending[found.end()] == NEWLINE
+                self._position = found.end() + (not is_newline)
                 continue
             self._position = found.end()
             if mark == b"\n":
