@@ -52,10 +52,11 @@ unit board kvm: build
 
 kvm guest: dist
 
-dist: dist/stratovirt
+dist: dist/stratovirt dist/ozone
 
-# Static executables of stratovirt and ozone, which need no Python.
-dist/stratovirt: .venv/.native $(shell find src -name '*.py') $(wildcard tools/dist/*) | build
+# Static executables of stratovirt and ozone, which need no Python.  A folder is newer when a file
+# in it was removed.
+dist/stratovirt dist/ozone &: .venv/.native $(shell find src -name '*.py' -o -type d) $(wildcard tools/dist/*) | build
 	@$(PY) -X no_debug_ranges -m tools.dist  # columns in tracebacks would be a tenth of the code
 
 guest: build

@@ -141,6 +141,9 @@ def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
 
             write_pidfile(config.pidfile, process.cleanup)
         vm.build()
+        # What the start has made stays: from now on only what is new is looked through.
+        gc.freeze()
+        gc.enable()
         vm.open()
         if config.is_silent:
             from stratovirt.runtime.log import notice
@@ -149,9 +152,7 @@ def _run(process: Process, config: VmConfig, daemon: Daemon | None) -> int:
         if daemon is not None:
             daemon.leave_streams()
         vm.start()
-        # What the start has made stays: from now on only what is new is looked through.
         gc.freeze()
-        gc.enable()
         if daemon is not None:
             _report(daemon, runs=not vm.loop.is_stopped)
         status = vm.run()

@@ -56,6 +56,22 @@ def test_no_file_is_opened_to_import(tmp_path: Path) -> None:
     assert set(re.findall(r'"([^"]*)"', trace.read_text())) <= {"/etc/localtime"}
 
 
+def test_the_hosts_name_services_are_not_loaded(tmp_path: Path) -> None:
+    services, trace = tmp_path / "nsswitch.conf", tmp_path / "trace"
+    services.write_text("hosts: hesiod compat files dns\n")
+    qmp = "tcp:nowhere.invalid:4999,server,nowait"
+    script = (
+        f"mount --bind {services} /etc/nsswitch.conf && exec strace -f -e trace=open,openat "
+        f"-o {trace} {DIST}/stratovirt -machine none -qmp {qmp}"
+    )
+    command = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "nowhere.invalid" in done.stderr
+    opened = re.findall(r'"([^"]*)"', trace.read_text())
+    assert "/etc/hosts" in opened
+    assert [path for path in opened if ".so" in path] == []
+
+
 def test_a_guest_runs_in_an_empty_root(root: Path) -> None:
     kernel = write_kernel(root, say("here\n") + POWER_OFF + SPIN)
     with MachineProcess(

@@ -27,3 +27,17 @@ def test_what_holds_the_pidfile_cannot_write_another_process_into_it(
         fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert path.read_text() == f"{os.getpid()}\n"
     os.close(fd)
+
+
+def test_a_folder_that_is_no_more_stops_no_clean_up(tmp_path: Path) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    clean_up = CleanUp()
+    for path in (other, folder / "socket"):
+        path.touch()
+        clean_up.remove_at_exit(str(path))
+    (folder / "socket").unlink()
+    folder.rmdir()
+    folder.touch()
+    clean_up.run_all()
+    assert not other.exists() and folder.exists()

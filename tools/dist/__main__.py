@@ -6,6 +6,7 @@ extension modules linked.  `make build` has compiled the latter.
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from stratovirt_lab.cache import say
 from stratovirt_lab.errors import LabError
+from tools.cross_build import sources
 from tools.dist.errors import DistError
 from tools.dist.interpreter import (
     INCLUDE,
@@ -34,9 +36,10 @@ PROGRAMS = {"stratovirt": ("stratovirt",), "ozone": ("ozone",)}
 """The packages in each executable; the module `__main__` of the first one runs."""
 
 
-def run(*command: str | Path) -> None:
-    """Run a tool; raises DistError with what it said."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+def run(*command: str | Path, folder: Path | None = None) -> None:
+    """Run a tool, in a folder if one is given; raises DistError with what it said."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         raise DistError(f"{command[0]} failed:\n{done.stderr}")
 
@@ -45,13 +48,17 @@ def compiled(packages: tuple[str, ...]) -> dict[str, Path]:
     """The object files of our extension modules by the module's name; raises DistError."""
     folder = ROOT / f"build/temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     found: dict[str, Path] = {}
-    for package in packages:
-        for library in sorted((SOURCE / package).rglob("*.so")):
-            place = library.relative_to(SOURCE).with_name(library.name.partition(".")[0])
-            found[".".join(place.parts)] = folder / "build/src" / place.with_suffix(".o")
-    missing = [str(path) for path in found.values() if not path.exists()]
-    if missing:
-        raise DistError(f"{missing[0]} is missing; run 'setup.py build_ext --inplace --force'")
+    is_stale = False
+    for source in sources(platform.machine()).values():
+        place = source.relative_to(SOURCE)
+        if place.parts[0] in packages:
+            built = folder / "build/src" / place.with_suffix(".o")
+            found[".".join(place.with_suffix("").parts)] = built
+            is_stale |= not built.exists() or built.stat().st_mtime < source.stat().st_mtime
+    if is_stale:
+        say("compiling the native modules once more")
+        run(sys.executable, ROOT / "setup.py", "--quiet", "build_ext", "--inplace", "--force",
+            folder=ROOT)  # fmt: skip
     return found
 
 
@@ -95,11 +102,11 @@ def build(program: str, packages: tuple[str, ...], of_interpreter: dict[str, Pat
     modules.append(Module("_imports_of_this_file", HERE / "imports.py"))
     objects = compiled(packages) | of_interpreter
     write_tables(folder, modules, list(objects))
-    target = OUTPUT / program
+    target = folder / program
     run("gcc", *CFLAGS, f"-I{INCLUDE}", f"-I{folder}", f'-DENTRY="{packages[0]}.__main__"',
         "-c", HERE / "main.c", "-o", folder / "main.o")  # fmt: skip
     run("gcc", "-c", folder / "code.s", "-o", folder / "code.o")
-    run("gcc", "-static", "-s", "-Wl,--gc-sections", "-o", target, folder / "main.o",
+    run("gcc", "-static", "-s", "-Wl,--gc-sections", "-Wl,--wrap=getaddrinfo", "-o", target, folder / "main.o",
         folder / "code.o", *objects.values(), static_library(MULTIARCH),
         *(f"-l{name}" for name in LIBRARIES))  # fmt: skip
     return target
@@ -111,9 +118,12 @@ def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
     try:
         of_interpreter = compile_interpreter_modules()
-        for program, packages in PROGRAMS.items():
-            target = build(program, packages, of_interpreter)
-            say(f"dist/{program}: {target.stat().st_size / 1e6:.1f} MB")
+        made = [build(*program, of_interpreter) for program in PROGRAMS.items()]
+        # All or none: a half-made pair would be taken for a whole one.
+        for path in made:
+            target = path.rename(OUTPUT / path.name)
+            target.touch()
+            say(f"dist/{target.name}: {target.stat().st_size / 1e6:.1f} MB")
     except (DistError, LabError, OSError) as error:
         print(f"dist: {error}", file=sys.stderr)
         return 1

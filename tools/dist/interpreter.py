@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+VERSION = "3.11"
 LIBRARY = f"libpython{VERSION}-dev"
 INCLUDE = Path(f"/usr/include/python{VERSION}")
 STANDARD_LIBRARY = Path(f"/usr/lib/python{VERSION}")
@@ -34,6 +34,10 @@ SOURCES = {"3.11.2": "2411c74bda5bbcfcddaf4531f66d1adc73f247f529aee981b029513aef
 
 def static_library(multiarch: str) -> Path:
     """The interpreter as a static library; raises DistError."""
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if ours != VERSION:
+        # Its code objects would be of another format.
+        raise DistError(f"the executables are made with Python {VERSION}, and .venv has {ours}")
     path = STANDARD_LIBRARY / f"config-{VERSION}-{multiarch}" / f"libpython{VERSION}.a"
     if not path.exists():
         raise DistError(f"{path} is missing; install Debian's {LIBRARY}")
@@ -42,7 +46,10 @@ def static_library(multiarch: str) -> Path:
 
 def full_version() -> str:
     """The version of the interpreter's headers and library."""
-    found = re.search(r'PY_VERSION +"([\d.]+)"', (INCLUDE / "patchlevel.h").read_text())
+    header = INCLUDE / "patchlevel.h"
+    if not header.exists():
+        raise DistError(f"{header} is missing; install Debian's {LIBRARY}")
+    found = re.search(r'PY_VERSION +"([\d.]+)"', header.read_text())
     if found is None:
         raise DistError(f"{INCLUDE}/patchlevel.h names no version")
     return found[1]

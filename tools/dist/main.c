@@ -5,6 +5,8 @@
  * frozen_code; ENTRY is the module that runs.
  */
 #include <Python.h>
+#include <netdb.h>
+#include <nss.h>
 
 extern const unsigned char frozen_code[];
 
@@ -29,6 +31,18 @@ static const struct _frozen frozen[] = {
 #include "tables.h"
     {NULL, NULL, 0, 0, NULL}
 };
+
+int __real_getaddrinfo(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+/* What the linker gives callers in place of getaddrinfo(3) (--wrap).  The two services are in the C
+ * library; any other that nsswitch.conf names would load the host's libraries. */
+int __wrap_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **found)
+{
+    if (__nss_configure_lookup("hosts", "files dns") != 0)
+        return EAI_SYSTEM;
+    return __real_getaddrinfo(node, service, hints, found);
+}
 
 #define NOWHERE L"/nowhere"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.errors import StratovirtError
 from stratovirt.runtime.threads import start_thread
 
 TYPE_CHECKING = False
@@ -26,7 +27,12 @@ class Later:
 
     def begin(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
         """Start waiting; `done` is called in the loop with a function that makes the answer."""
-        start_thread("qmp-wait", self._run, loop, done)
+        try:
+            start_thread("qmp-wait", self._run, loop, done)
+        except RuntimeError as error:
+            # The command fails as if the wait had, so that it undoes what it has begun.
+            failure = StratovirtError(f"the host gives no thread to wait in: {error}")
+            self._end(loop, done, None, failure)
 
     def _run(self, loop: Loop, done: Callable[[Callable[[], object]], None]) -> None:
         found: Any = None
@@ -35,7 +41,15 @@ class Later:
             found = self._wait()
         except Exception as error:
             failure = error
+        self._end(loop, done, found, failure)
 
+    def _end(
+        self,
+        loop: Loop,
+        done: Callable[[Callable[[], object]], None],
+        found: Any,
+        failure: Exception | None,
+    ) -> None:
         def outcome() -> Any:
             if failure is not None:
                 raise failure

@@ -57,8 +57,12 @@ class CleanUp:
             try:
                 if _identity(path) == identity:
                     os.unlink(path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError as error:
+                from stratovirt.runtime.log import Log
+
+                Log(__name__).error(f"{path}: cannot be removed: {error.strerror}")
         if self._is_registered:
             self._is_registered = False
             atexit.unregister(self.run_all)
