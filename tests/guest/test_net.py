@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import Boot, Tools
+from tests.guest.logged_frames import check_that_it_logs
 from tests.machine_process import PATIENCE, MachineProcess, QmpClient
 
 READY = "guest: ready in the initramfs"
 HOST, GUEST = "192.168.77.1", "192.168.77.2"
+MAC = "12:34:56:78:9a:bc"
 MIB = 1 << 20
 
 
@@ -55,7 +57,7 @@ def ready(guest: MachineProcess) -> MachineProcess:
 def card(tap: str, vhost: str, *more: str) -> list[str]:
     return [
         "-netdev", f"tap,id=n0,ifname={tap},vhost={vhost}{''.join(more)}",
-        "-device", "virtio-net-device,netdev=n0,id=net0,mac=12:34:56:78:9A:BC",
+        "-device", f"virtio-net-device,netdev=n0,id=net0,mac={MAC.upper()}",
     ]  # fmt: skip
 
 
@@ -98,13 +100,20 @@ def receive_from_guest(guest: MachineProcess, mebibytes: int, host: str = HOST) 
 
 
 @pytest.mark.parametrize("vhost", ["off", "on"])
-def test_packets_flow_both_ways_unharmed(boot: Boot, make_tap: MakeTap, vhost: str) -> None:
-    guest = ready(boot("-smp", "2", *card(make_tap(), vhost)))
-    assert "12:34:56:78:9a:bc" in guest.command("cat /sys/class/net/eth0/address")
+def test_packets_flow_both_ways_unharmed(
+    boot: Boot, make_tap: MakeTap, tmp_path: Path, vhost: str
+) -> None:
+    tap, path = make_tap(), tmp_path / "qmp"
+    qmp = ("-qmp", f"unix:{path},server,nowait")
+    guest = ready(boot("-smp", "2", *card(tap, vhost), *qmp, board="microvm,mem-share=on"))
+    assert MAC in guest.command("cat /sys/class/net/eth0/address")
     assert guest.command("cat /sys/class/net/eth0/carrier").strip() == "1"
     assert ", 0% packet loss" in guest.command(f"ping -c 5 -i 0.2 {HOST}")
     # Larger than any packet of the wire: fragments in both directions.
     assert ", 0% packet loss" in guest.command(f"ping -c 3 -i 0.2 -s 20000 {HOST}")
+    with QmpClient(path) as client:
+        check_that_it_logs(guest, client, tap, MAC)
+    assert ", 0% packet loss" in guest.command(f"ping -c 2 -i 0.2 {HOST}")
     content = os.urandom(24 * MIB)
     assert send_to_guest(guest, content) == hashlib.md5(content).hexdigest()
     theirs, ours = receive_from_guest(guest, 24)
