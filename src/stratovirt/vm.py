@@ -247,8 +247,15 @@ class Vm:
         self._set_status(status)
 
     def _go(self) -> None:
+        before = self.status
         self._set_status("running")
-        self.machine.resume()
+        try:
+            self.machine.resume()
+        except StratovirtError:
+            # Some vCPUs may run already, and a machine runs with all of them or with none.
+            self.machine.pause()
+            self._set_status(before)
+            raise
 
     def resume(self) -> None:
         """Run, the first time or after a pause; no effect on an ended or failed machine."""

@@ -10,6 +10,7 @@ cdef class Kvm:
 cdef class KvmVm:
     cdef readonly int fd
     cdef Kvm _system
+    cdef int _msi_flags          # of each message's route; negative until the first is made
     # The routes of the interrupt controllers' own lines, as the kernel has them at first; returns
     # how many there are, and with NULL only that.
     cdef int line_routes(self, kvm_irq_routing_entry *entries) noexcept

@@ -73,6 +73,7 @@ cdef class KvmVm:
     def __cinit__(self, Kvm system not None):
         self.fd = -1
         self._system = system
+        self._msi_flags = -1
         self.fd = ioctl(system.fd, KVM_CREATE_VM, 0)
         if self.fd < 0:
             raise failed("KVM_CREATE_VM")
@@ -152,8 +153,6 @@ cdef class KvmVm:
         interrupt controller translates by it.  The lines of the interrupt controllers stay as the
         kernel has them at first.
         """
-        # Asked now, of the machine: what it answers depends on the interrupt controllers it has.
-        cdef uint32_t flags = KVM_MSI_VALID_DEVID if check_extension(self.fd, KVM_CAP_MSI_DEVID) else 0
         cdef Py_ssize_t count = self.line_routes(NULL) + len(messages)
         cdef kvm_irq_routing *table = <kvm_irq_routing *>calloc(
             1, sizeof(kvm_irq_routing) + count * sizeof(kvm_irq_routing_entry))
@@ -161,11 +160,15 @@ cdef class KvmVm:
         if table == NULL:
             raise MemoryError()
         try:
+            if self._msi_flags < 0:
+                # Asked of the machine: the answer depends on the interrupt controllers it has.
+                self._msi_flags = (
+                    KVM_MSI_VALID_DEVID if check_extension(self.fd, KVM_CAP_MSI_DEVID) else 0)
             entry = table.entries + self.line_routes(table.entries)
             for gsi, (address, data, requester) in messages.items():
                 entry.type = KVM_IRQ_ROUTING_MSI
                 entry.gsi = gsi
-                entry.flags = flags
+                entry.flags = <uint32_t>self._msi_flags
                 entry.u.msi.address_lo = address & 0xFFFFFFFF
                 entry.u.msi.address_hi = address >> 32
                 entry.u.msi.data = data

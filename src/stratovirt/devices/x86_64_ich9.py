@@ -49,7 +49,8 @@ SLEEP_TYPE_SHIFT, SLEEP_TYPE_MASK = 10, 7
 SLEEP_TYPE_S5 = 0
 """The value that this machine's \\_S5 object gives."""
 TIMER_HZ, TIMER_MASK = 3_579_545, 0xFF_FFFF
-TIMER_MOST_NS = 1 << 62
+TIMER_PERIOD_NS = (TIMER_MASK + 1) * 1_000_000_000 // TIMER_HZ
+"""After so long, 4.7 s, the timer has the value again."""
 """Limit of a saved timer, 146 years."""
 
 
@@ -138,7 +139,7 @@ class PowerManagementState(State):
     control: int = opt(U16)
     gpe: bytes = opt(Bytes(GPE0_BYTES))
     smi_enable: int = opt(U32)
-    timer_ns: int = opt(Integer(0, TIMER_MOST_NS), help="what the timer had counted")
+    timer_ns: int = opt(Integer(0, TIMER_PERIOD_NS), help="what the timer had counted")
     realtime: int = opt(U64, help="the host's time of day then")
 
 
@@ -171,7 +172,7 @@ class PowerManagement:
         return PowerManagementState(
             status=self._status, enable=self._enable, control=self._control,
             gpe=bytes(self._gpe), smi_enable=self._smi_enable,
-            timer_ns=self._clock.now_ns() - self._start_ns, realtime=time.time_ns(),
+            timer_ns=self._ticks() * 1_000_000_000 // TIMER_HZ, realtime=time.time_ns(),
         )  # fmt: skip
 
     def restore(self, state: PowerManagementState) -> None:

@@ -41,8 +41,10 @@ FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
 """The years 1 to 9999, in seconds since 1970."""
 DATE_FIELDS = 9
 """Of a struct_time."""
-FIELD_MOST = 165 * 100 + 165
-"""Largest field of a date that a guest can write, a century and a year of BCD without rules."""
+FIELD_MOST = 9999
+"""Largest field of a date: a year; the others are what a register holds."""
+MOST_PASSED = 100 * 366 * 86400
+"""Seconds for which a clock that a guest has set may go on and be saved."""
 
 
 class RtcState(State):
@@ -112,7 +114,8 @@ class Rtc:
     def restore(self, state: RtcState) -> None:
         """Set the registers; raises SnapshotError for a time that no clock shows."""
         now_s = time.time() + state.ahead_ms / 1000
-        if not FIRST_SECOND <= now_s <= LAST_SECOND or len(state.frozen) not in (0, DATE_FIELDS):
+        latest = LAST_SECOND + MOST_PASSED
+        if not FIRST_SECOND <= now_s <= latest or len(state.frozen) not in (0, DATE_FIELDS):
             raise SnapshotError("rtc: the snapshot's time of day is damaged")
         if len(state.memory) != CMOS_BYTES:
             raise SnapshotError("rtc: the snapshot's memory is damaged")
@@ -187,10 +190,11 @@ class Rtc:
         number = self._decode(value & ~PM if register == HOURS else value)
         if register == HOURS and not self._b & B_24_HOURS:
             number = number % 12 + (12 if value & PM else 0)
+        # Both have two digits; what a guest writes beyond them is left out.
         if register == YEAR:
-            number += now[0] // 100 * 100
+            number = now[0] // 100 % 100 * 100 + number % 100
         if register == CENTURY:
-            number = number * 100 + now[0] % 100
+            number = number % 100 * 100 + now[0] % 100
         place = {SECONDS: 5, MINUTES: 4, HOURS: 3, DAY: 2, MONTH: 1, YEAR: 0, CENTURY: 0}
         if register not in place:
             return  # the day of the week follows from the date
@@ -208,6 +212,8 @@ class Rtc:
             seconds = calendar.timegm(wanted)
         except (ValueError, OverflowError):
             return  # a date that no calendar has
+        if not FIRST_SECOND <= seconds <= LAST_SECOND:
+            return  # days beyond the last month of all
         self._offset_s = seconds - self._clock.now_ns() / SECOND_NS
 
     def _write_b(self, value: int) -> None:

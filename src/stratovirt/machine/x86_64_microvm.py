@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 
 class Microvm(X8664Board):
-    """The board; it may have slots whose back ends QMP clients add and remove (hot-replace).
-
-    Built from a template, it has `restore` called in place of `load`.
-    """
+    """The board; it may have slots whose back ends QMP clients add and remove (hot-replace)."""
 
     bus = MMIO
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.config.keyval import shown
 from stratovirt.memory.address_space import PORTS, AddressSpace, Region
 from stratovirt.pci import config_space as regs
 from stratovirt.pci.config_space import ConfigSpace
@@ -242,7 +243,7 @@ class PciFunction:
         if (state.bus, state.devfn) != (self.bus.name, self.devfn):
             raise SnapshotError(
                 f"{self.name}: it is on {self.bus.name} at {_place(self.devfn)} and the snapshot's "
-                f"was on {state.bus[:40]} at {_place(state.devfn)}"
+                f"was on {shown(state.bus)} at {_place(state.devfn)}"
             )
         if self.msix is not None:
             self.msix.check(state.messages)

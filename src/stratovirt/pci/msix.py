@@ -146,6 +146,8 @@ class Msix:
             vector.gsi = self._accelerator.add_msi_route(*message)
         except AccelError as error:
             log.warn(f"{self._function.name}: {error}")
+            # The old message must not be sent: the eventfd keeps the interrupt as pending.
+            self._silence(vector)
             return
         for fd in vector.fds:
             self._accelerator.attach_irqfd(fd, vector.gsi)

@@ -119,7 +119,6 @@ class RootPort(PciFunction):
         config.allow(BRIDGE_CONTROL, 2, 0x5F)
         # Subsystem ids of a bridge are in a capability of their own, which this one lacks.
         config.set(regs.SUBSYSTEM_VENDOR, 4, 0)
-        config.allow(PREFETCHABLE_LIMIT_HIGH, 4, 0xFFFF_FFFF)
 
     def _set_up_slot(self, port: int) -> None:
         config, at = self.config, self._express

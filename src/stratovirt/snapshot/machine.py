@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stratovirt.config.keyval import shown
 from stratovirt.config.kinds import size_text
 from stratovirt.config.options import opt
 from stratovirt.config.vm_config import VmConfig
@@ -46,6 +47,6 @@ def check_fits(theirs: dict[str, str], config: VmConfig) -> None:
     for flag in (*theirs, *ours):
         if theirs.get(flag) != ours.get(flag):
             raise SnapshotError(
-                f"{flag} is {ours.get(flag, 'not given')} and the snapshot's machine has "
-                f"{theirs.get(flag, 'none')}"
+                f"{shown(flag)} is {ours.get(flag, 'not given')} and the snapshot's machine has "
+                f"{shown(theirs.get(flag, 'none'))}"
             )

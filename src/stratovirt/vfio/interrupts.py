@@ -93,13 +93,25 @@ class MsiEvents:
         address, data, requester, count = wanted
         try:
             for number in range(count):
-                fd = new_eventfd()
-                gsi = self._accelerator.add_msi_route(address, data | number, requester)
-                self._accelerator.attach_irqfd(fd, gsi)
-                self._routes.append((fd, gsi))
-        except AccelError as error:
+                self._routes.append(self._connect(address, data | number, requester))
+        except (AccelError, OSError) as error:
             log.warn(f"{self._function.name}: {error}")
         _set_irqs(self._device, vfio.MSI, [fd for fd, _ in self._routes])
+
+    def _connect(self, address: int, data: int, requester: int) -> tuple[int, int]:
+        """A new eventfd and the GSI that it pulses; raises AccelError and OSError."""
+        gsi = self._accelerator.add_msi_route(address, data, requester)
+        try:
+            fd = new_eventfd()
+            try:
+                self._accelerator.attach_irqfd(fd, gsi)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError:
+            self._accelerator.remove_msi_route(gsi)
+            raise
+        return fd, gsi
 
     def requester_changed(self) -> None:
         """Messages carry another requester id from now on; none is lost meanwhile."""

@@ -16,6 +16,7 @@ class MemslotListener:
         self._guest_memory = guest_memory
         self._slots: dict[tuple[int, int, int, int], tuple[int, FlatRange]] = {}
         self._free: list[int] = []
+        self._next = 0
         self._is_logged = self._clears = False
 
     def changed(
@@ -33,10 +34,20 @@ class MemslotListener:
         for piece in added:
             region = piece.region
             if isinstance(region, RamRegion):
-                slot = self._free.pop() if self._free else len(self._slots)
+                slot = self._unused()
                 MEMORY_SLOT(slot, piece.start, piece.size)
-                self._set(slot, piece)
+                try:
+                    self._set(slot, piece)
+                except OSError:
+                    self._free.append(slot)
+                    raise
                 self._slots[piece.key()] = slot, piece
+
+    def _unused(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._next += 1
+        return self._next - 1
 
     def _set(self, slot: int, piece: FlatRange) -> None:
         region = piece.region

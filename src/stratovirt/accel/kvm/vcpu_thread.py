@@ -6,6 +6,7 @@ import _thread
 import select
 
 from stratovirt._native.kvm_vcpu import block_signals_in_this_thread
+from stratovirt.accel.base import AccelError
 from stratovirt.accel.vcpu import VcpuExit
 from stratovirt.runtime.threads import start_thread
 
@@ -40,14 +41,19 @@ class VcpuThread:
         self._started = False
 
     def resume(self) -> None:
-        """Let the vCPU run."""
+        """Let the vCPU run; raises AccelError when the host has no thread for it."""
         self._pause_wanted = False
         if not self._started:
+            locks = (self._ended, self._parked, self._born)
+            for lock in locks:
+                lock.acquire()
+            try:
+                start_thread(self._name, self._main)
+            except RuntimeError as error:
+                for lock in locks:
+                    lock.release()
+                raise AccelError(f"vCPU {self.vcpu.index}: {error}") from error
             self._started = True
-            self._ended.acquire()
-            self._parked.acquire()
-            self._born.acquire()
-            start_thread(self._name, self._main)
             # Wait until thread_id is set: query-cpus-fast and pinning tools read it at once.
             self._born.acquire()
         elif self._is_parked:

@@ -15,7 +15,7 @@ from stratovirt.snapshot.state import U32, U64, Each, State
 TSC_TOLERANCE_PPM = 250
 """Largest TSC rate difference that the guest's NTP corrects; above it the rate is scaled."""
 CLOCK_MOST_NS = 1 << 62
-"""Limit of a saved kvmclock value, 146 years; leaves room for the time since the save."""
+"""Limit of a kvmclock value, 146 years."""
 
 
 class ClockState(State):
@@ -55,6 +55,8 @@ class GuestClock:
         if len(state.tsc) != len(self._vcpus):
             raise SnapshotError(f"the state has {len(state.tsc)} vCPUs")
         elapsed_ns = max(0, time.time_ns() - state.realtime)
+        if state.clock + elapsed_ns > CLOCK_MOST_NS:
+            raise SnapshotError("clock: the snapshot's time of day is damaged")
         elapsed_ticks = elapsed_ns * state.tsc_khz // 1_000_000
         with asking_kvm("take"):
             for vcpu in self._vcpus:

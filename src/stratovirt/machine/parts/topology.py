@@ -34,6 +34,9 @@ class Topology(Part):
         self._cpus, self._memory, self._affinity = cpus, memory, affinity
         self._processor = processor or {}
         self._count = len(config.numa_nodes)
+        if self._count:
+            # For the tables of a reset, of a machine that was restored and has made none yet.
+            self.late_modules = ("stratovirt.acpi.numa",)
         self._distances = {(d.src, d.dst): d.val for d in config.numa_distances}
 
     def tables(self) -> list[bytes]:
