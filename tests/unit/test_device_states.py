@@ -143,6 +143,14 @@ def test_the_clone_of_a_clone_has_a_timer_within_its_bounds() -> None:
     move(second, first)
 
 
+@pytest.mark.parametrize("register", [0, 2, 4, 7, 8, 9, 0x32])
+def test_a_register_of_the_clock_is_a_byte_whatever_is_written(register: int) -> None:
+    clock = Clock()
+    clock.set(REG_B, SET)
+    clock.set(register, 0xFF)
+    assert clock.get(register) <= 0xFF
+
+
 def make_power() -> tuple[PowerManagement, Lines, VirtualClock]:
     line, clock = Lines(), VirtualClock()
     return PowerManagement(clock, line, lambda: None), line, clock

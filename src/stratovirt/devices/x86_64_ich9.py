@@ -51,7 +51,6 @@ SLEEP_TYPE_S5 = 0
 TIMER_HZ, TIMER_MASK = 3_579_545, 0xFF_FFFF
 TIMER_PERIOD_NS = (TIMER_MASK + 1) * 1_000_000_000 // TIMER_HZ
 """After so long, 4.7 s, the timer has the value again."""
-"""Limit of a saved timer, 146 years."""
 
 
 class MovableRegion:

@@ -164,7 +164,8 @@ class Rtc:
             self._memory[self._index] = value
 
     def _encode(self, value: int) -> int:
-        return value if self._b & B_BINARY else value // 10 << 4 | value % 10
+        # A field that is no date's, such as a 165th day, has no BCD of one byte.
+        return (value if self._b & B_BINARY else value // 10 << 4 | value % 10) & 0xFF
 
     def _decode(self, value: int) -> int:
         return value if self._b & B_BINARY else (value >> 4) * 10 + (value & 0xF)
