@@ -6,10 +6,7 @@ from pathlib import Path
 
 from tests.payloads import Payloads
 
-ROWS = {"x86_64": "tests.payloads.x86_64"}
-"""The modules with the machine code, by architecture."""
-
-PAYLOADS: Payloads = import_module(ROWS[os.uname().machine]).PAYLOADS
+PAYLOADS: Payloads = import_module(f"tests.payloads.{os.uname().machine}").PAYLOADS
 
 say = PAYLOADS.say
 RESET, POWER_OFF = PAYLOADS.reset, PAYLOADS.power_off

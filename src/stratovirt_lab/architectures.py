@@ -1,7 +1,7 @@
 """The architectures that labs and their guests have.
 
-What differs between them stands in modules named after the architecture; a row of `ROWS` names
-the one with its `ARCHITECTURE`.
+They are the rows of stratovirt's own table.  What differs between them for the lab stands in
+modules named after the architecture; the one of just that name has its `ARCHITECTURE`.
 """
 
 import os
@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from stratovirt.architectures import ARCHITECTURES
 from stratovirt_lab.errors import LabError
 
-ROWS = {"x86_64": "stratovirt_lab.x86_64"}
-"""The modules by architecture, which is called as uname(2) calls it."""
+NAMES = tuple(row.name for row in ARCHITECTURES)
+"""As uname(2) calls them."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Architecture:
 
 def find(name: str) -> Architecture:
     """The architecture `name`; raises LabError, which lists those there are."""
-    if name not in ROWS:
-        raise LabError(f"there is no lab for {name}; there is one for {', '.join(ROWS)}")
-    found: Architecture = import_module(ROWS[name]).ARCHITECTURE
+    if name not in NAMES:
+        raise LabError(f"there is no lab for {name}; there is one for {', '.join(NAMES)}")
+    found: Architecture = import_module(f"stratovirt_lab.{name}").ARCHITECTURE
     return found
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from stratovirt_lab.architectures import ROWS, find, of_this_host
+from stratovirt_lab.architectures import NAMES, find, of_this_host
 from stratovirt_lab.errors import LabError
 
 EXIT_LAB_FAILED = 125
@@ -20,7 +20,7 @@ def main() -> None:
     run.add_argument(
         "--arch",
         metavar="NAME",
-        help=f"{', '.join(ROWS)}; by default the architecture of this host",
+        help=f"{', '.join(NAMES)}; by default the architecture of this host",
     )
     run.add_argument("--cpus", type=int, default=2, help="CPUs of the lab host (default 2)")
     run.add_argument("--mem", type=int, default=4096, metavar="MIB", help="its memory in MiB")

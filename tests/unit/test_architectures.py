@@ -40,9 +40,9 @@ NAMED = re.compile(r"x86_64|aarch64")
     ("folder", "pattern", "table", "example"),
     [
         (PACKAGE, "**/*", "architectures.py", "accel/kvm/x86_64.py"),
-        (LAB, "**/*", "architectures.py", "x86_64.py"),
+        (LAB, "**/*", None, "x86_64.py"),
         # What the tests of all beds share, the payloads, and the tests with real guests.
-        (TESTS, "*", "payload.py", None),
+        (TESTS, "*", None, None),
         (TESTS, "payloads/*", None, "payloads/x86_64.py"),
         (TESTS, "guest/*", None, None),
     ],

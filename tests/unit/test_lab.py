@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stratovirt_lab import x86_64_qemu as qemu
-from stratovirt_lab.architectures import ROWS, Emulator, find
+from stratovirt_lab.architectures import NAMES, Emulator, find
 from stratovirt_lab.cli import EXIT_LAB_FAILED, main
 from stratovirt_lab.diagnosis import qemus_fault
 from stratovirt_lab.errors import LabError, LabSilentError
@@ -60,7 +60,7 @@ def test_the_labs_own_console_tells_qemus_faults_from_others(tmp_path: Path) -> 
 
 
 def test_every_architecture_of_the_table_has_a_lab() -> None:
-    for name in ROWS:
+    for name in NAMES:
         assert find(name).probe().startswith(b"\x7fELF")
 
 
