@@ -7,8 +7,6 @@ between them and with or without a trailer (init/initramfs.c).
 from __future__ import annotations
 
 import os
-import re
-import zlib
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.boot.image import BootFile, KernelImage
@@ -17,8 +15,8 @@ PAGE = 4096
 MIB = 1 << 20
 CPIO_MAGICS = (b"070701", b"070702")
 CPIO_HEADER = 110
-CPIO_NUMBERS = re.compile(rb"[0-9a-fA-F]{104}")
-"""The header after its magic: thirteen numbers of eight hexadecimal digits."""
+CPIO_DIGITS = b"0123456789abcdefABCDEF"
+"""The header after its magic is thirteen numbers of eight of them."""
 CPIO_LAST = b"TRAILER!!!"
 XZ_MAGIC, XZ_FOOTER = b"\xfd7zXZ\0", b"YZ"
 XZ_FOOTER_BYTES = 12
@@ -89,7 +87,7 @@ def _cpio_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
     """End offset of the cpio archive, and the text of an error or None."""
     while True:
         header = os.pread(fd, CPIO_HEADER, offset)
-        if not CPIO_NUMBERS.fullmatch(header, 6):
+        if len(header) < CPIO_HEADER or header[6:].translate(None, CPIO_DIGITS):
             return offset, "the cpio archive is truncated or damaged"
         file_size, name_size = int(header[54:62], 16), int(header[94:102], 16)
         name = os.pread(fd, min(name_size, PAGE), offset + CPIO_HEADER)
@@ -114,6 +112,8 @@ def _has_bootconfig(fd: int, size: int) -> bool:
 
 def _xz_end(fd: int, offset: int, size: int) -> tuple[int, str | None]:
     """End offset of the xz stream, after the first footer with a valid checksum, and an error."""
+    import zlib
+
     kept = b""
     at = offset
     while content := os.pread(fd, MIB, at):

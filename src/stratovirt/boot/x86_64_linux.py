@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from stratovirt._native.guest_memory import GuestMemory
 from stratovirt.boot.image import BootError, BootFile, KernelFile
-from stratovirt.boot.initrd import load_initrd
 from stratovirt.boot.x86_64_boot_params import E820_RAM, E820_RESERVED, boot_params
 from stratovirt.boot.x86_64_bzimage import is_bzimage, load_bzimage
 from stratovirt.boot.x86_64_elf import is_elf, load_elf
@@ -59,7 +58,11 @@ def load_linux(
     """
     image = load_kernel(kernel, memory)
     low_end = ram[0][0] + ram[0][1]
-    placed = load_initrd(initrd, image, memory, low_end) if initrd is not None else None
+    placed = None
+    if initrd is not None:
+        from stratovirt.boot.initrd import load_initrd
+
+        placed = load_initrd(initrd, image, memory, low_end)
     limit = min(image.command_line_limit, COMMAND_LINE_ROOM - 1)
     if len(command_line) > limit:
         raise BootError(

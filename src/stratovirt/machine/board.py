@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PHYSICAL_ADDRESS_BITS = 52
 LARGE_KERNEL = 1 << 20
+MODULES_OF_INITRD = ("stratovirt.boot.initrd", "zlib")
+"""What `load` imports to check an initrd."""
 
 
 class Board(ABC):
@@ -137,7 +139,9 @@ class Board(ABC):
     @property
     def late_modules(self) -> tuple[str, ...]:
         """Modules that are imported while the machine runs; a locked-down one loads them before."""
-        return (*self.modules_of_load, *(name for part in self.parts for name in part.late_modules))
+        of_initrd = MODULES_OF_INITRD if self.initrd is not None else ()
+        of_parts = (name for part in self.parts for name in part.late_modules)
+        return (*self.modules_of_load, *of_initrd, *of_parts)
 
     @property
     def has_large_kernel(self) -> bool:
