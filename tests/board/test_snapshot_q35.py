@@ -18,6 +18,7 @@ from tests.board.pci_driver import (
     Function,
     PciDriver,
 )
+from tests.board.test_q35 import fill
 from tests.kvm.test_snapshot import save
 from tests.machine_process import PATIENCE, QmpClient, wait_until
 
@@ -146,16 +147,6 @@ def bring_to_work(cpu: Processor) -> PciDriver:
     driver.bring_up()
     cpu.do("outl cf8 80000860")
     return driver
-
-
-def fill(driver: PciDriver, count: int) -> None:
-    ring = driver.rings[0]
-    driver.cpu.write(BUFFER, b"\xff" * 64)
-    ring.want_interrupt_after(count - 1)
-    ring.offer(ring.chain([(BUFFER, 64, True)]))
-    driver.kick()
-    driver.done(ring, count)
-    assert driver.cpu.read(BUFFER, 64) == bytes(64)
 
 
 def follow(driver: PciDriver, cpu: Processor) -> PciDriver:

@@ -6,6 +6,7 @@ Intel 3 Series Express Chipset (the MCH) and I/O Controller Hub 9 (ICH9) data sh
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 
 from stratovirt.config.kinds import Integer
 from stratovirt.config.options import opt
@@ -80,7 +81,30 @@ class MovableRegion:
         self._space.commit()
 
 
-class Mch(PciFunction):
+class PlacingFunction(PciFunction, ABC):
+    """A function whose configuration space places other registers; they are off after a reset."""
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Write configuration space, and move the registers if their place has changed."""
+        super().write_config(offset, size, value)
+        self._place()
+
+    def restore(self, state: Any) -> None:
+        """Restore configuration space, and with it the registers' place; raises SnapshotError."""
+        super().restore(state)
+        self._place()
+
+    def reset(self) -> None:
+        """Reset to power-on state."""
+        super().reset()
+        self._place()
+
+    @abstractmethod
+    def _place(self) -> None:
+        """Map the registers where configuration space says, or not at all."""
+
+
+class Mch(PlacingFunction):
     """The host bridge (MCH), whose PCIEXBAR register places ECAM."""
 
     def __init__(self, memory: AddressSpace, ecam: Handler) -> None:
@@ -105,21 +129,6 @@ class Mch(PciFunction):
     def set_ecam(self, base: int) -> None:
         """Place ECAM as firmware would."""
         self.config.set(PCIEXBAR, 8, base | PCIEXBAR_ENABLE)
-        self._place()
-
-    def write_config(self, offset: int, size: int, value: int) -> None:
-        """Write configuration space, and move ECAM if PCIEXBAR has changed."""
-        super().write_config(offset, size, value)
-        self._place()
-
-    def restore(self, state: Any) -> None:
-        """Restore configuration space, and with it the place of ECAM; raises SnapshotError."""
-        super().restore(state)
-        self._place()
-
-    def reset(self) -> None:
-        """Reset to power-on state: ECAM is off."""
-        super().reset()
         self._place()
 
     def _place(self) -> None:
@@ -241,7 +250,7 @@ class PowerManagement:
                 self._gpe[at] = byte
 
 
-class LpcBridge(PciFunction):
+class LpcBridge(PlacingFunction):
     """The ISA bridge (LPC), whose PMBASE register places the ACPI block."""
 
     def __init__(self, ports: AddressSpace, power: PowerManagement) -> None:
@@ -269,21 +278,6 @@ class LpcBridge(PciFunction):
         """Place the ACPI block as firmware would."""
         self.config.set(PMBASE, 4, base | 1)
         self.config.set(ACPI_CONTROL, 1, ACPI_ENABLE)
-        self._place()
-
-    def write_config(self, offset: int, size: int, value: int) -> None:
-        """Write configuration space, and move the ACPI block if PMBASE has changed."""
-        super().write_config(offset, size, value)
-        self._place()
-
-    def restore(self, state: Any) -> None:
-        """Restore configuration space, and with it the ACPI block's place; raises SnapshotError."""
-        super().restore(state)
-        self._place()
-
-    def reset(self) -> None:
-        """Reset to power-on state: the ACPI block is off."""
-        super().reset()
         self._place()
 
     def _place(self) -> None:
